@@ -1,0 +1,146 @@
+"""The answer: segments on named nodes, what was left out and why, and how good it provably is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """What the solver can say of its answer."""
+
+    OPTIMAL = "optimal"  # no feasible plan is cheaper
+    FEASIBLE = "feasible"  # a plan, and a bound beneath it
+    INFEASIBLE = "infeasible"  # a required job cannot run
+    TIMEOUT = "timeout"  # out of time with nothing to show
+
+
+class Reason(StrEnum):
+    """Why a job is not in the plan."""
+
+    NO_OPTION = "no-option"  # no pool can run it at all
+    WINDOW = "window"  # it cannot end between its earliest start and its deadline
+    CAPACITY = "capacity"  # others that matter more fill what it could use
+    QUEUE_LIMIT = "queue-limit"
+    BUDGET = "budget"
+    DEPENDENCY = "dependency"  # what it waits for is not in the plan
+    NOT_WORTH = "not-worth"  # running it costs more than not running it
+    NOT_FOUND = "not-found"  # the search found no room; nothing proves there is none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Replicas of a segment on one node."""
+
+    node: str
+    replicas: int
+    devices: tuple[int, ...] = ()  # GPU numbers on that node
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One stretch of one job in one mode. A job is a list of segments."""
+
+    job: str
+    mode: int  # index into Job.modes
+    replicas: int
+    start: int  # slots, half open
+    end: int
+    work: float  # in the unit of the job's need
+    placement: tuple[Placement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaced:
+    """A job that is left out."""
+
+    job: str
+    reason: Reason
+    message: str
+    binds: tuple[str, ...] = ()  # what stands in its way: pools, queues, jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """The objective, by its parts (USD)."""
+
+    money: float = 0.0
+    moving: float = 0.0
+    lateness: float = 0.0
+    not_running: float = 0.0
+
+    @property
+    def objective(self) -> float:
+        return self.money + self.moving + self.lateness + self.not_running
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """No feasible plan has an objective below ``usd``."""
+
+    usd: float
+    method: str = ""
+    relaxes: tuple[str, ...] = ()  # what the proof let go of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """What one more GPU-hour of a pool would save, from ``start`` to ``end``."""
+
+    pool: str
+    start: int
+    end: int
+    usd_per_gpu_hour: float
+    resource: str = "gpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePrice:
+    """What one more unit of a queue's limit or budget would save."""
+
+    queue: str
+    what: str  # an accelerator (USD per GPU-hour) or "budget" (USD per USD)
+    usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rental:
+    """A node of a pool billed by node, from launch to termination."""
+
+    pool: str
+    node: str
+    launch_seconds: int  # from the grid's start; start-up included
+    end_seconds: int
+    usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Segments, costs and proof."""
+
+    status: Status
+    segments: tuple[Segment, ...] = ()  # sorted by start, job
+    unplaced: tuple[Unplaced, ...] = ()  # sorted by job
+    costs: Costs = Costs()
+    full_cost_usd: float = 0.0
+    useful_flops: float = 0.0
+    bound: Bound = Bound(usd=0.0)
+    prices: tuple[Price, ...] = ()
+    queue_prices: tuple[QueuePrice, ...] = ()
+    solve_seconds: float = 0.0
+    seed: int = 0
+    method: str = ""
+
+    @property
+    def gap_fraction(self) -> float:
+        """(objective - bound) / (objective without *not running*); never below 0."""
+        over = max(0.0, self.costs.objective - self.bound.usd)
+        base = self.costs.objective - self.costs.not_running
+        if over <= 1e-9 * max(1.0, abs(self.costs.objective)):
+            return 0.0
+        return over / base if base > 0 else float("inf")
+
+    @property
+    def usd_per_pflop(self) -> float:
+        """Money per useful PFLOP (1e15 operations) of what the plan runs; 0 where nothing counts."""
+        return self.costs.money / (self.useful_flops / 1e15) if self.useful_flops else 0.0

@@ -1,0 +1,359 @@
+"""The question a plan answers: which fleet, which jobs, over which time.
+
+Time inside the planner is a whole number of slots from ``Grid.start``; an interval is half open,
+``[start, end)``. Amounts are whole numbers. Every value here is frozen: what outside text says is
+checked and converted once, where it is read, and nothing below converts a unit again.
+
+Money is what the decision changes. On a pool billed by GPU it is the price of the GPUs for the hours
+of work; on one billed by node it is the price of whole nodes from launch to termination; on owned
+and reserved hardware (``Billing.SUNK``) it is the energy, and the rest is shown beside it as the
+*full* cost.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+GPU_MILLI = 1000  # one whole GPU
+
+
+class Billing(StrEnum):
+    """How a pool is paid for."""
+
+    NODE = "node"  # whole nodes, launch to termination
+    GPU = "gpu"  # GPUs, while work runs on them
+    SUNK = "sunk"  # paid already: the decision changes only the energy
+
+
+class JobKind(StrEnum):
+    """Which of the three kinds of work a job states."""
+
+    TRAINING = "training"
+    INFERENCE = "inference"
+    TASK = "task"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """The planner's clock: ``slots`` slots of ``slot_seconds`` from ``start`` (aware)."""
+
+    start: datetime
+    slot_seconds: int
+    slots: int
+
+    def __post_init__(self) -> None:
+        if self.start.tzinfo is None:
+            raise ValueError("Grid.start must carry a time zone")
+        if self.slot_seconds <= 0 or self.slots <= 0:
+            raise ValueError("Grid needs at least one slot of at least one second")
+
+    @property
+    def slot_hours(self) -> float:
+        return self.slot_seconds / 3600
+
+    def time(self, slot: int) -> datetime:
+        """The instant at which ``slot`` begins."""
+        return self.start + timedelta(seconds=slot * self.slot_seconds)
+
+    def floor(self, when: datetime) -> int:
+        """The slot that holds ``when``; below 0 before the start, unbounded above."""
+        return math.floor((when - self.start).total_seconds() / self.slot_seconds)
+
+    def ceil(self, when: datetime) -> int:
+        """The first slot that begins at or after ``when``."""
+        return math.ceil((when - self.start).total_seconds() / self.slot_seconds)
+
+    def slots_for(self, hours: float) -> int:
+        """Slots that ``hours`` of work occupy, rounded up; never less than one.
+
+        A part of a millionth of a slot is float noise, not a slot.
+        """
+        return max(1, math.ceil(hours / self.slot_hours - 1e-6))
+
+    def months(self) -> tuple[tuple[str, int, int], ...]:
+        """Calendar months (UTC) that the grid touches: (``2026-12``, first slot, end slot)."""
+        found: list[tuple[str, int, int]] = []
+        begin = 0
+        while begin < self.slots:
+            at = self.time(begin).astimezone(UTC)
+            after = datetime(at.year + at.month // 12, at.month % 12 + 1, 1, tzinfo=UTC)
+            end = min(self.slots, max(begin + 1, self.ceil(after)))
+            found.append((f"{at.year}-{at.month:02d}", begin, end))
+            begin = end
+        return tuple(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """Whole numbers by resource: what a node has, or what one replica takes of one node."""
+
+    gpu_milli: int = 0  # thousandths of a GPU; a share of one GPU stays on one device
+    cpu_milli: int = 0
+    memory_bytes: int = 0  # host memory
+    gpu_memory_bytes: int = 0  # of each device touched
+    mig: tuple[tuple[str, int], ...] = ()  # (profile, instances), sorted by profile
+
+    def times(self, count: int) -> Amounts:
+        """The same resources ``count`` times over (device memory is per device: unchanged)."""
+        return Amounts(
+            gpu_milli=self.gpu_milli * count,
+            cpu_milli=self.cpu_milli * count,
+            memory_bytes=self.memory_bytes * count,
+            gpu_memory_bytes=self.gpu_memory_bytes,
+            mig=tuple((profile, n * count) for profile, n in self.mig),
+        )
+
+    @property
+    def gpus(self) -> int:
+        """Whole GPUs taken; a share of one takes that one."""
+        return -(-self.gpu_milli // GPU_MILLI)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Where a pool stands."""
+
+    kind: str = "cloud"  # cloud | onprem | edge
+    provider: str = ""
+    region: str = ""
+    jurisdiction: str = ""  # ISO country, or EU
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """A stretch of a pool's life: how many nodes there are, and what one costs an hour.
+
+    The nodes present are the first ``nodes`` of the pool's list.
+    """
+
+    start: int
+    end: int
+    nodes: int
+    usd_per_node_hour: float  # list price, or the annuity of owned hardware without energy
+    marginal_usd_per_node_hour: float  # what an hour of work adds: energy where it is ours to pay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Identical nodes, in one place, at one price."""
+
+    name: str
+    accelerator: str  # id in the accelerator catalog
+    gpus_per_node: int
+    capacity: Amounts  # of one node
+    windows: tuple[Window, ...]  # disjoint, in order, together covering the grid
+    billing: Billing
+    purchase: str  # owned | reserved | on_demand | spot
+    site: Site = Site()
+    startup_seconds: int = 0  # a rented node from launch to ready
+    interruptions_per_hour: float = 0.0  # per node
+    grams_co2_per_kwh: float = 0.0
+    topology_levels: tuple[str, ...] = ()  # near to far
+    mig_geometries: tuple[tuple[str, ...], ...] = ()
+
+    def nodes_at(self, slot: int) -> int:
+        """Nodes present during ``slot``."""
+        return next((w.nodes for w in self.windows if w.start <= slot < w.end), 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One GPU of a node."""
+
+    uuid: str
+    mig_geometry: tuple[str, ...] = ()  # empty: not partitioned
+    unhealthy: str = ""  # why, or empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A real place: what a plan names."""
+
+    name: str
+    pool: str
+    index: int  # in the pool's order; present in a window when below its node count
+    capacity: Amounts
+    devices: tuple[Device, ...] = ()  # empty: not known yet, numbered from 0
+    topology: tuple[str, ...] = ()  # path, leaf to root, as Pool.topology_levels
+    cordoned: str = ""  # why, or empty
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mode:
+    """One way to run a job: GPU type, count and layout are one choice.
+
+    ``work_per_replica_hour`` is in the unit of the job's need: units of `Work` done, or the demand
+    that one replica serves (both per hour).
+    """
+
+    pool: str
+    replicas: int  # the gang: all at once or none; for a service, the most it may need
+    amounts: Amounts  # of one replica, on one node
+    work_per_replica_hour: float
+    usd_per_replica_hour: float  # its share of the money: GPU price, or energy on owned hardware
+    full_usd_per_replica_hour: float  # the same with what is sunk
+    watts_per_replica: float = 0.0  # at the meter, PUE included
+    flops_per_work: float = 0.0  # useful (model) FLOPs in one unit of work
+    layout: str = ""  # e.g. "fsdp8" or "tp4 pp2 dp8"
+    together: str = ""  # topology level that holds the gang, or empty
+    together_required: bool = False
+    spread: str = ""  # topology level that no two replicas share, or empty
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole gang."""
+        return self.replicas * self.amounts.gpus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Finish this much."""
+
+    amount: float
+    unit: str = "hours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """Serve this much in each slot of the grid (units per hour)."""
+
+    per_slot: tuple[float, ...]
+    min_replicas: int = 1
+    unit: str = "requests"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interruption:
+    """What stopping and starting again costs a job."""
+
+    checkpoint_seconds: float = 0.0  # interval; 0: it never saves
+    save_seconds: float = 0.0
+    restart_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excluded:
+    """A pool that a job cannot use, and why."""
+
+    pool: str
+    reason: str  # one word: memory, jurisdiction, accelerator, budget, …
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """What to start, carried unread from the manifest to the executor."""
+
+    image: str = ""
+    entrypoint: str = ""
+    runtime_env_json: str = "{}"
+    pod_template_json: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something to run: batch (`Work`) and services (`Demand`) are the same thing here."""
+
+    name: str
+    need: Work | Demand
+    modes: tuple[Mode, ...]
+    namespace: str = "default"
+    queue: str = ""
+    team: str = ""
+    project: str = ""
+    kind: JobKind = JobKind.TASK
+    tier: int = 0  # higher is placed first
+    release: int = 0
+    deadline: int  # hard: every segment ends by then
+    due: int | None = None  # soft
+    lateness_usd_per_hour: float = 0.0
+    unplaced_usd: float = 0.0
+    required: bool = False
+    preemptible: bool = True
+    interruption: Interruption = Interruption()
+    switches: int = 0  # mode changes allowed at a checkpoint
+    max_cost_usd: float | None = None
+    after: tuple[str, ...] = ()
+    excluded: tuple[Excluded, ...] = ()
+    run: Run = Run()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Who may use how much; queues form a tree by ``parent``."""
+
+    name: str
+    parent: str = ""
+    weight: float = 1.0
+    guaranteed: tuple[tuple[str, int], ...] = ()  # (accelerator, GPUs)
+    lendable: tuple[tuple[str, int], ...] | None = None  # None: all
+    limit: tuple[tuple[str, int], ...] = ()
+    budget_usd_per_month: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """Where a job stands: what moving it would throw away."""
+
+    job: str
+    mode: int
+    nodes: tuple[str, ...]
+    work_done: float
+    work_since_checkpoint: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Everything a plan depends on."""
+
+    grid: Grid
+    pools: tuple[Pool, ...]
+    nodes: tuple[Node, ...]
+    jobs: tuple[Job, ...]
+    queues: tuple[Queue, ...] = ()
+    running: tuple[Running, ...] = ()
+    pool_by_name: dict[str, Pool] = field(init=False, repr=False, compare=False)
+    job_by_name: dict[str, Job] = field(init=False, repr=False, compare=False)
+    node_by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
+    queue_by_name: dict[str, Queue] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("pool", self.pools),
+            ("job", self.jobs),
+            ("node", self.nodes),
+            ("queue", self.queues),
+        ):
+            table = {v.name: v for v in values}  # type: ignore[attr-defined]  # all four have names
+            if len(table) != len(values):
+                raise ValueError(f"two of the problem's {name}s have the same name")
+            object.__setattr__(self, f"{name}_by_name", table)
+
+    def nodes_of(self, pool: str) -> tuple[Node, ...]:
+        """The pool's nodes in their order."""
+        return tuple(sorted((n for n in self.nodes if n.pool == pool), key=lambda n: n.index))
+
+    def queue_path(self, queue: str) -> tuple[str, ...]:
+        """The queue and its ancestors, leaf to root; empty for no queue."""
+        path: list[str] = []
+        while queue and queue not in path:
+            path.append(queue)
+            queue = self.queue_by_name[queue].parent if queue in self.queue_by_name else ""
+        return tuple(path)
+
+
+def hours_of(job: Job, mode: Mode) -> float:
+    """Hours the whole of a `Work` job takes in ``mode``; inf where the mode does no work."""
+    if not isinstance(job.need, Work):
+        raise TypeError(f"{job.name} is a service: it has no length of its own")
+    rate = mode.replicas * mode.work_per_replica_hour
+    return job.need.amount / rate if rate > 0 else math.inf
+
+
+def replicas_for(demand: Demand, mode: Mode, slot: int) -> int:
+    """Replicas of ``mode`` that serve the demand of ``slot``."""
+    needed = math.ceil(demand.per_slot[slot] / mode.work_per_replica_hour - 1e-9)
+    return max(needed, demand.min_replicas)
