@@ -1,0 +1,160 @@
+"""What a set of segments costs: the one place where a plan is turned into dollars.
+
+A job on a pool billed by node carries its *share* of the node's price (its GPUs over the node's).
+The bill for such a pool is not the sum of shares but of whole nodes from launch to termination
+(`rentals`); the difference is idle time and start-up, which belongs to the pool and to no job.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+from planner.plan import Costs, Rental, Segment
+from planner.problem import Billing, Demand, Job, Mode, Pool, Problem, Work
+
+
+def mode_of(problem: Problem, segment: Segment) -> Mode:
+    """The mode that a segment runs in."""
+    return problem.job_by_name[segment.job].modes[segment.mode]
+
+
+def segment_hours(problem: Problem, segment: Segment) -> float:
+    """Hours of wall clock that do work: for batch work less than the slots held, rounded up."""
+    job = problem.job_by_name[segment.job]
+    if isinstance(job.need, Demand):
+        return (segment.end - segment.start) * problem.grid.slot_hours
+    rate = segment.replicas * mode_of(problem, segment).work_per_replica_hour
+    return segment.work / rate if rate else 0.0
+
+
+def segment_usd(problem: Problem, segment: Segment) -> float:
+    """The segment's share of the money."""
+    mode = mode_of(problem, segment)
+    return segment_hours(problem, segment) * segment.replicas * mode.usd_per_replica_hour
+
+
+def segment_full_usd(problem: Problem, segment: Segment) -> float:
+    """The segment's share of the money and of what is sunk."""
+    mode = mode_of(problem, segment)
+    return segment_hours(problem, segment) * segment.replicas * mode.full_usd_per_replica_hour
+
+
+def segment_joules(problem: Problem, segment: Segment) -> float:
+    """Energy at the meter."""
+    mode = mode_of(problem, segment)
+    return segment_hours(problem, segment) * 3600 * segment.replicas * mode.watts_per_replica
+
+
+def segment_flops(problem: Problem, segment: Segment) -> float:
+    """Useful (model) floating-point operations done."""
+    return segment.work * mode_of(problem, segment).flops_per_work
+
+
+def node_usd(pool: Pool, start_seconds: float, end_seconds: float, slot_seconds: int) -> float:
+    """List price of one node over a stretch; before and after the windows the nearest one counts."""
+    total = 0.0
+    for i, window in enumerate(pool.windows):
+        begin = -math.inf if i == 0 else window.start * slot_seconds
+        end = math.inf if i == len(pool.windows) - 1 else window.end * slot_seconds
+        overlap = min(end, end_seconds) - max(begin, start_seconds)
+        total += max(0.0, overlap) / 3600 * window.usd_per_node_hour
+    return total
+
+
+def rentals(problem: Problem, segments: Iterable[Segment]) -> tuple[Rental, ...]:
+    """The whole-node bills, cheapest for these segments.
+
+    Between two stretches of use a node is kept when that costs no more than a new start-up, as long
+    as it is there to be kept.
+    """
+    busy: dict[str, list[tuple[int, int]]] = {}
+    for segment in segments:
+        for place in segment.placement:
+            busy.setdefault(place.node, []).append((segment.start, segment.end))
+    found: list[Rental] = []
+    for node, stretches in sorted(busy.items()):
+        pool = problem.pool_by_name[problem.node_by_name[node].pool]
+        if pool.billing is Billing.NODE:
+            found += _rentals_of(problem, pool, node, sorted(stretches))
+    return tuple(found)
+
+
+def _rentals_of(
+    problem: Problem, pool: Pool, node: str, stretches: Sequence[tuple[int, int]]
+) -> list[Rental]:
+    seconds = problem.grid.slot_seconds
+    index = problem.node_by_name[node].index
+    runs: list[list[int]] = []
+    for start, end in stretches:
+        if runs and (
+            start <= runs[-1][1]
+            or (
+                (start - runs[-1][1]) * seconds <= pool.startup_seconds
+                and _present(pool, index, runs[-1][1], start)
+            )
+        ):
+            runs[-1][1] = max(runs[-1][1], end)
+        else:
+            runs.append([start, end])
+    bills = []
+    for start, end in runs:
+        launch = start * seconds - pool.startup_seconds
+        usd = node_usd(pool, launch, end * seconds, seconds)
+        bills.append(
+            Rental(pool=pool.name, node=node, launch_seconds=launch, end_seconds=end * seconds, usd=usd)
+        )
+    return bills
+
+
+def _present(pool: Pool, index: int, start: int, end: int) -> bool:
+    return all(index < w.nodes for w in pool.windows if w.start < end and start < w.end)
+
+
+def lateness_usd(problem: Problem, job: Job, end: int) -> float:
+    """The price of ending at slot ``end``."""
+    if job.due is None:
+        return 0.0
+    return max(0, end - job.due) * problem.grid.slot_hours * job.lateness_usd_per_hour
+
+
+def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]) -> Costs:
+    """The objective by its parts."""
+    by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
+    shares = [
+        segment_usd(problem, s) for s in segments if mode_of(problem, s).pool not in by_node
+    ]
+    bills = [r.usd for r in rentals(problem, segments)]
+    ends: dict[str, int] = {}
+    for segment in segments:
+        ends[segment.job] = max(segment.end, ends.get(segment.job, 0))
+    late = [lateness_usd(problem, problem.job_by_name[name], end) for name, end in ends.items()]
+    return Costs(
+        money=math.fsum(shares + bills),
+        lateness=math.fsum(late),
+        not_running=math.fsum(problem.job_by_name[name].unplaced_usd for name in unplaced),
+    )
+
+
+def sunk_usd(problem: Problem) -> float:
+    """What owned and reserved hardware costs over the grid whether it works or not."""
+    return math.fsum(
+        w.nodes * (w.end - w.start) * problem.grid.slot_hours * w.usd_per_node_hour
+        for pool in problem.pools
+        if pool.billing is Billing.SUNK
+        for w in pool.windows
+    )
+
+
+def served(problem: Problem, job: Job, start: int, end: int) -> float:
+    """Work that a service does from ``start`` to ``end``: its demand."""
+    if isinstance(job.need, Work):
+        return job.need.amount
+    return math.fsum(job.need.per_slot[start:end]) * problem.grid.slot_hours
+
+
+def runs(values: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Runs of equal values: (first index, end index, value)."""
+    edges = [0, *(i for i in range(1, len(values)) if values[i] != values[i - 1]), len(values)]
+    return [(a, b, values[a]) for a, b in pairwise(edges) if a < b]

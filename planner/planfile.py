@@ -1,0 +1,141 @@
+"""``plan.json``: the answer for scripts to read, with the question inside so that it can be re-proved.
+
+The top-level fields are those that people script against; ``problem`` and ``answer`` hold the exact
+values, and everything else is derived from them. Reading takes only those two.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from planner import cost
+from planner.codec import CodecError, decode, encode
+from planner.plan import Plan, Segment
+from planner.problem import Problem
+
+API_VERSION = "flopwise.dev/v1alpha1"
+KIND = "Plan"
+
+
+class PlanFileError(ValueError):
+    """A plan file that cannot be read: one line, naming the file and the field."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanFile:
+    """A question, its answer, and the answer of first-come-first-served to compare with."""
+
+    problem: Problem
+    plan: Plan
+    baseline: Plan | None = None
+
+
+def document(file: PlanFile) -> dict[str, Any]:
+    """The JSON document of a plan."""
+    problem, plan = file.problem, file.plan
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "status": plan.status.value,
+        "objectiveUsd": plan.costs.objective,
+        "boundUsd": plan.bound.usd,
+        "gapFraction": plan.gap_fraction,
+        "costUsd": plan.costs.money,
+        "movingUsd": plan.costs.moving,
+        "latenessUsd": plan.costs.lateness,
+        "notRunningUsd": plan.costs.not_running,
+        "fullCostUsd": plan.full_cost_usd,
+        "usefulFlops": plan.useful_flops,
+        "usdPerPflop": plan.usd_per_pflop,
+        "solveSeconds": plan.solve_seconds,
+        "seed": plan.seed,
+        "method": plan.method,
+        "boundMethod": plan.bound.method,
+        "boundRelaxes": list(plan.bound.relaxes),
+        "baselineUsd": file.baseline.costs.money if file.baseline else None,
+        "segments": [_segment(problem, s) for s in plan.segments],
+        "unplaced": [
+            {"job": u.job, "reason": u.reason.value, "message": u.message, "binds": list(u.binds)}
+            for u in plan.unplaced
+        ],
+        "shadowPrices": [
+            {
+                "pool": p.pool,
+                "resource": p.resource,
+                "from": problem.grid.time(p.start).isoformat(),
+                "to": problem.grid.time(p.end).isoformat(),
+                "usdPerGpuHour": p.usd_per_gpu_hour,
+            }
+            for p in plan.prices
+        ],
+        "problem": encode(problem),
+        "answer": encode(plan),
+        "baseline": encode(file.baseline) if file.baseline else None,
+    }
+
+
+def _segment(problem: Problem, segment: Segment) -> dict[str, Any]:
+    mode = cost.mode_of(problem, segment)
+    return {
+        "job": segment.job,
+        "pool": mode.pool,
+        "gpus": segment.replicas * mode.amounts.gpus,
+        "replicas": segment.replicas,
+        "nodes": [p.node for p in segment.placement],
+        "devices": {p.node: list(p.devices) for p in segment.placement},
+        "start": problem.grid.time(segment.start).isoformat(),
+        "end": problem.grid.time(segment.end).isoformat(),
+        "hours": cost.segment_hours(problem, segment),
+        "costUsd": cost.segment_usd(problem, segment),
+        "flops": cost.segment_flops(problem, segment),
+        "layout": mode.layout,
+    }
+
+
+def write_plan(path: str | Path, file: PlanFile) -> None:
+    """Write a plan file, whole or not at all."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            json.dump(document(file), out, indent=1, allow_nan=False)
+            out.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_plan(path: str | Path) -> PlanFile:
+    """Read a plan file. Raises `PlanFileError` naming what does not fit."""
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise PlanFileError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise PlanFileError(f"{path}: not JSON: {str(error)[:120]}") from None
+    if not isinstance(data, dict) or (data.get("apiVersion"), data.get("kind")) != (API_VERSION, KIND):
+        raise PlanFileError(f"{path}: not a plan: apiVersion {API_VERSION} and kind {KIND} expected")
+    try:
+        file = PlanFile(
+            problem=decode(Problem, data.get("problem"), "problem"),
+            plan=decode(Plan, data.get("answer"), "answer"),
+            baseline=decode(Plan, data["baseline"], "baseline") if data.get("baseline") else None,
+        )
+    except (CodecError, ValueError) as error:
+        raise PlanFileError(f"{path}: {error}") from None
+    _refuse_twins(path, file.plan)
+    return file
+
+
+def _refuse_twins(path: str | Path, plan: Plan) -> None:
+    counts = Counter(u.job for u in plan.unplaced)
+    if twins := sorted(job for job, n in counts.items() if n > 1):
+        raise PlanFileError(f"{path}: answer.unplaced: {twins[0]} stands twice")
