@@ -1,0 +1,485 @@
+"""Is this plan true? Plain arithmetic over the question and the answer.
+
+Nothing here is shared with the solver or with `cost`: what they compute is computed again. Each
+violation is one sentence that names the job, node, queue or sum at fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from planner.plan import Plan, Segment, Status
+from planner.problem import (
+    GPU_MILLI,
+    Amounts,
+    Billing,
+    Demand,
+    Job,
+    Mode,
+    Node,
+    Pool,
+    Problem,
+    Work,
+)
+
+HOSTNAME = "kubernetes.io/hostname"
+CENT = 0.01
+
+
+def violations(problem: Problem, plan: Plan) -> tuple[str, ...]:
+    """Everything in ``plan`` that is not so; empty for a true plan."""
+    if wrong := tuple(_references(problem, plan)):
+        return wrong  # what follows may look names up
+    return tuple(
+        message
+        for family in (
+            _accounted,
+            _jobs,
+            _dependencies,
+            _nodes,
+            _queue_limits,
+            _budgets,
+            _tiers,
+            _sums,
+        )
+        for message in family(problem, plan)
+    )
+
+
+def _references(problem: Problem, plan: Plan) -> Iterator[str]:
+    for s in plan.segments:
+        job = problem.job_by_name.get(s.job)
+        if job is None:
+            yield f"segment of {s.job}: no such job"
+        elif not 0 <= s.mode < len(job.modes):
+            yield f"segment of {s.job}: no mode {s.mode}"
+        elif not 0 <= s.start < s.end <= problem.grid.slots:
+            yield f"segment of {s.job}: [{s.start}, {s.end}) is not a stretch of the grid"
+        else:
+            yield from _placement_references(problem, s, job.modes[s.mode])
+    for u in plan.unplaced:
+        if u.job not in problem.job_by_name:
+            yield f"unplaced {u.job}: no such job"
+
+
+def _placement_references(problem: Problem, s: Segment, mode: Mode) -> Iterator[str]:
+    for place in s.placement:
+        node = problem.node_by_name.get(place.node)
+        if node is None:
+            yield f"segment of {s.job}: no node {place.node}"
+        elif node.pool != mode.pool:
+            yield f"segment of {s.job}: node {place.node} is of pool {node.pool}, not {mode.pool}"
+    if len({p.node for p in s.placement}) != len(s.placement):
+        yield f"segment of {s.job}: a node stands twice in its placement"
+
+
+def _accounted(problem: Problem, plan: Plan) -> Iterator[str]:
+    placed = {s.job for s in plan.segments}
+    left_out = [u.job for u in plan.unplaced]
+    for name in sorted(set(left_out)):
+        if left_out.count(name) > 1:
+            yield f"{name}: left out twice"
+        if name in placed:
+            yield f"{name}: both placed and left out"
+    for job in problem.jobs:
+        if job.name not in placed and job.name not in left_out:
+            yield f"{job.name}: neither placed nor left out"
+        if job.required and job.name in left_out and plan.status is not Status.INFEASIBLE:
+            yield f"{job.name}: required, yet left out of a plan called {plan.status.value}"
+
+
+def _by_job(plan: Plan) -> dict[str, list[Segment]]:
+    found: dict[str, list[Segment]] = defaultdict(list)
+    for s in sorted(plan.segments, key=lambda s: (s.job, s.start)):
+        found[s.job].append(s)
+    return found
+
+
+def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
+    for name, segments in _by_job(plan).items():
+        job = problem.job_by_name[name]
+        if segments[0].start < job.release:
+            yield f"{name}: starts at slot {segments[0].start}, before its release {job.release}"
+        if segments[-1].end > job.deadline:
+            yield f"{name}: ends at slot {segments[-1].end}, after its deadline {job.deadline}"
+        for a, b in zip(segments, segments[1:], strict=False):
+            if b.start < a.end:
+                yield f"{name}: two segments overlap at slot {b.start}"
+        if len({s.mode for s in segments}) > job.switches + 1:
+            yield f"{name}: changes mode more often than {job.switches} times"
+        for s in segments:
+            yield from _segment(problem, job, s)
+        yield from (
+            _work(problem, job, segments)
+            if isinstance(job.need, Work)
+            else _demand(problem, job, job.need, segments)
+        )
+
+
+def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
+    mode = job.modes[s.mode]
+    pool = problem.pool_by_name[mode.pool]
+    if sum(p.replicas for p in s.placement) != s.replicas:
+        yield f"{job.name}: {s.replicas} replicas, but its nodes hold another number"
+    if any(p.replicas < 1 for p in s.placement):
+        yield f"{job.name}: a node of its placement holds no replica"
+    if pool.billing is not Billing.SUNK and s.start * problem.grid.slot_seconds < pool.startup_seconds:
+        yield f"{job.name}: starts before a node of {pool.name} can be ready"
+    if pool.interruptions_per_hour > 0 and not job.preemptible:
+        yield f"{job.name}: may not be interrupted, but {pool.name} can be"
+    yield from _together(problem, job, mode, s)
+
+
+def _together(problem: Problem, job: Job, mode: Mode, s: Segment) -> Iterator[str]:
+    levels = problem.pool_by_name[mode.pool].topology_levels
+
+    def domain(node: str, level: str) -> str:
+        path = problem.node_by_name[node].topology
+        known = level in levels and levels.index(level) < len(path)
+        return path[levels.index(level)] if known and level != HOSTNAME else node
+
+    if mode.together and mode.together_required:
+        if len({domain(p.node, mode.together) for p in s.placement}) > 1:
+            yield f"{job.name}: its gang is in two domains of {mode.together}"
+    if mode.spread:
+        held: dict[str, int] = defaultdict(int)
+        for p in s.placement:
+            held[domain(p.node, mode.spread)] += p.replicas
+        if any(n > 1 for n in held.values()):
+            yield f"{job.name}: two replicas share a {mode.spread}"
+
+
+def _work(problem: Problem, job: Job, segments: list[Segment]) -> Iterator[str]:
+    assert isinstance(job.need, Work)
+    done = math.fsum(s.work for s in segments)
+    if not math.isclose(done, job.need.amount, rel_tol=1e-6, abs_tol=1e-9):
+        yield f"{job.name}: does {done:g} of {job.need.amount:g} {job.need.unit}"
+    for s in segments:
+        mode = job.modes[s.mode]
+        if s.replicas != mode.replicas:
+            yield f"{job.name}: runs {s.replicas} replicas of a gang of {mode.replicas}"
+        hours = s.work / (s.replicas * mode.work_per_replica_hour)
+        if hours > (s.end - s.start) * problem.grid.slot_seconds / 3600 * (1 + 2e-6) + 1e-9:
+            yield f"{job.name}: {hours:g} h of work do not fit its {s.end - s.start} slots"
+
+
+def _demand(problem: Problem, job: Job, need: Demand, segments: list[Segment]) -> Iterator[str]:
+    end = min(job.deadline, problem.grid.slots)
+    covered = {t for s in segments for t in range(s.start, s.end)}
+    if covered != set(range(job.release, end)):
+        yield f"{job.name}: a service that is not up in every slot from {job.release} to {end}"
+        return
+    for s in segments:
+        capacity = s.replicas * job.modes[s.mode].work_per_replica_hour
+        peak = max(need.per_slot[s.start : s.end])
+        if capacity < peak * (1 - 1e-6) or s.replicas < need.min_replicas:
+            yield f"{job.name}: {s.replicas} replicas do not carry {peak:g} {need.unit} an hour"
+        asked = math.fsum(need.per_slot[s.start : s.end]) * problem.grid.slot_seconds / 3600
+        if not math.isclose(s.work, asked, rel_tol=1e-6, abs_tol=1e-6):
+            yield f"{job.name}: a segment serves {s.work:g} where {asked:g} are asked"
+    for a, b in zip(segments, segments[1:], strict=False):
+        yield from _stays(job, a, b)
+
+
+def _stays(job: Job, a: Segment, b: Segment) -> Iterator[str]:
+    """Growing starts replicas and shrinking stops some; neither moves one."""
+    if a.mode != b.mode:
+        return
+    was = {p.node: p.replicas for p in a.placement}
+    now = {p.node: p.replicas for p in b.placement}
+    change = [now.get(n, 0) - was.get(n, 0) for n in was.keys() | now.keys()]
+    if min(change, default=0) < 0 < max(change, default=0):
+        yield f"{job.name}: moves a replica at slot {b.start}"
+
+
+def _dependencies(problem: Problem, plan: Plan) -> Iterator[str]:
+    by_job = _by_job(plan)
+    for name, segments in by_job.items():
+        for before in problem.job_by_name[name].after:
+            if before not in by_job:
+                yield f"{name}: runs, but {before}, which it depends on, does not"
+            elif by_job[before][-1].end > segments[0].start:
+                yield f"{name}: starts before {before} has ended"
+
+
+# -- nodes ---------------------------------------------------------------------------------------
+
+
+def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
+    held: dict[str, list[tuple[int, int, int, Segment, tuple[int, ...]]]] = defaultdict(list)
+    for s in plan.segments:
+        for p in s.placement:
+            held[p.node].append((s.start, s.end, p.replicas, s, p.devices))
+    for name in sorted(held):
+        node = problem.node_by_name[name]
+        yield from _presence(problem.pool_by_name[node.pool], node, held[name])
+        yield from _load(problem, node, held[name])
+        yield from _devices(problem, node, held[name])
+
+
+def _presence(
+    pool: Pool, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
+) -> Iterator[str]:
+    for start, end, _, s, _ in held:
+        if node.cordoned:
+            yield f"{s.job}: on {node.name}, which is cordoned: {node.cordoned}"
+        if any(w.start < end and start < w.end and node.index >= w.nodes for w in pool.windows):
+            yield f"{s.job}: on {node.name}, which is not there for all of [{start}, {end})"
+
+
+def _load(
+    problem: Problem, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
+) -> Iterator[str]:
+    def taken(s: Segment) -> Amounts:
+        return problem.job_by_name[s.job].modes[s.mode].amounts
+
+    for at in sorted({start for start, *_ in held}):
+        now = [(n, taken(s)) for start, end, n, s, _ in held if start <= at < end]
+        for what in ("gpu_milli", "cpu_milli", "memory_bytes"):
+            used = sum(n * getattr(a, what) for n, a in now)
+            if used > getattr(node.capacity, what):
+                yield f"{node.name}: {what} overbooked at slot {at}"
+        profiles = {profile for _, a in now for profile, _ in a.mig}
+        have = dict(node.capacity.mig)
+        for profile in sorted(profiles):
+            if sum(n * dict(a.mig).get(profile, 0) for n, a in now) > have.get(profile, 0):
+                yield f"{node.name}: MIG {profile} overbooked at slot {at}"
+
+
+def _devices(
+    problem: Problem, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
+) -> Iterator[str]:
+    count = node.capacity.gpu_milli // GPU_MILLI
+    for start, _, replicas, s, devices in held:
+        amounts = problem.job_by_name[s.job].modes[s.mode].amounts
+        whole = amounts.gpu_milli % GPU_MILLI == 0
+        if len(set(devices)) != len(devices) or any(not 0 <= d < count for d in devices):
+            yield f"{s.job}: names a GPU of {node.name} twice, or one it does not have"
+        if whole and len(devices) != replicas * amounts.gpus:
+            yield f"{s.job}: {len(devices)} GPUs named on {node.name}, {replicas * amounts.gpus} taken"
+        if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
+            yield f"{s.job}: needs more memory than a GPU of {node.name} has"
+        if bad := [d for d in devices if d < len(node.devices) and node.devices[d].unhealthy]:
+            yield f"{s.job}: on GPU {bad[0]} of {node.name}: {node.devices[bad[0]].unhealthy}"
+        for at, until, _, other, theirs in held:
+            if other is not s and at <= start < until and set(devices) & set(theirs) and whole:
+                yield f"{node.name}: {s.job} and {other.job} on one GPU at slot {start}"
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def _queue_limits(problem: Problem, plan: Plan) -> Iterator[str]:
+    for queue in problem.queues:
+        for accelerator, limit in queue.limit:
+            held = [
+                (s.start, s.end, s.replicas * mode.amounts.gpus)
+                for s in plan.segments
+                for mode in [problem.job_by_name[s.job].modes[s.mode]]
+                if problem.pool_by_name[mode.pool].accelerator == accelerator
+                and queue.name in _path(problem, problem.job_by_name[s.job].queue)
+            ]
+            for at in sorted({start for start, _, _ in held}):
+                used = sum(gpus for start, end, gpus in held if start <= at < end)
+                if used > limit:
+                    yield f"queue {queue.name}: {used} of {limit} {accelerator} at slot {at}"
+
+
+def _path(problem: Problem, queue: str) -> set[str]:
+    path: set[str] = set()
+    while queue in problem.queue_by_name and queue not in path:
+        path.add(queue)
+        queue = problem.queue_by_name[queue].parent
+    return path
+
+
+def _segment_usd(problem: Problem, s: Segment, first: int, last: int) -> float:
+    """The segment's share of money from slot ``first`` to ``last``."""
+    job = problem.job_by_name[s.job]
+    mode = job.modes[s.mode]
+    hours = (s.end - s.start) * problem.grid.slot_seconds / 3600
+    if isinstance(job.need, Work):
+        hours = s.work / (s.replicas * mode.work_per_replica_hour)
+    inside = max(0, min(s.end, last) - max(s.start, first)) / (s.end - s.start)
+    return hours * inside * s.replicas * mode.usd_per_replica_hour
+
+
+def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
+    for queue in problem.queues:
+        if queue.budget_usd_per_month is None:
+            continue
+        mine = [
+            s for s in plan.segments if queue.name in _path(problem, problem.job_by_name[s.job].queue)
+        ]
+        for month, first, last in problem.grid.months():
+            usd = math.fsum(_segment_usd(problem, s, first, last) for s in mine)
+            if usd > queue.budget_usd_per_month + CENT:
+                yield f"queue {queue.name}: ${usd:,.2f} in {month}, budget ${queue.budget_usd_per_month:,.2f}"
+    for name, segments in _by_job(plan).items():
+        most = problem.job_by_name[name].max_cost_usd
+        usd = math.fsum(_segment_usd(problem, s, 0, problem.grid.slots) for s in segments)
+        if most is not None and usd > most + CENT:
+            yield f"{name}: ${usd:,.2f}, allowed ${most:,.2f}"
+
+
+# -- tiers ---------------------------------------------------------------------------------------
+
+
+def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
+    """A left-out job that would fit as it stands once lower tiers were dropped.
+
+    Other jobs stay where the plan has them, so this finds what is plainly wrong and no more; only
+    batch jobs without dependencies, limits or budgets are judged.
+    """
+    bound_queues = {q.name for q in problem.queues if q.limit or q.budget_usd_per_month is not None}
+    for left in plan.unplaced:
+        job = problem.job_by_name[left.job]
+        lower = {o.name for o in problem.jobs if o.tier < job.tier}
+        if (
+            not lower & {s.job for s in plan.segments}
+            or job.after
+            or not isinstance(job.need, Work)
+            or _path(problem, job.queue) & bound_queues
+        ):
+            continue
+        keep = [s for s in plan.segments if s.job not in lower]
+        for mode in job.modes:
+            if _would_fit(problem, job, mode, keep):
+                yield f"{job.name}: left out, though it fits {mode.pool} once lower priorities are dropped"
+                break
+
+
+def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> bool:
+    assert isinstance(job.need, Work)
+    pool = problem.pool_by_name[mode.pool]
+    hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
+    worth = hours * mode.replicas * mode.usd_per_replica_hour
+    if worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
+        return False
+    length = max(1, math.ceil(hours / (problem.grid.slot_seconds / 3600) - 1e-6))
+    ready = 0 if pool.billing is Billing.SUNK else -(-pool.startup_seconds // problem.grid.slot_seconds)
+    first, last = max(job.release, ready), min(job.deadline, problem.grid.slots) - length
+    starts = {first, *(s.end for s in keep), *(w.start for w in pool.windows)}
+    nodes = [n for n in problem.nodes if n.pool == pool.name and not n.cordoned]
+    return any(
+        _room(problem, pool, nodes, mode, keep, at, at + length) >= mode.replicas
+        for at in sorted(starts)
+        if first <= at <= last
+    )
+
+
+def _room(
+    problem: Problem,
+    pool: Pool,
+    nodes: list[Node],
+    mode: Mode,
+    keep: list[Segment],
+    start: int,
+    end: int,
+) -> int:
+    """Replicas that fit on the pool's nodes over the whole of [start, end)."""
+    total = 0
+    for node in nodes:
+        if any(w.start < end and start < w.end and node.index >= w.nodes for w in pool.windows):
+            continue
+        here = [
+            (s, p.replicas)
+            for s in keep
+            for p in s.placement
+            if p.node == node.name and s.start < end and start < s.end
+        ]
+        fits = []
+        for what in ("gpu_milli", "cpu_milli", "memory_bytes"):
+            each = getattr(mode.amounts, what)
+            peak = max(
+                (
+                    sum(
+                        n * getattr(problem.job_by_name[s.job].modes[s.mode].amounts, what)
+                        for s, n in here
+                        if s.start <= at < s.end
+                    )
+                    for at in {start, *(s.start for s, _ in here if s.start > start)}
+                ),
+                default=0,
+            )
+            if each:
+                fits.append((getattr(node.capacity, what) - peak) // each)
+        most = max(0, min(fits, default=mode.replicas))
+        total += min(most, 1) if mode.spread else most
+    return total
+
+
+# -- sums ----------------------------------------------------------------------------------------
+
+
+def _sums(problem: Problem, plan: Plan) -> Iterator[str]:
+    money = math.fsum(_money(problem, plan.segments))
+    late = math.fsum(_lateness(problem, plan.segments))
+    left = math.fsum(problem.job_by_name[u.job].unplaced_usd for u in plan.unplaced)
+    flops = math.fsum(
+        s.work * problem.job_by_name[s.job].modes[s.mode].flops_per_work for s in plan.segments
+    )
+    for what, said, found in (
+        ("money", plan.costs.money, money),
+        ("lateness", plan.costs.lateness, late),
+        ("not running", plan.costs.not_running, left),
+        ("moving", plan.costs.moving, 0.0),
+        ("useful FLOPs", plan.useful_flops, flops),
+    ):
+        if not math.isclose(said, found, rel_tol=1e-9, abs_tol=1e-6):
+            yield f"{what}: the plan says {said:,.6f}, its segments add up to {found:,.6f}"
+    objective = money + late + left
+    if plan.bound.usd > objective + 1e-6 * max(1.0, abs(objective)):
+        yield f"bound: {plan.bound.usd:,.6f} is above the objective {objective:,.6f}"
+
+
+def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
+    busy: dict[str, set[int]] = defaultdict(set)
+    for s in segments:
+        pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
+        if pool.billing is not Billing.NODE:
+            yield _segment_usd(problem, s, 0, problem.grid.slots)
+            continue
+        for p in s.placement:
+            busy[p.node] |= set(range(s.start, s.end))
+    for name, slots in busy.items():
+        yield _node_bill(problem, problem.node_by_name[name], sorted(slots))
+
+
+def _node_bill(problem: Problem, node: Node, slots: list[int]) -> float:
+    """Slot by slot: pay the used ones, and between two of them the cheaper of keeping and starting."""
+    pool = problem.pool_by_name[node.pool]
+    seconds = problem.grid.slot_seconds
+
+    def rate(slot: int) -> float:
+        inside = [w for w in pool.windows if w.start <= slot < w.end] or [pool.windows[0]]
+        return inside[0].usd_per_node_hour / 3600
+
+    def there(slot: int) -> bool:
+        return any(w.start <= slot < w.end and node.index < w.nodes for w in pool.windows)
+
+    usd = 0.0
+    previous = None
+    for slot in slots:
+        usd += rate(slot) * seconds
+        gap = range(previous + 1, slot) if previous is not None else None
+        keep = gap is not None and len(gap) * seconds <= pool.startup_seconds and all(map(there, gap))
+        if keep and gap is not None:
+            usd += sum(rate(t) * seconds for t in gap)
+        else:
+            usd += rate(slot) * pool.startup_seconds
+        previous = slot
+    return usd
+
+
+def _lateness(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
+    ends: dict[str, int] = defaultdict(int)
+    for s in segments:
+        ends[s.job] = max(ends[s.job], s.end)
+    for name, end in ends.items():
+        job = problem.job_by_name[name]
+        if job.due is not None:
+            late = max(0, end - job.due) * problem.grid.slot_seconds / 3600
+            yield late * job.lateness_usd_per_hour
