@@ -1,0 +1,134 @@
+"""Free capacity by node and slot: the one mutable value of the planner."""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.table import RESOURCES, Option, Table
+
+Counts = tuple[int, ...]  # replicas on each node of the pool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booking:
+    """An option at a start, with its replicas by run and node: what `Occupancy` holds."""
+
+    option: int
+    start: int
+    counts: tuple[Counts, ...]  # one a run
+
+    def end(self, table: Table) -> int:
+        return self.start + table.options[self.option].length
+
+
+class Occupancy:
+    """What is free of every node at every slot, and of every queue limit.
+
+    ``free[pool]`` has shape (nodes, slots, resources); only the resources that some option of the
+    pool takes are kept.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        grid = table.problem.grid
+        self.kept: list[list[int]] = []
+        self.free: list[npt.NDArray[np.int64]] = []
+        self.changes: list[list[int]] = []  # slots at which something is freed, by pool
+        for p in range(len(table.problem.pools)):
+            kept = _binding(table, p)
+            free = np.empty((len(kept), len(table.nodes[p]), grid.slots), dtype=np.int64)
+            for k, r in enumerate(kept):
+                free[k] = table.capacity[p][r]
+            for n, gaps in enumerate(table.away[p]):
+                for start, end in gaps:
+                    free[:, n, start:end] = 0
+            self.kept.append(kept)
+            self.free.append(free)
+            self.changes.append(
+                sorted({end for gaps in table.away[p] for _, end in gaps if end < grid.slots})
+            )
+        self.limits = _limits(table)
+        self.quota = [np.full(grid.slots, most, dtype=np.int64) for _, _, most in self.limits]
+        self.limits_of = [
+            tuple(i for i, (jobs, pools, _) in enumerate(self.limits) if o.job in jobs and o.pool in pools)
+            for o in table.options
+        ]
+
+    def room(self, option: Option, start: int, end: int) -> npt.NDArray[np.int64]:
+        """Replicas of ``option`` that fit on each node over the whole of [start, end)."""
+        free = self.free[option.pool]
+        room: npt.NDArray[np.int64] | None = None
+        for k, r in enumerate(self.kept[option.pool]):
+            if option.takes[r]:
+                fits = free[k, :, start:end].min(axis=1) // option.takes[r]
+                room = fits if room is None else np.minimum(room, fits)
+        if room is None:
+            room = np.full(free.shape[1], option.per_node, dtype=np.int64)
+        return np.minimum(room, option.per_node)
+
+    def within_limits(self, option: Option, start: int) -> bool:
+        """Whether the queue limits leave room for ``option`` from ``start``."""
+        gpus = option.takes[0] // 1000
+        return all(
+            int(self.quota[i][start + run.start : start + run.end].min()) >= gpus * run.replicas
+            for i in self.limits_of[option.index]
+            for run in option.runs
+        )
+
+    def take(self, booking: Booking) -> None:
+        """Book; the caller has seen that it fits."""
+        self._add(booking, -1)
+        option = self.table.options[booking.option]
+        for run in option.runs:
+            insort(self.changes[option.pool], booking.start + run.end)
+
+    def release(self, booking: Booking) -> None:
+        """Undo `take`."""
+        self._add(booking, 1)
+        option = self.table.options[booking.option]
+        for run in option.runs:
+            self.changes[option.pool].remove(booking.start + run.end)
+
+    def _add(self, booking: Booking, sign: int) -> None:
+        option = self.table.options[booking.option]
+        free = self.free[option.pool]
+        for run, counts in zip(option.runs, booking.counts, strict=True):
+            at, until = booking.start + run.start, booking.start + run.end
+            for n, count in enumerate(counts):
+                if count:
+                    for k, r in enumerate(self.kept[option.pool]):
+                        free[k, n, at:until] += sign * count * option.takes[r]
+            for i in self.limits_of[option.index]:
+                self.quota[i][at:until] += sign * run.replicas * (option.takes[0] // 1000)
+
+
+def _binding(table: Table, pool: int) -> list[int]:
+    """Resources of the pool that can run out before the first one does."""
+    options = [table.options[i] for i in table.of_pool[pool]]
+    lead = 0 if any(o.takes[0] for o in options) else 1
+    kept = [lead]
+    for r in range(len(RESOURCES)):
+        if r == lead:
+            continue
+        have, lead_have = table.capacity[pool][r], table.capacity[pool][lead]
+        if any(o.takes[r] * lead_have > o.takes[lead] * have for o in options):
+            kept.append(r)
+    return kept
+
+
+def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
+    """Queue limits as (jobs under it, pools it counts, GPUs)."""
+    problem = table.problem
+    found = []
+    for queue in problem.queues:
+        jobs = frozenset(
+            i for i, j in enumerate(problem.jobs) if queue.name in problem.queue_path(j.queue)
+        )
+        for accelerator, most in queue.limit:
+            pools = frozenset(i for i, p in enumerate(problem.pools) if p.accelerator == accelerator)
+            found.append((jobs, pools, most))
+    return found

@@ -1,0 +1,206 @@
+"""THE placement function: on which nodes an option runs, and which GPUs it gets there.
+
+Nodes are filled tightest first, so that whole nodes stay whole for the gangs that need them; among
+equals the one used last before is taken, so that a rented node goes on being used instead of another
+being started.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from planner import cost
+from planner.occupancy import Booking, Counts, Occupancy
+from planner.plan import Placement, Segment
+from planner.problem import GPU_MILLI, Demand
+from planner.table import Option, Table
+
+
+def place(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
+    """Nodes for ``option`` from ``start``, or None where it does not fit. Books nothing."""
+    if not occupancy.within_limits(option, start):
+        return None
+    if len(option.runs) > 1:
+        return _place_service(occupancy, option, start)
+    room = occupancy.room(option, start, start + option.length)
+    counts = _choose(occupancy, option, room, option.runs[0].replicas, start)
+    if counts is None:
+        return None
+    return Booking(option=option.index, start=start, counts=(counts,))
+
+
+def earliest(
+    occupancy: Occupancy, option: Option, first: int | None = None, last: int | None = None
+) -> Booking | None:
+    """The earliest start at which ``option`` fits, tried where something is freed."""
+    begin = option.first if first is None else max(first, option.first)
+    end = option.last if last is None else min(last, option.last)
+    if begin > end:
+        return None
+    changes = occupancy.changes[option.pool]
+    at, i = begin, bisect_right(changes, begin)
+    while at <= end:
+        if (booking := place(occupancy, option, at)) is not None:
+            return booking
+        while i < len(changes) and changes[i] <= at:
+            i += 1
+        nexts = [changes[i]] if i < len(changes) else []
+        nexts += _quota_changes(occupancy, option, at)
+        if not nexts:
+            return None
+        at = min(nexts)
+    return None
+
+
+def _quota_changes(occupancy: Occupancy, option: Option, at: int) -> list[int]:
+    """The next slot at which a queue limit of ``option`` gets looser."""
+    found = []
+    for i in occupancy.limits_of[option.index]:
+        looser = np.flatnonzero(np.diff(occupancy.quota[i][at:]) > 0)
+        if looser.size:
+            found.append(at + 1 + int(looser[0]))
+    return found
+
+
+def _choose(
+    occupancy: Occupancy, option: Option, room: npt.NDArray[np.int64], replicas: int, start: int
+) -> Counts | None:
+    mode = occupancy.table.problem.jobs[option.job].modes[option.mode]
+    if mode.together_required:
+        room = np.where(room >= replicas, replicas, 0)
+    if int(room.sum()) < replicas:
+        return None
+    free = occupancy.free[option.pool][0]
+    just_used = free[:, start - 1] if start else free[:, 0]
+    order = np.lexsort((np.arange(room.size), just_used, room))
+    if mode.together and not mode.together_required and (whole := np.flatnonzero(room >= replicas)).size:
+        order = np.array([min(whole, key=lambda n: (room[n], n))])
+    counts = [0] * room.size
+    left = replicas
+    for n in order:
+        here = min(int(room[n]), left)
+        counts[n] = here
+        left -= here
+        if not left:
+            break
+    return tuple(counts)
+
+
+def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
+    """Layer by layer: a replica added last is stopped first, and none ever moves."""
+    nodes = len(occupancy.table.nodes[option.pool])
+    counts = np.zeros((len(option.runs), nodes), dtype=np.int64)
+    for first, end, number in _layers(option):
+        booked = counts[first:end]
+        room = _room_beside(occupancy, option, start, first, end, booked)
+        chosen = _choose(occupancy, option, room, number, start + option.runs[first].start)
+        if chosen is None:
+            return None
+        counts[first:end] += np.array(chosen)
+    return Booking(
+        option=option.index, start=start, counts=tuple(tuple(int(c) for c in row) for row in counts)
+    )
+
+
+def _layers(option: Option) -> list[tuple[int, int, int]]:
+    """Replicas that come and go together: (first run, end run, how many), widest first."""
+    found: list[tuple[int, int, int]] = []
+    open_: list[tuple[int, int]] = []  # (first run, how many), a stack
+    level = 0
+    for i, run in enumerate((*option.runs, None)):
+        now = run.replicas if run is not None else 0
+        while now < level:
+            first, number = open_.pop()
+            gone = min(number, level - now)
+            found.append((first, i, gone))
+            level -= gone
+            if gone < number:
+                open_.append((first, number - gone))
+        if now > level:
+            open_.append((i, now - level))
+            level = now
+    return sorted(found, key=lambda layer: (layer[0] - layer[1], layer))
+
+
+def _room_beside(
+    occupancy: Occupancy,
+    option: Option,
+    start: int,
+    first: int,
+    end: int,
+    booked: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """Replicas that fit on each node over runs ``first`` to ``end``, beside those booked there."""
+    rows = [
+        np.maximum(occupancy.room(option, start + run.start, start + run.end) - booked[k], 0)
+        for k, run in enumerate(option.runs[first:end])
+    ]
+    return np.min(rows, axis=0)
+
+
+def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
+    """The plan's segments, with GPUs named on each node."""
+    made: list[Segment] = []
+    for booking in bookings:
+        option = table.options[booking.option]
+        job = table.problem.jobs[option.job]
+        names = [n.name for n in table.nodes[option.pool]]
+        for run, counts in zip(option.runs, booking.counts, strict=True):
+            at, until = booking.start + run.start, booking.start + run.end
+            made.append(
+                Segment(
+                    job=job.name,
+                    mode=option.mode,
+                    replicas=run.replicas,
+                    start=at,
+                    end=until,
+                    work=cost.served(table.problem, job, at, until),
+                    placement=tuple(
+                        Placement(node=names[n], replicas=c) for n, c in enumerate(counts) if c
+                    ),
+                )
+            )
+    return name_devices(table, made)
+
+
+def name_devices(table: Table, made: list[Segment]) -> tuple[Segment, ...]:
+    """Give each segment the lowest free GPUs of its nodes, keeping a service's where it had them.
+
+    Whole GPUs over time are an interval graph: taking them in order of start never runs out.
+    """
+    problem = table.problem
+    busy: dict[str, dict[int, int]] = defaultdict(dict)  # node -> device -> busy until
+    had: dict[tuple[str, str], tuple[int, ...]] = {}
+    named: list[Segment] = []
+    for s in sorted(made, key=lambda s: (s.start, s.job)):
+        each = problem.job_by_name[s.job].modes[s.mode].amounts.gpus
+        service = isinstance(problem.job_by_name[s.job].need, Demand)
+        places = []
+        for p in s.placement:
+            count = problem.node_by_name[p.node].capacity.gpu_milli // GPU_MILLI
+            until = busy[p.node]
+            mine = had.get((s.job, p.node), ()) if service else ()
+            free = [d for d in range(count) if until.get(d, 0) <= s.start and d not in mine]
+            ours = [d for d in mine if until.get(d, 0) <= s.start]
+            devices = tuple(sorted((ours + free)[: p.replicas * each]))
+            for d in devices:
+                until[d] = s.end
+            had[s.job, p.node] = devices
+            places.append(Placement(node=p.node, replicas=p.replicas, devices=devices))
+        named.append(
+            Segment(
+                job=s.job,
+                mode=s.mode,
+                replicas=s.replicas,
+                start=s.start,
+                end=s.end,
+                work=s.work,
+                placement=tuple(places),
+            )
+        )
+    return tuple(named)
