@@ -1,0 +1,1 @@
+"""What hardware is, how fast work runs on it, and what it costs."""
