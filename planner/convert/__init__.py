@@ -1,0 +1,1 @@
+"""Others' jobs, traces and measurements, as our manifests; one module a format."""
