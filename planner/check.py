@@ -125,7 +125,8 @@ def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
         yield f"{job.name}: {s.replicas} replicas, but its nodes hold another number"
     if any(p.replicas < 1 for p in s.placement):
         yield f"{job.name}: a node of its placement holds no replica"
-    if pool.billing is not Billing.SUNK and s.start * problem.grid.slot_seconds < pool.startup_seconds:
+    launched = pool.billing is not Billing.SUNK and isinstance(job.need, Work)
+    if launched and s.start * problem.grid.slot_seconds < pool.startup_seconds:
         yield f"{job.name}: starts before a node of {pool.name} can be ready"
     if pool.interruptions_per_hour > 0 and not job.preemptible:
         yield f"{job.name}: may not be interrupted, but {pool.name} can be"
@@ -336,7 +337,7 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
     bound_queues = {q.name for q in problem.queues if q.limit or q.budget_usd_per_month is not None}
     for left in plan.unplaced:
         job = problem.job_by_name[left.job]
-        lower = {o.name for o in problem.jobs if o.tier < job.tier}
+        lower = _droppable(problem, job)
         if (
             not lower & {s.job for s in plan.segments}
             or job.after
@@ -351,12 +352,24 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
                 break
 
 
+def _droppable(problem: Problem, job: Job) -> set[str]:
+    """Jobs of lower tiers that nothing kept waits for."""
+    kept = {o.name for o in problem.jobs if o.tier >= job.tier or o.required}
+    waiting = list(kept)
+    while waiting:
+        before = [b for b in problem.job_by_name[waiting.pop()].after if b not in kept]
+        kept.update(before)
+        waiting += before
+    return {o.name for o in problem.jobs} - kept
+
+
 def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> bool:
     assert isinstance(job.need, Work)
     pool = problem.pool_by_name[mode.pool]
     hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
     worth = hours * mode.replicas * mode.usd_per_replica_hour
-    if worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
+    too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
+    if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
     length = max(1, math.ceil(hours / (problem.grid.slot_seconds / 3600) - 1e-6))
     ready = 0 if pool.billing is Billing.SUNK else -(-pool.startup_seconds // problem.grid.slot_seconds)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from planner.problem import GPU_MILLI
 from planner.table import RESOURCES, Option, Table
 
 Counts = tuple[int, ...]  # replicas on each node of the pool
@@ -53,6 +54,10 @@ class Occupancy:
             )
         self.limits = _limits(table)
         self.quota = [np.full(grid.slots, most, dtype=np.int64) for _, _, most in self.limits]
+        self.budgets = _budgets(table)
+        self.budgets_of = [
+            tuple(i for i, budget in enumerate(self.budgets) if o.job in budget.jobs) for o in table.options
+        ]
         self.limits_of = [
             tuple(i for i, (jobs, pools, _) in enumerate(self.limits) if o.job in jobs and o.pool in pools)
             for o in table.options
@@ -71,12 +76,16 @@ class Occupancy:
         return np.minimum(room, option.per_node)
 
     def within_limits(self, option: Option, start: int) -> bool:
-        """Whether the queue limits leave room for ``option`` from ``start``."""
-        gpus = option.takes[0] // 1000
+        """Whether queue limits and budgets leave room for ``option`` from ``start``."""
+        gpus = option.takes[0] // GPU_MILLI
         return all(
             int(self.quota[i][start + run.start : start + run.end].min()) >= gpus * run.replicas
             for i in self.limits_of[option.index]
             for run in option.runs
+        ) and all(
+            spent_usd(option, start, first, last) <= left + 1e-6
+            for i in self.budgets_of[option.index]
+            for (first, last), left in self.budgets[i].left.items()
         )
 
     def take(self, booking: Booking) -> None:
@@ -103,7 +112,41 @@ class Occupancy:
                     for k, r in enumerate(self.kept[option.pool]):
                         free[k, n, at:until] += sign * count * option.takes[r]
             for i in self.limits_of[option.index]:
-                self.quota[i][at:until] += sign * run.replicas * (option.takes[0] // 1000)
+                self.quota[i][at:until] += sign * run.replicas * (option.takes[0] // GPU_MILLI)
+        for i in self.budgets_of[booking.option]:
+            left = self.budgets[i].left
+            for first, last in left:
+                left[first, last] += sign * spent_usd(option, booking.start, first, last)
+
+
+def spent_usd(option: Option, start: int, first: int, last: int) -> float:
+    """Money of ``option`` between two slots, if it starts at ``start``."""
+    return option.usd * option.inside(start, first, last) / option.replica_slots
+
+
+@dataclass(slots=True)
+class Budget:
+    """What a queue's jobs may still spend, by calendar month (first slot, end slot)."""
+
+    jobs: frozenset[int]
+    left: dict[tuple[int, int], float]
+
+
+def _budgets(table: Table) -> list[Budget]:
+    problem = table.problem
+    return [
+        Budget(
+            jobs=_jobs_under(table, queue.name),
+            left={(a, b): queue.budget_usd_per_month for _, a, b in problem.grid.months()},
+        )
+        for queue in problem.queues
+        if queue.budget_usd_per_month is not None
+    ]
+
+
+def _jobs_under(table: Table, queue: str) -> frozenset[int]:
+    problem = table.problem
+    return frozenset(i for i, j in enumerate(problem.jobs) if queue in problem.queue_path(j.queue))
 
 
 def _binding(table: Table, pool: int) -> list[int]:
@@ -125,9 +168,7 @@ def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
     problem = table.problem
     found = []
     for queue in problem.queues:
-        jobs = frozenset(
-            i for i, j in enumerate(problem.jobs) if queue.name in problem.queue_path(j.queue)
-        )
+        jobs = _jobs_under(table, queue.name) if queue.limit else frozenset()
         for accelerator, most in queue.limit:
             pools = frozenset(i for i, p in enumerate(problem.pools) if p.accelerator == accelerator)
             found.append((jobs, pools, most))

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,7 @@ import numpy.typing as npt
 from planner import cost
 from planner.occupancy import Booking, Counts, Occupancy
 from planner.plan import Placement, Segment
-from planner.problem import GPU_MILLI, Demand
+from planner.problem import GPU_MILLI, Demand, Problem
 from planner.table import Option, Table
 
 
@@ -144,7 +146,12 @@ def _room_beside(
 
 
 def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
-    """The plan's segments, with GPUs named on each node."""
+    """The plan's segments, in order of start, with GPUs named on each node."""
+    return name_devices(table, unnamed_segments(table, bookings))
+
+
+def unnamed_segments(table: Table, bookings: Iterable[Booking]) -> list[Segment]:
+    """The same without GPUs: enough to know what a plan costs."""
     made: list[Segment] = []
     for booking in bookings:
         option = table.options[booking.option]
@@ -165,11 +172,11 @@ def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
                     ),
                 )
             )
-    return name_devices(table, made)
+    return made
 
 
-def name_devices(table: Table, made: list[Segment]) -> tuple[Segment, ...]:
-    """Give each segment the lowest free GPUs of its nodes, keeping a service's where it had them.
+def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Give each segment the lowest free GPUs of its nodes; a service keeps those it has.
 
     Whole GPUs over time are an interval graph: taking them in order of start never runs out.
     """
@@ -177,30 +184,36 @@ def name_devices(table: Table, made: list[Segment]) -> tuple[Segment, ...]:
     busy: dict[str, dict[int, int]] = defaultdict(dict)  # node -> device -> busy until
     had: dict[tuple[str, str], tuple[int, ...]] = {}
     named: list[Segment] = []
-    for s in sorted(made, key=lambda s: (s.start, s.job)):
-        each = problem.job_by_name[s.job].modes[s.mode].amounts.gpus
-        service = isinstance(problem.job_by_name[s.job].need, Demand)
-        places = []
-        for p in s.placement:
-            count = problem.node_by_name[p.node].capacity.gpu_milli // GPU_MILLI
-            until = busy[p.node]
-            mine = had.get((s.job, p.node), ()) if service else ()
-            free = [d for d in range(count) if until.get(d, 0) <= s.start and d not in mine]
-            ours = [d for d in mine if until.get(d, 0) <= s.start]
-            devices = tuple(sorted((ours + free)[: p.replicas * each]))
-            for d in devices:
-                until[d] = s.end
-            had[s.job, p.node] = devices
-            places.append(Placement(node=p.node, replicas=p.replicas, devices=devices))
-        named.append(
-            Segment(
-                job=s.job,
-                mode=s.mode,
-                replicas=s.replicas,
-                start=s.start,
-                end=s.end,
-                work=s.work,
-                placement=tuple(places),
-            )
-        )
+    for _, group in groupby(sorted(made, key=lambda s: (s.start, s.job)), key=lambda s: s.start):
+        together = list(group)
+        kept = {
+            (s.job, p.node): _keep(problem, s, p, had.get((s.job, p.node), ()))
+            for s in together
+            for p in s.placement
+        }
+        for (job, node), devices in kept.items():
+            end = next(s.end for s in together if s.job == job)
+            busy[node].update(dict.fromkeys(devices, end))
+        for s in together:
+            places = tuple(_name(problem, s, p, kept[s.job, p.node], busy[p.node]) for p in s.placement)
+            had.update({(s.job, p.node): p.devices for p in places})
+            named.append(replace(s, placement=places))
     return tuple(named)
+
+
+def _keep(problem: Problem, s: Segment, p: Placement, had: tuple[int, ...]) -> tuple[int, ...]:
+    """Of the GPUs that a service has on a node, those it goes on using."""
+    job = problem.job_by_name[s.job]
+    if not isinstance(job.need, Demand):
+        return ()
+    return had[: p.replicas * job.modes[s.mode].amounts.gpus]
+
+
+def _name(
+    problem: Problem, s: Segment, p: Placement, kept: tuple[int, ...], until: dict[int, int]
+) -> Placement:
+    count = problem.node_by_name[p.node].capacity.gpu_milli // GPU_MILLI
+    wanted = p.replicas * problem.job_by_name[s.job].modes[s.mode].amounts.gpus - len(kept)
+    free = [d for d in range(count) if until.get(d, 0) <= s.start]
+    until.update(dict.fromkeys(free[:wanted], s.end))
+    return replace(p, devices=tuple(sorted((*kept, *free[:wanted]))))

@@ -114,6 +114,18 @@ class Rental:
     usd: float
 
 
+def gap_of(objective: float, bound: float, not_running: float) -> float:
+    """How far ``objective`` may be from the best, as a fraction of what running costs.
+
+    A difference of a billionth is float noise; where nothing runs and the bound is below, inf.
+    """
+    over = objective - bound
+    if over <= 1e-9 * max(1.0, abs(objective)):
+        return 0.0
+    base = objective - not_running
+    return over / base if base > 1e-9 * objective else float("inf")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """Segments, costs and proof."""
@@ -134,11 +146,7 @@ class Plan:
     @property
     def gap_fraction(self) -> float:
         """(objective - bound) / (objective without *not running*); never below 0."""
-        over = max(0.0, self.costs.objective - self.bound.usd)
-        base = self.costs.objective - self.costs.not_running
-        if over <= 1e-9 * max(1.0, abs(self.costs.objective)):
-            return 0.0
-        return over / base if base > 0 else float("inf")
+        return gap_of(self.costs.objective, self.bound.usd, self.costs.not_running)
 
     @property
     def usd_per_pflop(self) -> float:

@@ -7,6 +7,7 @@ run. Options that could be in no best plan are left out here, with the reason ke
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -69,6 +70,23 @@ class Option:
     def nodes(self) -> int:
         """Nodes it needs at least."""
         return -(-self.peak // self.per_node)
+
+    def inside(self, at: int, start: int, end: int) -> int:
+        """Replica-slots that fall in [start, end) when it starts at ``at``."""
+        return sum(
+            max(0, min(at + r.end, end) - max(at + r.start, start)) * r.replicas for r in self.runs
+        )
+
+    def least_inside(self, start: int, end: int) -> int:
+        """The same for the start, of all it may have, that makes it least.
+
+        As the start moves, the overlap rises and then falls: its least is at one end of the range.
+        """
+        return min(self.inside(self.first, start, end), self.inside(self.last, start, end))
+
+    @property
+    def replica_slots(self) -> int:
+        return sum((r.end - r.start) * r.replicas for r in self.runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +211,8 @@ def _option(
         return Reason.NO_OPTION
     if last < first:
         return Reason.WINDOW
+    if max(r.replicas for r in runs) * mode.amounts.gpus > _quota(problem, job, pool):
+        return Reason.QUEUE_LIMIT
     if job.max_cost_usd is not None and usd > job.max_cost_usd:
         return Reason.BUDGET
     late = cost.lateness_usd(problem, job, first + length)
@@ -208,6 +228,20 @@ def _option(
     return length, first, last, runs, per_node, usd, startup
 
 
+def _quota(problem: Problem, job: Job, pool: Pool) -> float:
+    """GPUs of the pool's accelerator that the job's queues let it have at once."""
+    return min(
+        (
+            most
+            for name in problem.queue_path(job.queue)
+            if name in problem.queue_by_name
+            for accelerator, most in problem.queue_by_name[name].limit
+            if accelerator == pool.accelerator
+        ),
+        default=math.inf,
+    )
+
+
 def _per_node(pool: Pool, mode: Mode) -> int:
     """Replicas of ``mode`` that an empty node holds."""
     fits = [
@@ -220,7 +254,10 @@ def _per_node(pool: Pool, mode: Mode) -> int:
 
 
 def _ready(problem: Problem, pool: Pool) -> int:
-    """The first slot at which a node launched at the grid's start can work."""
+    """The first slot at which a node launched at the grid's start can do batch work.
+
+    (The nodes of a service are launched ahead: it is to be up from its first slot.)
+    """
     if pool.billing is Billing.SUNK:
         return 0
     return -(-pool.startup_seconds // problem.grid.slot_seconds)

@@ -1,0 +1,153 @@
+"""Why a job is not in a plan, and what binds it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from planner import placement
+from planner.occupancy import Booking, Occupancy
+from planner.plan import Reason, Unplaced
+from planner.problem import Job
+from planner.table import Option, Table
+
+
+def why_not(table: Table, bookings: Mapping[int, Booking], proved: bool) -> Iterator[Unplaced]:
+    """A reason for each job without a booking, by name. ``proved``: the plan is optimal."""
+    occupancy = Occupancy(table)
+    for booking in bookings.values():
+        occupancy.take(booking)
+    jobs = table.problem.jobs
+    for j in sorted(set(range(len(jobs))) - set(bookings), key=lambda j: jobs[j].name):
+        yield _reason(table, occupancy, bookings, j, proved)
+
+
+def _reason(
+    table: Table, occupancy: Occupancy, bookings: Mapping[int, Booking], j: int, proved: bool
+) -> Unplaced:
+    job = table.problem.jobs[j]
+    if not job.modes:
+        return _no_mode(job)
+    if not table.of_job[j]:
+        return _no_option(table, j)
+    missing = [b for b in table.after[j] if b not in bookings]
+    if missing:
+        names = tuple(table.problem.jobs[b].name for b in missing)
+        return Unplaced(
+            job=job.name,
+            reason=Reason.DEPENDENCY,
+            message=f"waits for {', '.join(names)}, which is not in the plan",
+            binds=names,
+        )
+    return _crowded_out(table, occupancy, bookings, j, proved)
+
+
+def _no_mode(job: Job) -> Unplaced:
+    counts = Counter(e.reason for e in job.excluded)
+    lead = counts.most_common(1)[0][0] if counts else ""
+    first = next((e for e in job.excluded if e.reason == lead), None)
+    more = f" ({len(job.excluded)} pools looked at)" if len(job.excluded) > 1 else ""
+    return Unplaced(
+        job=job.name,
+        reason=Reason.NO_OPTION,
+        message=(f"{first.pool}: {first.message}{more}" if first else "no pool to run on"),
+        binds=tuple(sorted({e.pool for e in job.excluded})),
+    )
+
+
+def _no_option(table: Table, j: int) -> Unplaced:
+    job, problem = table.problem.jobs[j], table.problem
+    reasons = {m: why for (of, m), why in table.dropped.items() if of == j}
+    why = next(
+        r
+        for r in (Reason.NOT_WORTH, Reason.BUDGET, Reason.QUEUE_LIMIT, Reason.WINDOW, Reason.NO_OPTION)
+        if r in reasons.values()
+    )
+    modes = [job.modes[m] for m, r in reasons.items() if r is why]
+    hours = (min(job.deadline, problem.grid.slots) - job.release) * problem.grid.slot_hours
+    message = {
+        Reason.NOT_WORTH: f"running it costs more than the ${job.unplaced_usd:,.2f} of not running it",
+        Reason.BUDGET: f"no way to run it costs ${job.max_cost_usd or 0:,.2f} or less",
+        Reason.QUEUE_LIMIT: f"it needs more GPUs at once than queue {job.queue} may have",
+        Reason.WINDOW: f"no way to run it fits the {hours:.4g} h between its earliest start and its end",
+        Reason.NO_OPTION: "its gang is larger than any pool that could take it",
+    }[why]
+    return Unplaced(
+        job=job.name, reason=why, message=message, binds=tuple(sorted({m.pool for m in modes}))
+    )
+
+
+def _crowded_out(
+    table: Table, occupancy: Occupancy, bookings: Mapping[int, Booking], j: int, proved: bool
+) -> Unplaced:
+    job, problem = table.problem.jobs[j], table.problem
+    ready = max((bookings[b].end(table) for b in table.after[j]), default=0)
+    options = [table.options[i] for i in table.of_job[j]]
+    pools = tuple(dict.fromkeys(problem.pools[o.pool].name for o in options))
+    for o in options:
+        booking = placement.earliest(occupancy, o, first=ready)
+        if booking is not None:
+            usd = o.usd + table.late_usd(j, booking.end(table))
+            if usd >= job.unplaced_usd:
+                return _unplaced(
+                    job,
+                    Reason.NOT_WORTH,
+                    f"the room left would cost ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}",
+                    pools,
+                )
+            return _unplaced(job, Reason.NOT_FOUND, "the search found no better place for it", pools)
+    if (queue := _queue_in_the_way(occupancy, options, ready)) is not None:
+        reason, name = queue
+        what = "budget" if reason is Reason.BUDGET else "limit"
+        return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
+    holders = _holders(table, bookings, options)
+    lead = ", ".join(holders[:3]) + (" and others" if len(holders) > 3 else "")
+    proof = "" if proved else " (as far as the search found)"
+    return _unplaced(
+        job,
+        Reason.CAPACITY,
+        f"{' and '.join(pools[:3])} {'is' if len(pools) == 1 else 'are'} full when it could run: {lead}{proof}",
+        (*pools, *holders[:8]),
+    )
+
+
+def _unplaced(job: Job, reason: Reason, message: str, binds: tuple[str, ...]) -> Unplaced:
+    return Unplaced(job=job.name, reason=reason, message=message, binds=binds)
+
+
+def _queue_in_the_way(
+    occupancy: Occupancy, options: list[Option], ready: int
+) -> tuple[Reason, str] | None:
+    """A queue limit or budget without which an option would fit."""
+    table = occupancy.table
+    queues = [q for q in table.problem.queues for _ in q.limit]
+    budgets = [q for q in table.problem.queues if q.budget_usd_per_month is not None]
+    for o in options:
+        limits, purses = occupancy.limits_of[o.index], occupancy.budgets_of[o.index]
+        for kept_limits, kept_purses in (((), purses), (limits, ()), ((), ())):
+            occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = kept_limits, kept_purses
+            fits = placement.earliest(occupancy, o, first=ready) is not None
+            occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = limits, purses
+            if fits and limits and not kept_limits:
+                return Reason.QUEUE_LIMIT, queues[limits[0]].name
+            if fits and purses and not kept_purses:
+                return Reason.BUDGET, budgets[purses[0]].name
+    return None
+
+
+def _holders(table: Table, bookings: Mapping[int, Booking], options: list[Option]) -> list[str]:
+    """Jobs on the pools of ``options`` while these could run, the largest first."""
+    held: dict[str, int] = {}
+    for j, b in bookings.items():
+        o = table.options[b.option]
+        overlap = max(
+            (
+                min(b.end(table), mine.last + mine.length) - max(b.start, mine.first)
+                for mine in options
+                if mine.pool == o.pool
+            ),
+            default=0,
+        )
+        if overlap > 0:
+            held[table.problem.jobs[j].name] = overlap * o.peak * o.takes[0]
+    return sorted(held, key=lambda name: (-held[name], name))

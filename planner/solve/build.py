@@ -1,0 +1,147 @@
+"""Plans by insertion: one job after the other, each where it fits at the least cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from planner import cost, placement
+from planner.occupancy import Booking, Occupancy
+from planner.plan import Costs
+from planner.table import Table, order_by_dependency
+
+Bookings = dict[int, Booking]  # by job
+
+
+def construct(
+    table: Table,
+    wanted: Mapping[int, int],
+    *,
+    opportunity: npt.NDArray[np.float64],
+    first: Sequence[int] = (),
+) -> Bookings:
+    """Insert every job: into its ``wanted`` option where that fits, else where it costs least.
+
+    ``opportunity[o]`` is what the capacity of option o is worth to others (USD). Jobs in ``first``
+    go ahead of others of their tier.
+    """
+    occupancy = Occupancy(table)
+    placed: Bookings = {}
+    for j in order(table, wanted, first):
+        booking = best_booking(table, occupancy, placed, j, wanted.get(j), opportunity)
+        if booking is not None:
+            occupancy.take(booking)
+            placed[j] = booking
+    return placed
+
+
+def order(table: Table, wanted: Mapping[int, int], first: Sequence[int] = ()) -> list[int]:
+    """Jobs by tier, then services, then what is hardest to fit: wide, tight, long."""
+    ahead = set(first)
+
+    def key(j: int) -> tuple[float, ...]:
+        job = table.problem.jobs[j]
+        ours = table.of_job[j]
+        if not ours:
+            return (0.0,)
+        o = table.options[wanted.get(j, ours[0])]
+        slack = o.last - o.first
+        return (
+            -job.tier,
+            not job.required,
+            j not in ahead,
+            slack > 0,
+            -o.nodes,
+            -o.peak * o.takes[0],
+            slack > 2 * o.length,
+            -o.length,
+            j,
+        )
+
+    ranked = sorted((j for j in range(len(table.of_job)) if table.of_job[j]), key=key)
+    if not any(table.after):
+        return ranked
+    rank = {j: i for i, j in enumerate(ranked)}
+    need: dict[int, int] = {}  # a job goes no later than the first of what waits for it
+    for j in reversed(order_by_dependency(table.after)):
+        need[j] = min(rank.get(j, len(rank)), need.get(j, len(rank)))
+        for before in table.after[j]:
+            need[before] = min(need[j], need.get(before, len(rank)))
+    depth = {j: i for i, j in enumerate(order_by_dependency(table.after))}
+    return sorted(ranked, key=lambda j: (need[j], depth[j]))
+
+
+def best_booking(
+    table: Table,
+    occupancy: Occupancy,
+    placed: Bookings,
+    j: int,
+    wanted: int | None,
+    opportunity: npt.NDArray[np.float64],
+) -> Booking | None:
+    """Where job ``j`` goes, or None where it fits nowhere or costs more than leaving it out."""
+    befores = table.after[j]
+    if any(b not in placed for b in befores):
+        return None
+    ready = max((placed[b].end(table) for b in befores), default=0)
+    if wanted is not None:
+        booking = placement.earliest(occupancy, table.options[wanted], first=ready)
+        if booking is not None and not table.late_usd(j, booking.end(table)):
+            return booking
+    best: tuple[float, Booking] | None = None
+    for i in table.of_job[j]:
+        o = table.options[i]
+        least = table.floor_usd(o) + opportunity[i]
+        if best is not None and least >= best[0]:
+            continue
+        booking = placement.earliest(occupancy, o, first=ready)
+        if booking is None:
+            continue
+        usd = o.usd + table.late_usd(j, booking.end(table)) + o.startup_usd + opportunity[i]
+        if best is None or usd < best[0]:
+            best = (usd, booking)
+    return best[1] if best is not None else None
+
+
+def evaluate(table: Table, bookings: Mapping[int, Booking]) -> Costs:
+    """The true objective of a set of bookings."""
+    segments = placement.unnamed_segments(table, bookings.values())
+    out = [j.name for i, j in enumerate(table.problem.jobs) if i not in bookings]
+    return cost.costs(table.problem, segments, out)
+
+
+def replace_counted(table: Table, bookings: Iterable[Booking], counted: Iterable[int]) -> Bookings | None:
+    """Name nodes for bookings of pools that were solved by count, in order of start."""
+    by_count = set(counted)
+    occupancy = Occupancy(table)
+    placed: Bookings = {}
+    todo: list[Booking] = []
+    for b in bookings:
+        o = table.options[b.option]
+        if o.pool in by_count:
+            todo.append(b)
+        else:
+            occupancy.take(b)
+            placed[o.job] = b
+    for b in sorted(todo, key=lambda b: (b.start, -table.options[b.option].peak)):
+        o = table.options[b.option]
+        booking = placement.place(occupancy, o, b.start)
+        if booking is None:
+            return None
+        occupancy.take(booking)
+        placed[o.job] = booking
+    return placed
+
+
+def opportunity(
+    table: Table, energy_price: Iterable[tuple[int, int, int, int, float]]
+) -> npt.NDArray[np.float64]:
+    """What each option's capacity is worth, from (pool, resource, start, end, USD per unit-slot)."""
+    worth = np.zeros(len(table.options))
+    for pool, resource, start, end, usd in energy_price:
+        for i in table.of_pool[pool]:
+            o = table.options[i]
+            worth[i] += usd * o.least_inside(start, end) * o.takes[resource]
+    return worth

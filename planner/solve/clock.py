@@ -1,0 +1,59 @@
+"""When to stop, and what is known on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from planner.plan import gap_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When to stop."""
+
+    seconds: float = 60.0
+    gap: float = 0.0  # stop once this gap is proved; 0: go on to the optimum
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What an anytime solve knows at a moment (USD; best is inf before the first plan)."""
+
+    seconds: float
+    bound_usd: float
+    best_usd: float
+    gap_fraction: float
+    doing: str
+
+
+@dataclass(slots=True)
+class Clock:
+    """Time since the start, against the limits; tells a listener what is known."""
+
+    limits: Limits
+    listen: Callable[[Step], None] | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self.limits.seconds - self.seconds)
+
+    def say(self, doing: str, *, bound: float, best: float, not_running: float = 0.0) -> None:
+        if self.listen is not None:
+            self.listen(
+                Step(
+                    seconds=self.seconds,
+                    bound_usd=bound,
+                    best_usd=best,
+                    gap_fraction=gap_of(best, bound, not_running),
+                    doing=doing,
+                )
+            )

@@ -1,0 +1,329 @@
+"""The bound: who runs where, with time relaxed to areas, by HiGHS.
+
+Sets: jobs j, options o of a job, pools p, stretches w = [a, b) of the grid.
+
+Variables
+    x[o] in [0, 1]   option o is chosen (binary in the integer form)
+    u[j] in [0, 1]   job j is left out
+    n[p] >= 0        nodes of a whole-node pool that are started at least once
+
+Model: least  sum of floor_usd[o] x[o] + unplaced_usd[j] u[j] + startup_usd[p] n[p]
+    choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
+    area     sum of energy[o, w] x[o] <= capacity[p, w]     for stretches w of pool p (cut as needed)
+    quota    the same by queue and accelerator, over the whole grid
+    start    n[p] >= nodes[o] x[o]
+    wait     u[j] >= u[before]
+    budget   sum of usd_in_month[o] x[o] <= budget
+    pack     sum of x[o] over a set that is proved not to fit <= its size - 1
+
+``energy[o, w]`` is the least that o can use of w wherever it starts (Baptiste, Le Pape and Nuijten,
+*Constraint-Based Scheduling*, 2001, sec. 3.3: energetic reasoning), so every feasible plan satisfies
+the model and its least value is a lower bound. The duals of the areas are the shadow prices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import numpy as np
+import numpy.typing as npt
+from ortools.math_opt.python import mathopt
+
+from planner import cost
+from planner.plan import Price
+from planner.problem import Billing
+from planner.table import RESOURCES, Option, Table
+
+MOST_POINTS = 48  # ends of stretches tried a pool and round
+ROUNDS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """An area constraint: the energy of options on a pool's resource over [start, end)."""
+
+    pool: int
+    resource: int
+    start: int
+    end: int
+    capacity: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relaxed:
+    """An optimum of the relaxation: ``share[o]`` of option o, and what is proved."""
+
+    usd: float  # proved lower bound
+    share: npt.NDArray[np.float64]
+    prices: tuple[Price, ...] = ()
+    duals: tuple[tuple[Stretch, float], ...] = ()  # USD per resource unit and slot
+    feasible: bool = True
+
+
+@dataclass(slots=True)
+class Master:
+    """The relaxation under construction; stretches and packs only get more."""
+
+    table: Table
+    stretches: dict[tuple[int, int, int, int], Stretch] = field(default_factory=dict)
+    packs: list[tuple[tuple[int, ...], bool]] = field(default_factory=list)  # (options, proved)
+    squeeze: dict[int, float] = field(default_factory=dict)  # fraction of a pool left to the primal
+
+    def __post_init__(self) -> None:
+        slots = self.table.problem.grid.slots
+        for p in range(len(self.table.problem.pools)):
+            for r in _resources(self.table, p):
+                self._add(p, r, 0, slots)
+
+    def _add(self, p: int, r: int, start: int, end: int) -> None:
+        capacity = _capacity(self.table, p, r, start, end)
+        self.stretches[p, r, start, end] = Stretch(
+            pool=p, resource=r, start=start, end=end, capacity=capacity
+        )
+
+    def relax(self, *, seconds: float) -> Relaxed:
+        """The LP optimum, with the stretches that it breaks added until it breaks none."""
+        relaxed = self._solve(integer=False, seconds=seconds)
+        for _ in range(ROUNDS):
+            if not relaxed.feasible or not self._cut(relaxed.share):
+                break
+            relaxed = self._solve(integer=False, seconds=seconds)
+        return relaxed
+
+    def choose(self, *, seconds: float, gap: float, primal: bool) -> Relaxed:
+        """The integer optimum; with ``primal`` under squeezed capacity and unproved packs too."""
+        return self._solve(integer=True, seconds=seconds, gap=gap, primal=primal)
+
+    def _cut(self, share: npt.NDArray[np.float64]) -> bool:
+        added = False
+        for p in range(len(self.table.problem.pools)):
+            for r in _resources(self.table, p):
+                for start, end in _broken(self.table, p, r, share):
+                    if (p, r, start, end) not in self.stretches:
+                        self._add(p, r, start, end)
+                        added = True
+        return added
+
+    def _solve(
+        self, *, integer: bool, seconds: float, gap: float = 0.0, primal: bool = False
+    ) -> Relaxed:
+        table = self.table
+        model = mathopt.Model(name="master")
+        x = [model.add_variable(lb=0, ub=1, is_integer=integer) for _ in table.options]
+        u = [
+            model.add_variable(lb=0, ub=0 if j.required else 1, is_integer=integer)
+            for j in table.problem.jobs
+        ]
+        for j, ours in enumerate(table.of_job):
+            model.add_linear_constraint(mathopt.fast_sum([x[i] for i in ours]) + u[j] == 1)
+            for before in table.after[j]:
+                model.add_linear_constraint(u[j] >= u[before])
+        rows = self._define_areas(model, x, primal)
+        self._define_quotas(model, x)
+        self._define_budgets(model, x)
+        for options, proved in self.packs:
+            if proved or primal:
+                model.add_linear_constraint(
+                    mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1
+                )
+        objective = [table.floor_usd(o) * x[o.index] for o in table.options]
+        objective += [j.unplaced_usd * u[i] for i, j in enumerate(table.problem.jobs)]
+        objective += self._define_startups(model, x)
+        model.minimize(mathopt.fast_sum(objective))
+        parameters = mathopt.SolveParameters(
+            time_limit=timedelta(seconds=max(0.1, seconds)),
+            relative_gap_tolerance=gap if integer else None,
+            threads=1,
+        )
+        kind = mathopt.SolverType.HIGHS if integer else mathopt.SolverType.GLOP
+        return self._read(mathopt.solve(model, kind, params=parameters), x, rows)
+
+    def _read(
+        self,
+        result: mathopt.SolveResult,
+        x: Sequence[mathopt.Variable],
+        rows: Sequence[tuple[Stretch, mathopt.LinearConstraint]],
+    ) -> Relaxed:
+        if not result.has_primal_feasible_solution():
+            impossible = result.termination.reason == mathopt.TerminationReason.INFEASIBLE
+            return Relaxed(
+                usd=math.inf if impossible else 0.0, share=np.zeros(len(x)), feasible=False
+            )
+        values = result.variable_values()
+        share = np.array([values[v] for v in x])
+        bound = result.termination.objective_bounds.dual_bound
+        if not result.has_dual_feasible_solution():
+            return Relaxed(usd=max(0.0, bound), share=share)
+        dual = result.dual_values()
+        duals = tuple((w, -dual[row]) for w, row in rows if dual[row] < -1e-9)
+        return Relaxed(
+            usd=max(0.0, min(bound, result.objective_value())),
+            share=share,
+            duals=duals,
+            prices=_prices(self.table, duals),
+        )
+
+    def _define_areas(
+        self, model: mathopt.Model, x: Sequence[mathopt.Variable], primal: bool
+    ) -> list[tuple[Stretch, mathopt.LinearConstraint]]:
+        rows = []
+        for w in self.stretches.values():
+            terms = []
+            for i in self.table.of_pool[w.pool]:
+                if energy := _energy(self.table.options[i], w.resource, w.start, w.end):
+                    terms.append(energy * x[i])
+            left = self.squeeze.get(w.pool, 1.0) if primal else 1.0
+            row = model.add_linear_constraint(mathopt.fast_sum(terms) <= w.capacity * left)
+            rows.append((w, row))
+        return rows
+
+    def _define_quotas(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
+        problem = self.table.problem
+        for queue in problem.queues:
+            for accelerator, most in queue.limit:
+                terms = [
+                    _energy(o, 0, 0, problem.grid.slots) / 1000 * x[o.index]
+                    for o in self.table.options
+                    if problem.pools[o.pool].accelerator == accelerator
+                    and queue.name in problem.queue_path(problem.jobs[o.job].queue)
+                ]
+                model.add_linear_constraint(mathopt.fast_sum(terms) <= most * problem.grid.slots)
+
+    def _define_budgets(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
+        problem = self.table.problem
+        for queue in problem.queues:
+            if queue.budget_usd_per_month is None:
+                continue
+            ours = [
+                o
+                for o in self.table.options
+                if queue.name in problem.queue_path(problem.jobs[o.job].queue)
+            ]
+            for _, first, last in problem.grid.months():
+                terms = [
+                    o.usd * o.least_inside(first, last) / o.replica_slots * x[o.index] for o in ours
+                ]
+                model.add_linear_constraint(mathopt.fast_sum(terms) <= queue.budget_usd_per_month)
+
+    def _define_startups(
+        self, model: mathopt.Model, x: Sequence[mathopt.Variable]
+    ) -> list[mathopt.LinearExpression]:
+        terms = []
+        for p, pool in enumerate(self.table.problem.pools):
+            if pool.billing is not Billing.NODE or not self.table.of_pool[p]:
+                continue
+            started = model.add_variable(lb=0)
+            for i in self.table.of_pool[p]:
+                model.add_linear_constraint(started >= self.table.options[i].nodes * x[i])
+            usd = cost.node_usd(pool, -pool.startup_seconds, 0, self.table.problem.grid.slot_seconds)
+            terms.append(usd * started)
+        return terms
+
+
+def _resources(table: Table, p: int) -> list[int]:
+    """Resources that some option of the pool takes, less those that can never bind first."""
+    options = [table.options[i] for i in table.of_pool[p]]
+    have = table.capacity[p]
+    if not options:
+        return []
+    lead = 0 if all(o.takes[0] for o in options) else None
+    return [
+        r
+        for r in range(len(RESOURCES))
+        if any(o.takes[r] for o in options)
+        and (
+            lead is None
+            or r == lead
+            or any(o.takes[r] * have[lead] > o.takes[lead] * have[r] for o in options)
+        )
+    ]
+
+
+def _capacity(table: Table, p: int, r: int, start: int, end: int) -> float:
+    """Units of the resource times slots that the pool has over [start, end)."""
+    total = 0
+    for gaps in table.away[p]:
+        gone = sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
+        total += end - start - gone
+    return float(total) * table.capacity[p][r]
+
+
+def _energy(o: Option, r: int, start: int, end: int) -> float:
+    """The least units x slots that ``o`` takes of [start, end), wherever it starts."""
+    return float(o.least_inside(start, end) * o.takes[r]) if o.takes[r] else 0.0
+
+
+def _broken(
+    table: Table, p: int, r: int, share: npt.NDArray[np.float64]
+) -> list[tuple[int, int]]:
+    """Stretches of the pool whose area ``share`` overfills, the worst few."""
+    used = [table.options[i] for i in table.of_pool[p] if share[i] > 1e-6]
+    if not used:
+        return []
+    starts = _points([o.first for o in used] + [o.last for o in used if o.last > o.first])
+    ends = _points([o.last + o.length for o in used] + [o.first + o.length for o in used])
+    over = np.zeros((len(starts), len(ends)))
+    a, b = np.array(starts)[:, None], np.array(ends)[None, :]
+    for o in used:
+        held = np.minimum(_used_grid(o, o.first, a, b), _used_grid(o, o.last, a, b))
+        over += share[o.index] * o.takes[r] * held
+    have = np.array([[_capacity(table, p, r, s, e) if e > s else np.inf for e in ends] for s in starts])
+    excess = np.where(np.isinf(have), -1.0, (over - have) / np.where(np.isinf(have), 1.0, np.maximum(have, 1.0)))
+    worst = np.argsort(-excess, axis=None)[:8]
+    return [
+        (starts[i // len(ends)], ends[i % len(ends)])
+        for i in map(int, worst)
+        if excess.flat[i] > 1e-6
+    ]
+
+
+def _used_grid(
+    o: Option, at: int, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    total = np.zeros((a.size, b.size))
+    for run in o.runs:
+        inside = np.minimum(at + run.end, b) - np.maximum(at + run.start, a)
+        total += np.maximum(inside, 0) * run.replicas
+    return total
+
+
+def _points(values: Sequence[int]) -> list[int]:
+    """The distinct values, thinned evenly to what one round can look at."""
+    distinct = sorted(set(values))
+    if len(distinct) <= MOST_POINTS:
+        return distinct
+    picks = np.linspace(0, len(distinct) - 1, MOST_POINTS).round().astype(int)
+    return [distinct[i] for i in sorted(set(map(int, picks)))]
+
+
+def _prices(table: Table, duals: Sequence[tuple[Stretch, float]]) -> tuple[Price, ...]:
+    """USD per GPU-hour by pool and stretch of time: the sum of the duals over it."""
+    by_pool: dict[int, list[tuple[Stretch, float]]] = defaultdict(list)
+    for w, dual in duals:
+        if w.resource == 0:
+            by_pool[w.pool].append((w, dual))
+    found = []
+    for p, ours in sorted(by_pool.items()):
+        edges = sorted({w.start for w, _ in ours} | {w.end for w, _ in ours})
+        levels = [sum(dual for w, dual in ours if w.start <= a and b <= w.end) for a, b in zip(edges, edges[1:], strict=False)]
+        for start, end, level in _joined(edges, levels):
+            usd = level * 1000 / table.problem.grid.slot_hours
+            if usd > 1e-6:
+                found.append(
+                    Price(pool=table.problem.pools[p].name, start=start, end=end, usd_per_gpu_hour=usd)
+                )
+    return tuple(found)
+
+
+def _joined(edges: Sequence[int], levels: Sequence[float]) -> list[tuple[int, int, float]]:
+    found: list[tuple[int, int, float]] = []
+    for start, end, level in zip(edges, edges[1:], levels, strict=False):
+        if found and math.isclose(found[-1][2], level, abs_tol=1e-9):
+            found[-1] = (found[-1][0], end, level)
+        else:
+            found.append((start, end, level))
+    return found

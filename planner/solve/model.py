@@ -1,0 +1,541 @@
+"""The exact problem for CP-SAT: modes, starts and named nodes at once.
+
+Sets: jobs j, options o of a job, nodes n of a pool, runs r of an option.
+
+Variables
+    x[o]          option o is chosen
+    u[j]          job j is left out
+    s[j]          start of batch job j (slots)
+    k[o, r, n]    replicas of option o on node n during run r
+    on[n, t]      node n of a pool billed by node is paid for in slot t (small problems only)
+
+Model
+    choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
+    gang     sum of k[o, r, n] over n = replicas[o, r] * x[o]
+    stay     k[o, r+1, n] >= k[o, r, n] for all n where a service grows, <= where it shrinks
+    node     at every slot, the k of what runs on n fit n, by resource (cumulative)
+    wait     s[j] >= end of what j depends on, which is chosen whenever j is
+    limit    at every slot, GPUs of an accelerator under a queue <= its limit (cumulative)
+    budget   money under a queue in a month <= its budget
+    tier     not-running cost of each higher tier <= what was proved least for it
+
+Where every option of a pool takes whole nodes and no node is ever away, its nodes are one cumulative
+by count: named nodes then always exist, because intervals of whole nodes can be coloured.
+
+Money is in whole parts of a dollar, as fine as keeps the sum below 1e13; the bound returned is
+lowered by the rounding it may hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ortools.sat.python import cp_model
+
+from planner import cost
+from planner.occupancy import Booking, spent_usd
+from planner.problem import Billing
+from planner.table import RESOURCES, Option, Table
+
+TIME_LITERALS = 6_000  # most start and node literals for which whole-node bills are exact
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What CP-SAT said: bookings of a plan, or none, and the bound it proved."""
+
+    bookings: tuple[Booking, ...] | None
+    bound_usd: float
+    optimal: bool
+    infeasible: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A part of the objective: dollars for each unit of ``expr``, of which there are at most ``most``."""
+
+    expr: cp_model.LinearExprT
+    usd: float
+    most: int = 1
+
+
+@dataclass(slots=True)
+class Model:
+    """A CP-SAT model under construction."""
+
+    table: Table
+    cp: cp_model.CpModel = field(default_factory=cp_model.CpModel)
+    chosen: dict[int, cp_model.IntVar] = field(default_factory=dict)
+    left_out: dict[int, cp_model.IntVar] = field(default_factory=dict)
+    starts: dict[int, cp_model.IntVar] = field(default_factory=dict)
+    intervals: dict[tuple[int, int], cp_model.IntervalVar] = field(default_factory=dict)
+    counts: dict[tuple[int, int, int], cp_model.IntVar] = field(default_factory=dict)
+    terms: list[Term] = field(default_factory=list)
+    exact_bills: bool = True
+
+
+def define(
+    table: Table,
+    *,
+    allowed: Mapping[int, Sequence[int]],
+    fixed: Sequence[Booking] = (),
+    caps: Sequence[tuple[frozenset[int], float]] = (),
+    may_leave_out: bool = True,
+) -> Model:
+    """The model over ``allowed`` options by job, around ``fixed`` bookings.
+
+    ``caps`` are tiers: (jobs, most not-running USD). With ``may_leave_out`` false every job runs.
+    """
+    m = Model(table)
+    _define_choice(m, allowed, may_leave_out)
+    m.exact_bills = not any(
+        p.billing is Billing.NODE for p in table.problem.pools
+    ) or _literals(m) <= TIME_LITERALS
+    for p in range(len(table.problem.pools)):
+        ours = [o for o in table.of_pool[p] if o in m.chosen]
+        if not ours:
+            continue
+        booked = [b for b in fixed if table.options[b.option].pool == p]
+        if counts_suffice(table, p):
+            _define_count(m, p, ours, booked)
+        else:
+            _define_nodes(m, p, ours, booked)
+        _define_bills(m, p, ours, booked)
+    _define_waits(m, fixed)
+    _define_limits(m, fixed)
+    _define_budgets(m, fixed)
+    for jobs, most in caps:
+        _define_cap(m, jobs, most)
+    return m
+
+
+def counts_suffice(table: Table, pool: int) -> bool:
+    """Whether the pool's nodes can be taken by number: no two options share one, none is away."""
+    options = [table.options[i] for i in table.of_pool[pool]]
+    return not any(table.away[pool]) and all(
+        o.per_node == 1 and 2 * o.takes[0] > table.capacity[pool][0] and len(o.runs) == 1
+        for o in options
+    )
+
+
+def _literals(m: Model) -> int:
+    """Start literals and node-slot literals that exact whole-node bills would take."""
+    total = 0
+    for p, pool in enumerate(m.table.problem.pools):
+        if pool.billing is Billing.NODE:
+            nodes = len(m.table.nodes[p])
+            total += nodes * m.table.problem.grid.slots
+            for i in m.table.of_pool[p]:
+                o = m.table.options[i]
+                if i in m.chosen:
+                    total += (o.last - o.first + 1) * (1 + nodes * len(o.runs))
+    return total
+
+
+def _define_choice(m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out: bool) -> None:
+    jobs = m.table.problem.jobs
+    for j, options in sorted(allowed.items()):
+        job = jobs[j]
+        rows = [m.table.options[i] for i in options]
+        leave = m.cp.new_bool_var(f"u[{job.name}]")
+        m.left_out[j] = leave
+        if job.required or not may_leave_out:
+            m.cp.add(leave == 0)
+        for o in rows:
+            m.chosen[o.index] = m.cp.new_bool_var(f"x[{job.name},{o.mode}]")
+        m.cp.add_exactly_one([*(m.chosen[o.index] for o in rows), leave])
+        m.terms.append(Term(leave, job.unplaced_usd))
+        if not rows:
+            continue
+        start = m.cp.new_int_var(
+            min(o.first for o in rows), max(o.last for o in rows), f"s[{job.name}]"
+        )
+        m.starts[j] = start
+        for o in rows:
+            m.cp.add_linear_constraint(start, o.first, o.last).only_enforce_if(m.chosen[o.index])
+            for r, run in enumerate(o.runs):
+                m.intervals[o.index, r] = m.cp.new_optional_fixed_size_interval_var(
+                    start + run.start, run.end - run.start, m.chosen[o.index], f"i[{job.name},{o.mode},{r}]"
+                )
+        _define_lateness(m, j, rows)
+
+
+def _define_lateness(m: Model, j: int, rows: Sequence[Option]) -> None:
+    job = m.table.problem.jobs[j]
+    worst = max(o.last + o.length for o in rows)
+    if job.due is None or worst <= job.due or not job.lateness_usd_per_hour:
+        return
+    late = m.cp.new_int_var(0, worst - job.due, f"late[{job.name}]")
+    for o in rows:
+        m.cp.add(late >= m.starts[j] + o.length - job.due).only_enforce_if(m.chosen[o.index])
+    rate = m.table.problem.grid.slot_hours * job.lateness_usd_per_hour
+    m.terms.append(Term(late, rate, worst - job.due))
+
+
+def _define_count(m: Model, p: int, ours: Iterable[int], booked: Sequence[Booking]) -> None:
+    intervals, demands = [], []
+    for i in ours:
+        for r, run in enumerate(m.table.options[i].runs):
+            intervals.append(m.intervals[i, r])
+            demands.append(run.replicas)
+    for b in booked:
+        for run in m.table.options[b.option].runs:
+            intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
+            demands.append(run.replicas)
+    m.cp.add_cumulative(intervals, demands, len(m.table.nodes[p]))
+
+
+def _fixed(m: Model, start: int, end: int) -> cp_model.IntervalVar:
+    return m.cp.new_fixed_size_interval_var(start, end - start, f"fixed[{start},{end}]")
+
+
+def _define_nodes(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
+    nodes = range(len(m.table.nodes[p]))
+    for i in ours:
+        _define_gang(m, m.table.options[i], len(nodes))
+    for n in nodes:
+        for k in range(len(RESOURCES)):
+            have = m.table.capacity[p][k]
+            if not any(m.table.options[i].takes[k] for i in m.table.of_pool[p]):
+                continue
+            unit = _unit(have, [m.table.options[i].takes[k] for i in m.table.of_pool[p]])
+            intervals: list[cp_model.IntervalVar] = []
+            demands: list[cp_model.LinearExprT] = []
+            for i in ours:
+                o = m.table.options[i]
+                for r in range(len(o.runs)):
+                    if o.takes[k] and (i, r, n) in m.counts:
+                        intervals.append(m.intervals[i, r])
+                        demands.append(m.counts[i, r, n] * (o.takes[k] // unit))
+            for b in booked:
+                o = m.table.options[b.option]
+                for run, counts in zip(o.runs, b.counts, strict=True):
+                    if counts[n] and o.takes[k]:
+                        intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
+                        demands.append(counts[n] * (o.takes[k] // unit))
+            for start, end in m.table.away[p][n]:
+                intervals.append(_fixed(m, start, end))
+                demands.append(have // unit)
+            m.cp.add_cumulative(intervals, demands, have // unit)
+
+
+def _unit(have: int, takes: Sequence[int]) -> int:
+    """A common measure: floor of capacity is exact when every demand is a multiple of it."""
+    return math.gcd(*[t for t in takes if t]) or have or 1
+
+
+def _define_gang(m: Model, o: Option, nodes: int) -> None:
+    job = m.table.problem.jobs[o.job]
+    mode = job.modes[o.mode]
+    x = m.chosen[o.index]
+    for r, run in enumerate(o.runs):
+        row = []
+        for n in range(nodes):
+            most = min(o.per_node, run.replicas)
+            k = m.cp.new_int_var(0, most, f"k[{job.name},{o.mode},{r},{n}]")
+            m.counts[o.index, r, n] = k
+            row.append(k)
+            m.cp.add(k <= most * x)
+            if mode.together_required:
+                here = m.cp.new_bool_var(f"here[{job.name},{o.mode},{n}]")
+                m.cp.add(k == run.replicas * here)
+        m.cp.add(sum(row) == run.replicas * x)
+        if r and nodes:
+            before = [m.counts[o.index, r - 1, n] for n in range(nodes)]
+            for a, b in zip(before, row, strict=True):
+                if run.replicas >= o.runs[r - 1].replicas:
+                    m.cp.add(b >= a)
+                else:
+                    m.cp.add(b <= a)
+
+
+# -- money ---------------------------------------------------------------------------------------
+
+
+def _define_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
+    pool = m.table.problem.pools[p]
+    if pool.billing is not Billing.NODE:
+        m.terms += [Term(m.chosen[i], m.table.options[i].usd) for i in ours]
+    elif not m.exact_bills:
+        m.terms += [
+            Term(m.chosen[i], m.table.options[i].usd + m.table.options[i].startup_usd) for i in ours
+        ]
+    else:
+        _define_exact_bills(m, p, ours, booked)
+
+
+def _define_exact_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
+    """Pay a node's slots while it is on, and a start-up each time it comes on."""
+    table, pool, grid = m.table, m.table.problem.pools[p], m.table.problem.grid
+    slot_usd = cost.node_usd(pool, 0, grid.slot_seconds, grid.slot_seconds)
+    startup_usd = cost.node_usd(pool, -pool.startup_seconds, 0, grid.slot_seconds)
+    at = {i: _start_literals(m, table.options[i]) for i in ours}
+    by_count = counts_suffice(table, p)
+    rows = range(1 if by_count else len(table.nodes[p]))
+    for n in rows:
+        most = len(table.nodes[p]) if by_count else 1
+        on = [m.cp.new_int_var(0, most, f"on[{pool.name},{n},{t}]") for t in range(grid.slots)]
+        for t, previous in enumerate([None, *on[:-1]]):
+            launch = m.cp.new_int_var(0, most, f"launch[{pool.name},{n},{t}]")
+            m.cp.add(launch >= on[t] - (0 if previous is None else previous))
+            m.terms += [Term(on[t], slot_usd, most), Term(launch, startup_usd, most)]
+        for start, end in table.away[p][n] if not by_count else ():
+            for t in range(start, end):
+                m.cp.add(on[t] == 0)
+        if by_count:
+            _pay_by_count(m, on, ours, booked, at)
+        else:
+            _pay_by_node(m, n, on, ours, booked, at)
+
+
+def _pay_by_count(
+    m: Model,
+    on: Sequence[cp_model.IntVar],
+    ours: Sequence[int],
+    booked: Sequence[Booking],
+    at: Mapping[int, Mapping[int, cp_model.LinearExprT]],
+) -> None:
+    used: dict[int, list[cp_model.LinearExprT]] = defaultdict(list)
+    for i in ours:
+        for run in m.table.options[i].runs:
+            for begin, literal in at[i].items():
+                for t in range(begin + run.start, begin + run.end):
+                    used[t].append(literal * run.replicas)
+    for b in booked:
+        for run in m.table.options[b.option].runs:
+            for t in range(b.start + run.start, b.start + run.end):
+                used[t].append(run.replicas)
+    for t, terms in used.items():
+        m.cp.add(on[t] >= sum(terms))
+
+
+def _pay_by_node(
+    m: Model,
+    n: int,
+    on: Sequence[cp_model.IntVar],
+    ours: Sequence[int],
+    booked: Sequence[Booking],
+    at: Mapping[int, Mapping[int, cp_model.LinearExprT]],
+) -> None:
+    for i in ours:
+        for r, run in enumerate(m.table.options[i].runs):
+            k = m.counts[i, r, n]
+            here = m.cp.new_bool_var(f"uses[{i},{r},{n}]")
+            m.cp.add(k <= run.replicas * here)
+            for begin, literal in at[i].items():
+                for t in range(begin + run.start, begin + run.end):
+                    m.cp.add(on[t] >= here + literal - 1)
+    for b in booked:
+        for run, counts in zip(m.table.options[b.option].runs, b.counts, strict=True):
+            if counts[n]:
+                for t in range(b.start + run.start, b.start + run.end):
+                    m.cp.add(on[t] == 1)
+
+
+def _start_literals(m: Model, o: Option) -> dict[int, cp_model.LinearExprT]:
+    """A literal for each start of ``o``, one of them true exactly when it is chosen."""
+    x, start = m.chosen[o.index], m.starts[o.job]
+    if o.first == o.last:
+        return {o.first: x}
+    found: dict[int, cp_model.LinearExprT] = {}
+    for t in range(o.first, o.last + 1):
+        literal = m.cp.new_bool_var(f"at[{o.index},{t}]")
+        m.cp.add(start == t).only_enforce_if(literal)
+        found[t] = literal
+    m.cp.add(sum(found.values()) == x)
+    return found
+
+
+# -- queues --------------------------------------------------------------------------------------
+
+
+def _define_waits(m: Model, fixed: Sequence[Booking]) -> None:
+    booked = {m.table.options[b.option].job: b for b in fixed}
+    for j, befores in enumerate(m.table.after):
+        for before in befores:
+            if j in m.starts and before in m.left_out:
+                m.cp.add_implication(m.left_out[before], m.left_out[j])
+                for i in m.table.of_job[before]:
+                    if i in m.chosen:
+                        o = m.table.options[i]
+                        m.cp.add(m.starts[j] >= m.starts[before] + o.length).only_enforce_if(
+                            m.chosen[i], m.left_out[j].negated()
+                        )
+            elif j in m.starts and before in booked:
+                end = booked[before].end(m.table)
+                m.cp.add(m.starts[j] >= end).only_enforce_if(m.left_out[j].negated())
+            elif j in m.left_out:
+                m.cp.add(m.left_out[j] == 1)
+            elif j in booked and before in m.starts:
+                m.cp.add(m.left_out[before] == 0)
+                for i in m.table.of_job[before]:
+                    if i in m.chosen:
+                        end_by = booked[j].start - m.table.options[i].length
+                        m.cp.add(m.starts[before] <= end_by).only_enforce_if(m.chosen[i])
+
+
+def _under(m: Model, queue: str) -> set[int]:
+    problem = m.table.problem
+    return {i for i, j in enumerate(problem.jobs) if queue in problem.queue_path(j.queue)}
+
+
+def _define_limits(m: Model, fixed: Sequence[Booking]) -> None:
+    problem = m.table.problem
+    for queue in problem.queues:
+        jobs = _under(m, queue.name) if queue.limit else set()
+        for accelerator, most in queue.limit:
+            pools = {p for p, pool in enumerate(problem.pools) if pool.accelerator == accelerator}
+            intervals: list[cp_model.IntervalVar] = []
+            demands: list[int] = []
+            for i in m.chosen:
+                o = m.table.options[i]
+                if o.job in jobs and o.pool in pools:
+                    for r, run in enumerate(o.runs):
+                        intervals.append(m.intervals[i, r])
+                        demands.append(run.replicas * (o.takes[0] // 1000))
+            for b in fixed:
+                o = m.table.options[b.option]
+                if o.job in jobs and o.pool in pools:
+                    for run in o.runs:
+                        intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
+                        demands.append(run.replicas * (o.takes[0] // 1000))
+            if intervals:
+                m.cp.add_cumulative(intervals, demands, most)
+
+
+def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
+    problem = m.table.problem
+    for queue in problem.queues:
+        if queue.budget_usd_per_month is None:
+            continue
+        jobs = _under(m, queue.name)
+        for _, first, last in problem.grid.months():
+            terms = [
+                _spent(m, m.table.options[i], first, last)
+                for i in m.chosen
+                if m.table.options[i].job in jobs
+            ]
+            spent = math.fsum(
+                spent_usd(m.table.options[b.option], b.start, first, last)
+                for b in fixed
+                if m.table.options[b.option].job in jobs
+            )
+            scale = 1000
+            room = math.floor((queue.budget_usd_per_month - spent) * scale + 1e-6)
+            m.cp.add(sum(expr * math.ceil(usd * scale - 1e-6) for expr, usd in terms) <= room)
+
+
+def _spent(m: Model, o: Option, first: int, last: int) -> tuple[cp_model.LinearExprT, float]:
+    """Money of ``o`` between two slots: (expression, USD of one)."""
+    x = m.chosen[o.index]
+    earlier = o.first >= first and o.last + o.length <= last
+    if earlier or len(o.runs) > 1 or o.first == o.last:
+        return x, spent_usd(o, o.first, first, last)
+    if o.last + o.length <= first or o.first >= last:
+        return x, 0.0
+    slots = m.cp.new_int_var(0, o.length, f"inside[{o.index},{first}]")
+    start = m.starts[o.job]
+    end = m.cp.new_int_var(0, last, f"until[{o.index},{first}]")
+    begin = m.cp.new_int_var(first, m.table.problem.grid.slots, f"from[{o.index},{first}]")
+    m.cp.add_min_equality(end, [start + o.length, last])
+    m.cp.add_max_equality(begin, [start, first])
+    m.cp.add(slots >= end - begin).only_enforce_if(x)
+    return slots, o.usd / o.length
+
+
+def _define_cap(m: Model, jobs: frozenset[int], most: float) -> None:
+    terms = [(u, m.table.problem.jobs[j].unplaced_usd) for j, u in m.left_out.items() if j in jobs]
+    m.cp.add(sum(u * round(usd * 1000) for u, usd in terms) <= math.floor(most * 1000 + 0.5 * len(terms) + 0.5))
+
+
+def only_leaving_out(m: Model, jobs: frozenset[int]) -> None:
+    """Make the not-running cost of ``jobs`` the whole objective."""
+    m.terms = [
+        Term(u, m.table.problem.jobs[j].unplaced_usd) for j, u in m.left_out.items() if j in jobs
+    ]
+
+
+# -- solving -------------------------------------------------------------------------------------
+
+
+def solve(
+    m: Model,
+    *,
+    seconds: float,
+    seed: int,
+    hint: Sequence[Booking] = (),
+    gap: float = 0.0,
+    workers: int = 2,
+    stop: Callable[[], bool] | None = None,
+) -> Answer:
+    """Minimise. ``hint`` is a plan to start from; ``gap`` a relative gap at which to stop."""
+    scale = _scale(m.terms)
+    m.cp.minimize(sum(t.expr * round(t.usd * scale) for t in m.terms))
+    _hint(m, hint)
+    solver = cp_model.CpSolver()
+    solver.parameters.max_time_in_seconds = max(0.05, seconds)
+    solver.parameters.random_seed = seed
+    solver.parameters.num_workers = workers
+    solver.parameters.relative_gap_limit = gap
+    status = solver.solve(m.cp, _Stopper(stop) if stop else None)
+    slack = 0.5 * sum(t.most for t in m.terms) / scale
+    found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
+    return Answer(
+        bookings=_read(m, solver) if found else None,
+        bound_usd=max(0.0, solver.best_objective_bound / scale - slack)
+        if status != cp_model.INFEASIBLE
+        else math.inf,
+        optimal=status == cp_model.OPTIMAL and gap == 0.0,
+        infeasible=status == cp_model.INFEASIBLE,
+    )
+
+
+class _Stopper(cp_model.CpSolverSolutionCallback):
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        super().__init__()
+        self._stop = stop
+
+    def on_solution_callback(self) -> None:
+        if self._stop():
+            self.stop_search()
+
+
+def _scale(terms: Sequence[Term]) -> float:
+    total = math.fsum(abs(t.usd) * t.most for t in terms) or 1.0
+    return float(10 ** max(0, min(6, 13 - math.ceil(math.log10(total)))))
+
+
+def _hint(m: Model, hint: Sequence[Booking]) -> None:
+    placed = {m.table.options[b.option].job: b for b in hint}
+    for j, u in m.left_out.items():
+        m.cp.add_hint(u, j not in placed)
+    for j, start in m.starts.items():
+        if j in placed:
+            m.cp.add_hint(start, placed[j].start)
+    for i, x in m.chosen.items():
+        o = m.table.options[i]
+        m.cp.add_hint(x, o.job in placed and placed[o.job].option == i)
+    for (i, r, n), k in m.counts.items():
+        b = placed.get(m.table.options[i].job)
+        m.cp.add_hint(k, b.counts[r][n] if b is not None and b.option == i else 0)
+
+
+def _read(m: Model, solver: cp_model.CpSolver) -> tuple[Booking, ...]:
+    """Bookings of the solution; those of pools taken by count get no nodes yet."""
+    found = []
+    for i, x in m.chosen.items():
+        if not solver.boolean_value(x):
+            continue
+        o = m.table.options[i]
+        nodes = len(m.table.nodes[o.pool])
+        counts = tuple(
+            tuple(
+                solver.value(m.counts[i, r, n]) if (i, r, n) in m.counts else 0 for n in range(nodes)
+            )
+            for r in range(len(o.runs))
+        )
+        found.append(Booking(option=i, start=solver.value(m.starts[o.job]), counts=counts))
+    return tuple(sorted(found, key=lambda b: (b.start, b.option)))

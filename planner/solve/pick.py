@@ -1,0 +1,124 @@
+"""One file that picks: `solve(problem) -> Plan`, exact where that is in reach, bounded where not.
+
+1. Small problems go whole to CP-SAT (`exact`), which proves the optimum.
+2. Larger ones get a bound and an assignment from `master`, a plan from `build`, and CP-SAT on parts of
+   it (`search`) until the gap or the time is reached.
+
+Either way the answer is rounded to what it is, its cost computed anew, and re-proved by `check`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from planner import cost, placement
+from planner.check import violations
+from planner.plan import Bound, Plan, Reason, Status, Unplaced
+from planner.problem import Problem
+from planner.reasons import why_not
+from planner.solve import build, exact, search
+from planner.solve.clock import Clock, Limits, Step
+from planner.solve.exact import Found
+from planner.solve.master import Master, Relaxed
+from planner.table import Table
+from planner.table import build as tabulate
+
+
+class WrongPlan(AssertionError):
+    """The solver's plan broke its own problem: a bug, never a user's fault."""
+
+
+def solve(
+    problem: Problem, limits: Limits | None = None, listen: Callable[[Step], None] | None = None
+) -> Plan:
+    """The cheapest plan found within ``limits``, with what is proved of it.
+
+    Raises `planner.table.Unsupported` for what cannot be planned yet.
+    """
+    clock = Clock(limits or Limits(), listen)
+    table = tabulate(problem)
+    impossible = [j for i, j in enumerate(problem.jobs) if j.required and not table.of_job[i]]
+    plan = None if impossible else _attempt(table, clock)
+    if plan is None or plan.status is Status.INFEASIBLE:
+        plan = _without_requirements(problem, clock)
+    if wrong := violations(problem, plan):
+        raise WrongPlan("; ".join(wrong[:5]))
+    return plan
+
+
+def _attempt(table: Table, clock: Clock) -> Plan:
+    master = Master(table)
+    relaxed = master.relax(seconds=clock.left)
+    if exact.small(table):
+        found, method = exact.prove(table, clock), "CP-SAT"
+        bound = Bound(usd=max(found.bound_usd, relaxed.usd if relaxed.feasible else 0.0), method=method)
+    else:
+        found, method = search.search(table, clock, relaxed, master), "relaxation, packing, CP-SAT"
+        bound = Bound(
+            usd=found.bound_usd, method="energetic relaxation, HiGHS", relaxes=_relaxes(table)
+        )
+    if found.bookings is None:
+        status = Status.INFEASIBLE if found.infeasible else Status.TIMEOUT
+        return _nothing(table, clock, status)
+    return _plan(table, clock, found, relaxed, bound, method)
+
+
+def _relaxes(table: Table) -> tuple[str, ...]:
+    loose = ["nodes and start times, but for areas over time", "contention for early ends"]
+    if search.whole_nodes_billed(table):
+        loose.append("idle time of rented nodes")
+    return tuple(loose)
+
+
+def _plan(
+    table: Table, clock: Clock, found: Found, relaxed: Relaxed, bound: Bound, method: str
+) -> Plan:
+    problem = table.problem
+    bookings = found.bookings or {}
+    segments = placement.segments(table, bookings.values())
+    out = [j for i, j in enumerate(problem.jobs) if i not in bookings]
+    costs = cost.costs(problem, segments, [j.name for j in out])
+    usd = costs.objective if found.optimal else min(bound.usd, costs.objective)
+    return Plan(
+        status=Status.OPTIMAL if found.optimal else Status.FEASIBLE,
+        segments=segments,
+        unplaced=tuple(why_not(table, bookings, found.optimal)),
+        costs=costs,
+        full_cost_usd=costs.money + cost.sunk_usd(problem),
+        useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
+        bound=replace(bound, usd=usd, relaxes=() if found.optimal else bound.relaxes),
+        prices=relaxed.prices,
+        solve_seconds=clock.seconds,
+        seed=clock.limits.seed,
+        method=method,
+    )
+
+
+def _nothing(table: Table, clock: Clock, status: Status) -> Plan:
+    problem = table.problem
+    unplaced = tuple(
+        Unplaced(job=j.name, reason=Reason.NOT_FOUND, message="no plan was found in time")
+        for j in sorted(problem.jobs, key=lambda j: j.name)
+    )
+    return Plan(
+        status=status,
+        unplaced=unplaced,
+        costs=cost.costs(problem, (), [j.name for j in problem.jobs]),
+        full_cost_usd=cost.sunk_usd(problem),
+        solve_seconds=clock.seconds,
+        seed=clock.limits.seed,
+    )
+
+
+def _without_requirements(problem: Problem, clock: Clock) -> Plan:
+    """The best that can be had when not all that is required can run: it says what is missing."""
+    jobs = tuple(replace(j, required=False) for j in problem.jobs)
+    again = Clock(clock.limits, clock.listen)
+    plan = _attempt(tabulate(replace(problem, jobs=jobs)), again)
+    if plan.status is Status.TIMEOUT:
+        return plan
+    return replace(plan, status=Status.INFEASIBLE, solve_seconds=clock.seconds)
+
+
+__all__ = ["Limits", "Step", "WrongPlan", "build", "solve"]

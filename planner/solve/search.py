@@ -1,0 +1,281 @@
+"""Plans for problems too large to hand over whole: bound, assignment, packing, repair.
+
+The relaxation says which option each job should take and how little any plan can cost. Insertion
+packs that choice; where it does not fit, CP-SAT is asked whether it can fit at all: if so its packing
+is used, if not the proof goes back to the relaxation as a cut. What is left is improved by taking
+some jobs out and letting CP-SAT put them back.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.occupancy import Booking
+from planner.plan import Costs, Price, gap_of
+from planner.problem import Billing
+from planner.solve import build, exact, model
+from planner.solve.build import Bookings
+from planner.solve.clock import Clock
+from planner.solve.exact import Found
+from planner.solve.master import Master, Relaxed
+from planner.table import Table
+
+PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
+FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
+
+
+@dataclass(slots=True)
+class Search:
+    """The best plan so far, and the bound beneath it."""
+
+    table: Table
+    clock: Clock
+    bound_usd: float = 0.0
+    best: Bookings | None = None
+    costs: Costs = field(default_factory=Costs)
+    tiers: list[frozenset[int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tiers = exact.upper_tiers(self.table)
+
+    def offer(self, bookings: Mapping[int, Booking], doing: str) -> bool:
+        """Keep ``bookings`` if they are better: by the upper tiers left out, then by cost."""
+        costs = build.evaluate(self.table, bookings)
+        better = self.best is None or (
+            self._key(bookings, costs) < self._key(self.best, self.costs)
+        )
+        if better and all(j in bookings for j, job in enumerate(self.table.problem.jobs) if job.required):
+            self.best, self.costs = dict(bookings), costs
+            self.say(doing)
+        return better
+
+    def _key(self, bookings: Mapping[int, Booking], costs: Costs) -> tuple[float, ...]:
+        out = [round(exact.left_out_usd(self.table, bookings, jobs), 6) for jobs in self.tiers]
+        return (*out, costs.objective - 1e-9)
+
+    def say(self, doing: str) -> None:
+        best = self.costs.objective if self.best is not None else float("inf")
+        self.clock.say(doing, bound=self.bound_usd, best=best, not_running=self.costs.not_running)
+
+    @property
+    def gap(self) -> float:
+        if self.best is None:
+            return float("inf")
+        return gap_of(self.costs.objective, self.bound_usd, self.costs.not_running)
+
+    @property
+    def done(self) -> bool:
+        return self.gap <= self.clock.limits.gap or self.clock.left <= 0
+
+
+def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Found:
+    """The best plan found within the limits, and a proved bound."""
+    state = Search(table, clock, bound_usd=relaxed.usd)
+    worth = build.opportunity(
+        table, [(w.pool, w.resource, w.start, w.end, usd) for w, usd in relaxed.duals]
+    )
+    state.say("bounding")
+    if not relaxed.feasible:
+        return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
+    _assign_and_pack(state, master, worth)
+    if not state.done and len(table.options) <= 1500:
+        _whole(state, min(clock.left, 0.4 * clock.limits.seconds))
+    _improve(state)
+    return Found(
+        bookings=state.best, bound_usd=state.bound_usd, optimal=state.best is not None and state.gap == 0.0
+    )
+
+
+def _assign_and_pack(state: Search, master: Master, worth: npt.NDArray[np.float64]) -> None:
+    table, clock = state.table, state.clock
+    failed: list[int] = []
+    squeezed = False
+    for attempt in range(24):
+        seconds = min(clock.left, 0.25 * clock.limits.seconds)
+        chosen = master.choose(seconds=seconds, gap=1e-4, primal=squeezed)
+        if not chosen.feasible:
+            if not squeezed:
+                return
+            master.squeeze.clear()
+            squeezed = False
+            continue
+        if not squeezed:
+            state.bound_usd = max(state.bound_usd, chosen.usd)
+        wanted = _wanted(table, chosen.share)
+        bookings = build.construct(table, wanted, opportunity=worth, first=failed)
+        state.offer(bookings, "packing")
+        if state.done:
+            return
+        missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
+        late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
+        failed = [*missed, *failed][:30]
+        pools = {table.options[wanted[j]].pool for j in missed} | {
+            table.options[bookings[j].option].pool for j in late
+        }
+        if not pools:
+            return
+        repacked = dict(bookings)
+        for p in sorted(pools):
+            verdict = _pack(state, master, p, wanted)
+            if verdict is None or not verdict:
+                squeezed = squeezed or verdict is None
+            else:
+                repacked = _swap(table, repacked, p, wanted, verdict)
+        state.offer(repacked, "packing")
+        if state.done:
+            return
+        if attempt >= 8 and not squeezed and not missed:
+            return
+
+
+def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
+    wanted = {}
+    for j, ours in enumerate(table.of_job):
+        if ours:
+            best = max(ours, key=lambda i: share[i])
+            if share[best] > 0.5:
+                wanted[j] = best
+    return wanted
+
+
+def _pack(
+    state: Search, master: Master, p: int, wanted: Mapping[int, int]
+) -> dict[int, Booking] | None:
+    """All jobs that want pool ``p``, packed there; {} where proved impossible, None if unknown."""
+    table, clock = state.table, state.clock
+    ours = {j: [i] for j, i in wanted.items() if table.options[i].pool == p}
+    linked = any(b not in ours for j in ours for b in table.after[j])
+    if len(ours) > PACKABLE or linked:
+        master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.003
+        return None
+    m = model.define(table, allowed=ours, may_leave_out=False)
+    answer = model.solve(
+        m, seconds=min(clock.left, max(0.3, 0.05 * clock.limits.seconds)), seed=clock.limits.seed
+    )
+    if answer.bookings is not None:
+        return {table.options[b.option].job: b for b in exact.named(table, answer.bookings).values()}
+    if answer.infeasible:
+        master.packs.append((tuple(i for (i,) in ours.values()), True))
+        return {}
+    master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.01
+    return None
+
+
+def _swap(
+    table: Table,
+    bookings: Bookings,
+    p: int,
+    wanted: Mapping[int, int],
+    packed: Mapping[int, Booking],
+) -> Bookings:
+    """``bookings`` with pool ``p`` as packed; others that were there only for want of room go."""
+    kept = {
+        j: b for j, b in bookings.items() if table.options[b.option].pool != p and j not in packed
+    }
+    return {**kept, **packed}
+
+
+def _whole(state: Search, seconds: float) -> None:
+    """CP-SAT on everything, from the best plan."""
+    table, clock = state.table, state.clock
+    caps = [
+        (jobs, exact.left_out_usd(table, state.best, jobs))
+        for jobs in state.tiers
+        if state.best is not None
+    ]
+    m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
+    answer = model.solve(
+        m,
+        seconds=seconds,
+        seed=clock.limits.seed,
+        hint=tuple((state.best or {}).values()),
+        gap=clock.limits.gap,
+    )
+    if answer.bookings is not None:
+        state.offer(exact.named(table, answer.bookings), "solving")
+    if m.exact_bills and not caps:
+        state.bound_usd = max(state.bound_usd, answer.bound_usd)
+        state.say("solving")
+
+
+def _improve(state: Search) -> None:
+    """Take some jobs out, let CP-SAT put them back, until the gap or the time is reached."""
+    table, clock = state.table, state.clock
+    rng = random.Random(clock.limits.seed)
+    jobs = [j for j, ours in enumerate(table.of_job) if ours]
+    if state.best is None or not jobs:
+        return
+    idle = 0
+    while not state.done and idle < 60:
+        freed = _neighbourhood(state, rng, FREED[idle % len(FREED)])
+        if len(freed) == len(jobs) and idle >= 6:
+            return
+        idle = 0 if _reinsert(state, freed) else idle + 1
+
+
+def _neighbourhood(state: Search, rng: random.Random, size: int) -> list[int]:
+    """Jobs to take out: those left out or dear, with others of the pools and times they want."""
+    table, best = state.table, state.best or {}
+    jobs = [j for j, ours in enumerate(table.of_job) if ours]
+    regret = {j: _regret(table, best, j) for j in jobs}
+    total = sum(regret.values())
+    seed = rng.choices(jobs, weights=[regret[j] + 0.05 * total / len(jobs) + 1e-9 for j in jobs])[0]
+    pools = {table.options[i].pool for i in table.of_job[seed]}
+    near = [
+        j
+        for j in jobs
+        if j != seed and (j not in best or table.options[best[j].option].pool in pools)
+    ]
+    rng.shuffle(near)
+    if seed in best and rng.random() < 0.5:
+        near.sort(key=lambda j: abs(best[j].start - best[seed].start) if j in best else 0)
+    linked = [*table.after[seed], *(j for j in jobs if seed in table.after[j])]
+    return list(dict.fromkeys([seed, *linked, *near]))[:size]
+
+
+def _regret(table: Table, best: Mapping[int, Booking], j: int) -> float:
+    """What job ``j`` costs above the least it could."""
+    floor = table.floor_usd(table.options[table.of_job[j][0]])
+    if j not in best:
+        return max(0.0, table.problem.jobs[j].unplaced_usd - floor)
+    o = table.options[best[j].option]
+    return max(0.0, o.usd + table.late_usd(j, best[j].end(table)) - floor)
+
+
+def _reinsert(state: Search, freed: list[int]) -> bool:
+    table, clock, best = state.table, state.clock, state.best or {}
+    fixed = tuple(b for j, b in best.items() if j not in freed)
+    caps = [
+        (jobs & frozenset(freed), exact.left_out_usd(table, best, jobs & frozenset(freed)))
+        for jobs in state.tiers
+    ]
+    m = model.define(table, allowed={j: table.of_job[j] for j in freed}, fixed=fixed, caps=caps)
+    answer = model.solve(
+        m,
+        seconds=min(clock.left, 1.0),
+        seed=clock.limits.seed,
+        hint=tuple(b for j, b in best.items() if j in freed),
+    )
+    if answer.bookings is None:
+        return False
+    placed = build.replace_counted(
+        table,
+        (*fixed, *answer.bookings),
+        [p for p in range(len(table.problem.pools)) if model.counts_suffice(table, p)],
+    )
+    return placed is not None and state.offer(placed, "improving")
+
+
+def whole_nodes_billed(table: Table) -> bool:
+    """Whether some pool is billed by node: what the relaxation then lets go of."""
+    return any(
+        p.billing is Billing.NODE and table.of_pool[i] for i, p in enumerate(table.problem.pools)
+    )
+
+
+Prices = tuple[Price, ...]

@@ -1,0 +1,211 @@
+"""Small builders of problems, and seeded random ones for the exactness tests."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from planner.problem import (
+    Amounts,
+    Billing,
+    Demand,
+    Grid,
+    Job,
+    Mode,
+    Node,
+    Pool,
+    Problem,
+    Queue,
+    Window,
+    Work,
+)
+
+START = datetime(2026, 12, 1, tzinfo=UTC)
+
+
+def grid(slots: int = 6, slot_seconds: int = 3600) -> Grid:
+    return Grid(start=START, slot_seconds=slot_seconds, slots=slots)
+
+
+def pool(
+    name: str,
+    *,
+    nodes: int = 1,
+    gpus: int = 1,
+    usd: float = 1.0,
+    billing: Billing = Billing.GPU,
+    slots: int = 6,
+    windows: tuple[tuple[int, int, int], ...] = (),
+    cpus: int = 0,
+    startup_seconds: int = 0,
+    accelerator: str = "",
+    interruptions_per_hour: float = 0.0,
+) -> Pool:
+    """A pool of ``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
+    spans = windows or ((0, slots, nodes),)
+    return Pool(
+        name=name,
+        accelerator=accelerator or name,
+        gpus_per_node=gpus,
+        capacity=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus),
+        windows=tuple(
+            Window(
+                start=a,
+                end=b,
+                nodes=n,
+                usd_per_node_hour=usd * gpus,
+                marginal_usd_per_node_hour=0.0,
+            )
+            for a, b, n in spans
+        ),
+        billing=billing,
+        purchase="on_demand",
+        startup_seconds=startup_seconds,
+        interruptions_per_hour=interruptions_per_hour,
+    )
+
+
+def nodes_of(pools: tuple[Pool, ...]) -> tuple[Node, ...]:
+    return tuple(
+        Node(name=f"{p.name}-{i}", pool=p.name, index=i, capacity=p.capacity)
+        for p in pools
+        for i in range(max(w.nodes for w in p.windows))
+    )
+
+
+def mode(
+    of: Pool,
+    *,
+    hours: float = 1.0,
+    replicas: int = 1,
+    gpus: int = 1,
+    cpus: int = 0,
+    usd: float | None = None,
+    serves: float | None = None,
+    spread: str = "",
+    together: str = "",
+) -> Mode:
+    """A mode on ``of`` whose gang does one unit of work in ``hours`` (or serves ``serves`` a replica)."""
+    rate = of.windows[0].usd_per_node_hour / max(1, of.gpus_per_node) if usd is None else usd
+    return Mode(
+        pool=of.name,
+        replicas=replicas,
+        amounts=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus),
+        work_per_replica_hour=serves if serves is not None else 1 / (hours * replicas),
+        usd_per_replica_hour=rate * gpus,
+        full_usd_per_replica_hour=rate * gpus,
+        flops_per_work=1e15,
+        spread=spread,
+        together=together,
+        together_required=bool(together),
+    )
+
+
+def job(name: str, *modes: Mode, slots: int = 6, **fields: object) -> Job:
+    made = Job(name=name, need=Work(amount=1.0), modes=modes, deadline=slots, unplaced_usd=1000.0)
+    return replace(made, **fields)  # type: ignore[arg-type]  # any field of Job
+
+
+def problem(
+    pools: tuple[Pool, ...], jobs: tuple[Job, ...], *, slots: int = 6, queues: tuple[Queue, ...] = ()
+) -> Problem:
+    return Problem(
+        grid=grid(slots), pools=pools, nodes=nodes_of(pools), jobs=jobs, queues=queues
+    )
+
+
+# -- random worlds -------------------------------------------------------------------------------
+
+
+def random_problem(seed: int) -> Problem:
+    """A problem small enough to enumerate, with every feature that the planner plans."""
+    rng = random.Random(seed)
+    slots = rng.randint(3, 6)
+    pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(rng.choice([1, 2, 2])))
+    queues = _random_queues(rng, pools)
+    jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
+    return problem(pools, _random_dependencies(rng, jobs), slots=slots, queues=queues)
+
+
+def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
+    nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
+    windows: tuple[tuple[int, int, int], ...] = ()
+    if rng.random() < 0.3:
+        cut = rng.randint(1, slots - 1)
+        windows = ((0, cut, nodes), (cut, slots, rng.randint(0, nodes)))
+        windows = windows if rng.random() < 0.5 else ((0, cut, rng.randint(0, nodes)), (cut, slots, nodes))
+    return pool(
+        name,
+        nodes=nodes,
+        gpus=gpus,
+        usd=round(rng.uniform(0.5, 6.0), 2),
+        billing=rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.SUNK]),
+        slots=slots,
+        windows=windows,
+        cpus=rng.choice([0, 0, 3, 4]),
+        startup_seconds=rng.choice([0, 0, 600, 3600]),
+        accelerator=rng.choice(["a", "b"]),
+        interruptions_per_hour=0.0,
+    )
+
+
+def _random_queues(rng: random.Random, pools: tuple[Pool, ...]) -> tuple[Queue, ...]:
+    if rng.random() < 0.5:
+        return ()
+    root = Queue(
+        name="root", budget_usd_per_month=rng.choice([None, round(rng.uniform(5, 40), 2)])
+    )
+    accelerator = rng.choice(pools).accelerator
+    limit = ((accelerator, rng.randint(1, 3)),) if rng.random() < 0.6 else ()
+    return (root, Queue(name="team", parent="root", limit=limit))
+
+
+def _random_job(
+    rng: random.Random, i: int, pools: tuple[Pool, ...], slots: int, queues: tuple[Queue, ...]
+) -> Job:
+    release = rng.choice([0, 0, 0, rng.randint(0, slots - 1)])
+    service = rng.random() < 0.2
+    cpus = any(p.capacity.cpu_milli for p in pools)
+    modes = tuple(
+        _random_mode(rng, p, service, cpus) for p in pools for _ in range(rng.choice([0, 1, 1, 2]))
+    )
+    fields: dict[str, object] = {
+        "release": release,
+        "deadline": rng.choice([slots, slots, rng.randint(release + 1, slots)]),
+        "unplaced_usd": round(rng.uniform(8, 90), 2),
+        "tier": rng.choice([0, 0, 0, 1, 2]),
+        "required": rng.random() < 0.06,
+        "queue": rng.choice(["", "team", "root"]) if queues else "",
+        "max_cost_usd": rng.choice([None, None, None, None, round(rng.uniform(4, 40), 2)]),
+    }
+    if service:
+        demand = tuple(float(rng.randint(0, 3)) for _ in range(slots))
+        fields["need"] = Demand(per_slot=demand, min_replicas=rng.randint(0, 1) or 1)
+    elif rng.random() < 0.4:
+        fields["due"] = rng.randint(release, slots)
+        fields["lateness_usd_per_hour"] = round(rng.uniform(0.1, 5), 2)
+    return job(f"j{i}", *modes, slots=slots, **fields)
+
+
+def _random_mode(rng: random.Random, of: Pool, service: bool, cpus: bool) -> Mode:
+    replicas = 1 if service else rng.choice([1, 1, 1, 2, 3])
+    return mode(
+        of,
+        hours=rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 2.7, 3.0]),
+        replicas=replicas,
+        gpus=rng.choice([1, 1, 2]),
+        cpus=rng.choice([0, 1, 2]) if cpus else 0,
+        usd=round(rng.uniform(0.2, 1.0), 2) if of.billing is Billing.SUNK else None,
+        serves=float(rng.choice([1, 1.5, 2])) if service else None,
+        spread="kubernetes.io/hostname" if rng.random() < 0.1 else "",
+        together="kubernetes.io/hostname" if rng.random() < 0.1 else "",
+    )
+
+
+def _random_dependencies(rng: random.Random, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
+    batch = [j for j in jobs if isinstance(j.need, Work)]
+    if len(batch) < 2 or rng.random() < 0.7:
+        return jobs
+    first, then = rng.sample(batch, 2)
+    return tuple(replace(j, after=(first.name,)) if j is then else j for j in jobs)
