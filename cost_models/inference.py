@@ -20,11 +20,13 @@ from cost_models.memory import GIB, SERVING_MEMORY_FRACTION, serving_weights_gib
 from cost_models.parallelism import Layout, link_gbps, tensor_sizes
 from cost_models.training import DoesNotFit
 
-PREFILL_FRACTION = 0.6  # of the rate that large products reach
-READ_FRACTION = 0.7  # of the memory bandwidth
-STEP_SECONDS = 1.5e-3  # scheduling, sampling
-LAYER_SECONDS = 2.5e-5  # launches of one layer
-COLLECTIVE_SECONDS = 1.2e-5  # latency of one all-reduce, two a layer
+PREFILL_FRACTION = 0.65  # of the rate that large products reach, in prompts
+READ_FRACTION = 0.72  # of the memory bandwidth
+STEP_SECONDS = 5e-4  # scheduling, sampling
+LAYER_SECONDS = 3.3e-5  # launches of one layer
+EXPERT_LAYER_SECONDS = 6.5e-5  # more in a layer with experts: routing, uneven loads
+COLLECTIVE_SECONDS = 1.5e-5  # latency of one all-reduce, two a layer
+LINK_FRACTION = 0.3  # of a link's rate, in collectives of this size
 MOST_SEQUENCES = 512  # that engines keep in flight
 ACTIVATIONS_GIB = 2.0  # of one step, and the runtime's own
 SERVING_UTILISATION = 0.7  # of the power range
@@ -105,23 +107,27 @@ class Replica:
         context = self.prompt_tokens + self.output_tokens / 2
         cache = sequences * self.architecture.kv_bytes(context, Precision.BF16)
         cache *= self.gpus / min(self.gpus, self.architecture.kv_heads)
-        weights = self.weights_gib * GIB * self.gpus * self._weights_touched(sequences)
         bandwidth = self.gpus * self.accelerator.memory_bandwidth_gbps * 1e9 * READ_FRACTION
         products = 2.0 * self.architecture.multiplied_parameters * sequences
-        return max(weights / bandwidth, products / self._flops_per_second) + cache / bandwidth
+        reading = self._bytes_read(sequences) / bandwidth
+        return max(reading, products / self._flops_per_second) + cache / bandwidth
 
-    def _weights_touched(self, tokens: float) -> float:
-        """Fraction of the weights that some token of a step needs: few tokens, few experts."""
+    def _bytes_read(self, tokens: float) -> float:
+        """Weights that some token of a step needs: few tokens meet few of the experts."""
+        all_bytes = self.weights_gib * GIB * self.gpus
         if not self.architecture.experts:
-            return 1.0
-        missed = (1.0 - self.architecture.active_experts / self.architecture.experts) ** tokens
-        return 1.0 - missed * self.architecture.expert_parameters / self.architecture.parameters
+            return all_bytes
+        missed = 1.0 - self.architecture.active_experts / self.architecture.experts
+        expert_bytes = self.architecture.expert_parameters * self.precision.bytes
+        return all_bytes - expert_bytes * math.pow(missed, tokens)
 
     def _overhead_seconds(self, tokens: float) -> float:
         layers = self.architecture.layers
         seconds = STEP_SECONDS + layers * LAYER_SECONDS
+        if self.architecture.experts:
+            seconds += layers * EXPERT_LAYER_SECONDS
         if self.gpus > 1:
-            gbps = link_gbps(self.accelerator, self.gpus, self.gpus_per_node)
+            gbps = LINK_FRACTION * link_gbps(self.accelerator, self.gpus, self.gpus_per_node)
             moved = tokens * 2.0 * self.architecture.hidden * 2 * (self.gpus - 1) / self.gpus
             seconds += 2 * layers * (COLLECTIVE_SECONDS + moved / (gbps * 1e9))
         return seconds

@@ -6,7 +6,7 @@ an offer is a fact about its date.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -54,7 +54,7 @@ class Offering:
     memory_gib: NotNegative = 0.0  # host memory of the node; 0: not stated
     purchase: Purchase
     usd_per_gpu_hour: Positive
-    date: datetime.date  # on which the price was true
+    date: dt.date  # on which the price was true
     source: Text
 
     @property

@@ -22,17 +22,17 @@ from cost_models.memory import (
 )
 from cost_models.parallelism import Layout, link_gbps, training_layouts
 
-FRAMEWORK_FRACTION = 0.88  # of what the largest products reach, over a model's own shapes
-ATTENTION_FRACTION = 0.55  # of the 16-bit rate of large products, in fused attention
-MEMORY_FRACTION = 0.8  # of the memory bandwidth, in the operations between products
-SMALL_WIDTH = 256  # a product this narrow runs at half its rate
-PASSES = 4.0  # times that each kept activation is read or written, forward and backward
-TENSOR_EXPOSED = 0.5  # of the tensor-parallel traffic that work does not hide
-DATA_EXPOSED = 0.1
-SHARD_OVERLAP = 0.8  # of the work's time under which gathering weights can hide
-EXPERT_FRACTION = 0.6  # of the rate that dense products reach, in grouped ones
-OPTIMIZER_TRAFFIC_BYTES = 30.0  # a trained weight, each step
-LAYER_OVERHEAD_SECONDS = 1e-4  # launches of one layer and micro-batch, forward and backward
+FRAMEWORK_FRACTION = 0.80  # of what the largest products reach, over a model's own shapes
+NARROW_FRACTION = 0.83  # of that again in 8 and 4 bit: scaling, and the power limit
+SMALL_WIDTH = 400  # a product this narrow runs at half its rate
+ATTENTION_FRACTION = 0.45  # of the 16-bit rate of large products, in fused attention
+EXPERT_FRACTION = 0.33  # of the rate of dense products, in grouped ones, routing included
+MEMORY_FRACTION = 0.85  # of the memory bandwidth, in the operations between products
+PASSES = 6.0  # times that each kept activation is read or written, forward and backward
+TENSOR_EXPOSED = 0.15  # of the tensor-parallel traffic: what work does not hide
+DATA_EXPOSED = 0.12  # of the traffic between replicas
+OPTIMIZER_TRAFFIC_BYTES = 45.0  # a trained weight, each step
+LAYER_OVERHEAD_SECONDS = 8e-5  # launches of one layer and micro-batch, forward and backward
 BATCH_TOKENS = {True: 131_072, False: 4_194_304}  # of one step: adapting, training everything
 TRAINING_UTILISATION = 0.85  # of the power range, while a step runs
 
@@ -196,6 +196,8 @@ def _work_seconds(
     passes = (2.0 if recipe.method.adapts else 3.0) + forward_again
     rate = (accelerator.dense_tflops(recipe.precision) or 0.0) * 1e12
     wide = rate * accelerator.matmul_fraction * FRAMEWORK_FRACTION
+    if recipe.precision.bytes < 2:
+        wide *= NARROW_FRACTION
     narrow = architecture.hidden / layout.tensor
     wide *= narrow / (narrow + SMALL_WIDTH)
     dense = 2.0 * architecture.multiplied_parameters
@@ -274,7 +276,7 @@ def _shard_seconds(
     if layout.sharded:
         tokens = recipe.micro_batch * recipe.sequence_length / layout.model_gpus
     per_token = seconds / tokens
-    return max(DATA_EXPOSED * per_token, per_token - SHARD_OVERLAP * busy)
+    return max(DATA_EXPOSED * per_token, per_token - busy)
 
 
 def _optimizer_seconds(
