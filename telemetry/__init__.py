@@ -1,0 +1,1 @@
+"""What the GPUs did: NVML to samples to usage. Imports no other room."""
