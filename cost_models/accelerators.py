@@ -101,6 +101,11 @@ class Accelerator:
         rate: float = getattr(self, f"{resolve_precision(precision)}_tflops", 0.0)
         return rate or None
 
+    @property
+    def half_tflops(self) -> float:
+        """Peak rate in 16 bit, or in 32 where there is no such unit."""
+        return self.bf16_tflops or self.fp16_tflops or self.fp32_tflops
+
 
 def read_accelerators(path: Path) -> tuple[Accelerator, ...]:
     """Rows of a file of the same columns; `TableError` says everything that is wrong with it."""
@@ -132,11 +137,12 @@ def _names(row: Accelerator) -> tuple[str, ...]:
 def _checked(rows: tuple[Accelerator, ...], source: str) -> tuple[Accelerator, ...]:
     """The rows, where no name means two of them."""
     owner = {row.id: row.id for row in rows}
-    problems = []
-    for row in rows:
-        for name in _names(row):
-            if owner.setdefault(name, row.id) != row.id:
-                problems.append(f"{source}: {name!r} names both {owner[name]} and {row.id}")
+    problems = [
+        f"{source}: {name!r} names both {owner[name]} and {row.id}"
+        for row in rows
+        for name in _names(row)
+        if owner.setdefault(name, row.id) != row.id
+    ]
     if problems:
         raise TableError(tuple(problems))
     return rows

@@ -75,14 +75,12 @@ class Architecture:
     @property
     def parameters(self) -> int:
         """All weights, embeddings and norms included."""
-        experts = self._moe_layers * self.experts * self._expert_parameters
-        return self._always_active + experts
+        return self._always_active + self.expert_parameters
 
     @property
     def active_parameters(self) -> int:
         """Weights that one token meets."""
-        experts = self._moe_layers * self.active_experts * self._expert_parameters
-        return self._always_active + experts
+        return self._always_active + self.active_expert_parameters
 
     @property
     def multiplied_parameters(self) -> int:
@@ -94,6 +92,11 @@ class Architecture:
     def expert_parameters(self) -> int:
         """Weights of the routed experts, all layers."""
         return self._moe_layers * self.experts * self._expert_parameters
+
+    @property
+    def active_expert_parameters(self) -> int:
+        """Weights of the routed experts that one token meets, all layers."""
+        return self._moe_layers * self.active_experts * self._expert_parameters
 
     def attention_flops_per_token(self, attended_tokens: float) -> float:
         """Score and value products of one token, forward, over ``attended_tokens`` before it."""
@@ -138,14 +141,24 @@ class Architecture:
         return self.ffn_matrices * self.hidden * self.expert_ffn
 
     @property
+    def embedding_parameters(self) -> int:
+        """The lookup and the output head, one matrix where they are tied."""
+        return self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
+
+    @property
     def _always_active(self) -> int:
-        embeddings = self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
         norms = (2 * self.layers + 1) * self.hidden
         dense = (self.layers - self._moe_layers) * self.ffn_matrices * self.hidden * self.ffn
         beside = self.ffn_matrices * self.hidden * self.shared_expert_ffn
         router = self.hidden * self.experts
         attention = self.layers * self._attention_parameters
-        return embeddings + norms + dense + self._moe_layers * (beside + router) + attention
+        return (
+            self.embedding_parameters
+            + norms
+            + dense
+            + self._moe_layers * (beside + router)
+            + attention
+        )
 
     @property
     def _attention_parameters(self) -> int:

@@ -58,6 +58,11 @@ class Replica:
     prompt_tokens: int
     output_tokens: int
 
+    def __post_init__(self) -> None:
+        if self.prompt_tokens < 1 or self.output_tokens < 1:
+            found = f"{self.prompt_tokens} and {self.output_tokens}"
+            raise ValueError(f"prompt and output tokens: found {found}, allowed: 1 and more")
+
     @property
     def weights_gib(self) -> float:
         """Of each GPU."""
@@ -71,10 +76,9 @@ class Replica:
 
     @property
     def sequence_gib(self) -> float:
-        """A whole sequence's cache, of each GPU: heads split as far as there are any."""
+        """A whole sequence's cache, of each GPU."""
         tokens = self.prompt_tokens + self.output_tokens
-        split = min(self.gpus, self.architecture.kv_heads)
-        return self.architecture.kv_bytes(tokens, Precision.BF16) / split / GIB
+        return self.architecture.kv_bytes(tokens, Precision.BF16) / self._cache_split / GIB
 
     @property
     def most_sequences(self) -> int:
@@ -103,10 +107,18 @@ class Replica:
         busy = min(0.95, arrivals * own / step)
         return step + own * (1.0 + tail * busy / (2.0 * (1.0 - busy)))
 
+    @property
+    def _cache_split(self) -> int:
+        """GPUs that share a cache: as many as have heads of their own, the rest hold copies.
+
+        Latent caches have no heads; they are split by sequence, which comes to the same.
+        """
+        return min(self.gpus, self.architecture.kv_heads)
+
     def _decode_seconds(self, sequences: float) -> float:
         context = self.prompt_tokens + self.output_tokens / 2
         cache = sequences * self.architecture.kv_bytes(context, Precision.BF16)
-        cache *= self.gpus / min(self.gpus, self.architecture.kv_heads)
+        cache *= self.gpus / self._cache_split
         bandwidth = self.gpus * self.accelerator.memory_bandwidth_gbps * 1e9 * READ_FRACTION
         products = 2.0 * self.architecture.multiplied_parameters * sequences
         reading = self._bytes_read(sequences) / bandwidth
@@ -134,9 +146,8 @@ class Replica:
 
     @property
     def _flops_per_second(self) -> float:
-        """At which large products run; weights in a format without units are widened first."""
-        formats = (self.precision, Precision.BF16, Precision.FP16, Precision.FP32)
-        peak = next(filter(None, map(self.accelerator.dense_tflops, formats)), 0.0)
+        """At which large products run; formats without units of their own are widened first."""
+        peak = self.accelerator.dense_tflops(self.precision) or self.accelerator.half_tflops
         return self.gpus * peak * 1e12 * self.accelerator.matmul_fraction
 
 
@@ -146,7 +157,11 @@ class Objective:
 
     ttft_ms: float
     tpot_ms: float
-    percentile: float
+    percentile: float  # from 50 to below 100
+
+    def __post_init__(self) -> None:
+        if not 50 <= self.percentile < 100:
+            raise ValueError(f"percentile: found {self.percentile}, allowed: 50 to below 100")
 
     @property
     def deviations(self) -> float:

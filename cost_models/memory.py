@@ -114,8 +114,6 @@ def _gathered_bytes(architecture: Architecture, layout: Layout) -> float:
 
 def serving_weights_gib(architecture: Architecture, gpus: int, precision: str) -> float:
     """GiB of weights on each of ``gpus``; embeddings stay in 16 bit."""
-    embeddings = (
-        architecture.vocab * architecture.hidden * (1 if architecture.tied_embeddings else 2)
-    )
-    rest = architecture.parameters - embeddings
-    return (rest * Precision(precision).bytes + embeddings * 2.0) / gpus / GIB
+    rest = architecture.parameters - architecture.embedding_parameters
+    held = rest * Precision(precision).bytes + architecture.embedding_parameters * 2.0
+    return held / gpus / GIB

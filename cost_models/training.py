@@ -8,6 +8,7 @@ sharded weights add what the work cannot hide. The coefficients below are the wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,7 +34,15 @@ TENSOR_EXPOSED = 0.15  # of the tensor-parallel traffic: what work does not hide
 DATA_EXPOSED = 0.12  # of the traffic between replicas
 OPTIMIZER_TRAFFIC_BYTES = 45.0  # a trained weight, each step
 LAYER_OVERHEAD_SECONDS = 8e-5  # launches of one layer and micro-batch, forward and backward
-BATCH_TOKENS = {True: 131_072, False: 4_194_304}  # of one step: adapting, training everything
+BATCH_TOKENS = {  # of one step, where nobody says
+    Method.PRETRAIN: 4_194_304,
+    Method.FULL: 524_288,
+    Method.LORA: 131_072,
+    Method.QLORA: 131_072,
+}
+MICRO_BATCH_TOKENS = 8192  # that fill a GPU's products
+SUSTAINED_FRACTION = 0.75  # of the rate of products: what a whole step of a large run keeps of it
+WORTH_SPLITTING = 0.97  # a layout that is split further must take at most this of the time
 TRAINING_UTILISATION = 0.85  # of the power range, while a step runs
 
 
@@ -67,8 +76,110 @@ class Recipe:
     precision: Precision
     micro_batch: int = 1  # sequences
     batch_tokens: float = 0.0  # of one step, over all GPUs
-    recompute: bool = False
+    recompute: bool = False  # every activation, in the backward pass
     interleave: int = 1  # pipeline stages that one GPU holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A recipe in a layout on an accelerator. Times are GPU-seconds of one trained token."""
+
+    architecture: Architecture
+    accelerator: Accelerator
+    layout: Layout
+    recipe: Recipe
+    gpus_per_node: int
+
+    def memory_gib(self) -> float:
+        """On the fullest GPU."""
+        return training_memory(
+            self.architecture,
+            self.layout,
+            method=self.recipe.method,
+            sequence_length=self.recipe.sequence_length,
+            micro_batch=self.recipe.micro_batch,
+            recompute=self.recipe.recompute,
+        ).total
+
+    def seconds(self) -> float:
+        """All of it."""
+        work = self._products() + self._attention() + self._between() + self._launches()
+        busy = (work + self._tensor_traffic() + self._expert_traffic()) * self._bubble()
+        return busy + self._replica_traffic(busy) + self._optimizer()
+
+    def _products(self) -> float:
+        recipe, architecture = self.recipe, self.architecture
+        rate = (self.accelerator.dense_tflops(recipe.precision) or 0.0) * 1e12
+        rate *= self.accelerator.matmul_fraction * FRAMEWORK_FRACTION
+        if recipe.precision.bytes < 2:
+            rate *= NARROW_FRACTION
+        width = architecture.hidden / self.layout.tensor
+        routed = architecture.active_expert_parameters
+        slowed = architecture.multiplied_parameters + routed * (1.0 / EXPERT_FRACTION - 1.0)
+        passes = (2 if recipe.method.adapts else 3) + recipe.recompute
+        return passes * 2.0 * slowed / rate * (1.0 + SMALL_WIDTH / width)
+
+    def _attention(self) -> float:
+        """Forward once, backward two and a half times: it computes its scores again."""
+        rate = self.accelerator.half_tflops * 1e12 * self.accelerator.matmul_fraction
+        flops = self.architecture.attention_flops_per_token(self.recipe.sequence_length / 2)
+        return (3.5 + self.recipe.recompute) * flops / (rate * ATTENTION_FRACTION)
+
+    def _between(self) -> float:
+        """Norms, activations, residuals: bound by what they read and write."""
+        kept = self.architecture.layers * activation_bytes_per_token_layer(self.architecture)
+        bandwidth = self.accelerator.memory_bandwidth_gbps * 1e9 * MEMORY_FRACTION
+        return kept * (PASSES + self.recipe.recompute) / bandwidth
+
+    def _launches(self) -> float:
+        tokens = self.recipe.micro_batch * self.recipe.sequence_length / self.layout.context
+        return self.architecture.layers * LAYER_OVERHEAD_SECONDS * self.layout.tensor / tokens
+
+    def _tensor_traffic(self) -> float:
+        """Gathers and scatters of a layer's input: 8 a layer, 4 more where it runs twice."""
+        others = self.layout.tensor - 1
+        operations = (12 if self.recipe.recompute else 8) * self.architecture.layers
+        moved = operations * 2.0 * self.architecture.hidden * others
+        return TENSOR_EXPOSED * moved / self._bytes_per_second(self.layout.tensor)
+
+    def _expert_traffic(self) -> float:
+        """Tokens to their experts and back, forward and backward."""
+        away = 1.0 - 1.0 / self.layout.expert
+        layers = self.architecture.layers - self.architecture.dense_layers
+        copies = 4 * layers * self.architecture.active_experts
+        moved = copies * 2.0 * self.architecture.hidden * away
+        return moved / self._bytes_per_second(self.layout.expert)
+
+    def _bubble(self) -> float:
+        """How much longer a pipeline takes that fills and drains once a step."""
+        sequences = self.recipe.batch_tokens / self.recipe.sequence_length
+        rounds = max(1.0, sequences / (self.layout.data * self.recipe.micro_batch))
+        return 1.0 + (self.layout.pipeline - 1) / (self.recipe.interleave * rounds)
+
+    def _replica_traffic(self, busy: float) -> float:
+        """What gathering weights and reducing gradients adds to ``busy``."""
+        replicas = self.layout.data * self.layout.context
+        if replicas == 1:
+            return 0.0
+        trained = not self.recipe.method.adapts
+        tokens = self.recipe.batch_tokens / self.layout.gpus
+        bytes_each = 4.0 * trained
+        if self.layout.sharded:  # gathered forward and backward, in every micro-batch
+            tokens = self.recipe.micro_batch * self.recipe.sequence_length / self.layout.model_gpus
+            bytes_each = 2.0 * (2 + trained)
+        spread = self.layout.gpus if self.layout.gpus > self.gpus_per_node else replicas
+        moved = local_parameters(self.architecture, self.layout) * bytes_each
+        seconds = moved / self._bytes_per_second(spread) / tokens
+        return max(DATA_EXPOSED * seconds, seconds - busy)
+
+    def _optimizer(self) -> float:
+        if self.recipe.method.adapts:
+            return 0.0
+        moved = self.architecture.parameters * OPTIMIZER_TRAFFIC_BYTES / self.recipe.batch_tokens
+        return moved / (self.accelerator.memory_bandwidth_gbps * 1e9)
+
+    def _bytes_per_second(self, gpus: int) -> float:
+        return link_gbps(self.accelerator, gpus, self.gpus_per_node) * 1e9
 
 
 def estimate_training(
@@ -83,51 +194,81 @@ def estimate_training(
 ) -> TrainingEstimate | DoesNotFit:
     """The fastest layout on ``gpus`` GPUs that fits; `UnknownName` for an unknown precision."""
     wanted = resolve_precision(precision)
-    peak = accelerator.dense_tflops(wanted)
-    if peak is None:
+    if accelerator.dense_tflops(wanted) is None:
         message = f"{accelerator.name} does not compute in {wanted}"
         return DoesNotFit(message=message, needed_gib=0.0, has_gib=accelerator.memory_gib)
-    least = float("inf")
-    best: tuple[float, Layout, float] | None = None
-    for layout, recipe in _candidates(
-        architecture, method, sequence_length, wanted, gpus, gpus_per_node
+    least_gib, best, best_seconds = math.inf, None, math.inf
+    for layout in training_layouts(
+        architecture, gpus=gpus, gpus_per_node=gpus_per_node, sequence_length=sequence_length
     ):
-        need = training_memory(
-            architecture,
-            layout,
-            method=method,
-            sequence_length=sequence_length,
-            micro_batch=recipe.micro_batch,
-            recompute=recipe.recompute,
-        ).total
-        least = min(least, need)
-        if need <= accelerator.memory_gib:
-            seconds = gpu_seconds_per_token(
-                architecture, accelerator, layout, recipe, gpus_per_node
+        for recipe in _recipes(architecture, layout, method, sequence_length, wanted):
+            run = Run(
+                architecture=architecture,
+                accelerator=accelerator,
+                layout=layout,
+                recipe=recipe,
+                gpus_per_node=gpus_per_node,
             )
-            if best is None or seconds < best[0]:
-                best = (seconds, layout, need)
+            needed_gib = run.memory_gib()
+            least_gib = min(least_gib, needed_gib)
+            if needed_gib > accelerator.memory_gib:
+                continue
+            seconds = run.seconds()
+            if seconds < best_seconds * WORTH_SPLITTING:
+                best, best_seconds = run, seconds
+            break  # what follows only computes more to hold less
     if best is None:
-        return _does_not_fit(architecture, accelerator, gpus, least)
-    seconds, layout, need = best
-    flops = architecture.training_flops_per_token(sequence_length, method)
-    return TrainingEstimate(
-        tokens_per_second_per_gpu=1.0 / seconds,
-        flops_per_token=flops,
-        layout=str(layout),
-        memory_gib_per_gpu=need,
-        mfu=flops / seconds / (peak * 1e12),
-        watts_per_gpu=watts_at_load(accelerator, TRAINING_UTILISATION),
-    )
+        return _does_not_fit(architecture, accelerator, gpus, least_gib)
+    return _estimate(best, best_seconds)
 
 
 def sustained_flops_per_second_per_gpu(accelerator: Accelerator, precision: str) -> float | None:
     """FLOP/s that a large training run keeps up; None where the precision is not computed in.
 
-    For work that is stated in FLOPs only: large products at the rate that whole runs reach.
+    For work that is stated in FLOPs alone.
     """
     peak = accelerator.dense_tflops(precision)
-    return peak and peak * 1e12 * accelerator.matmul_fraction * FRAMEWORK_FRACTION * 0.75
+    if peak is None:
+        return None
+    fraction = accelerator.matmul_fraction * FRAMEWORK_FRACTION * SUSTAINED_FRACTION
+    return peak * 1e12 * fraction
+
+
+def _recipes(
+    architecture: Architecture,
+    layout: Layout,
+    method: Method,
+    sequence_length: int,
+    precision: Precision,
+) -> Iterator[Recipe]:
+    """From the fastest to the one that holds least."""
+    large = max(1, MICRO_BATCH_TOKENS // sequence_length)
+    for recompute in (False, True):
+        for micro_batch in dict.fromkeys((large, 1)):
+            step = layout.data * micro_batch * sequence_length
+            yield Recipe(
+                method=method,
+                sequence_length=sequence_length,
+                precision=precision,
+                micro_batch=micro_batch,
+                batch_tokens=max(BATCH_TOKENS[method], step),
+                recompute=recompute,
+                interleave=4 if architecture.layers >= 8 * layout.pipeline else 1,
+            )
+
+
+def _estimate(run: Run, seconds: float) -> TrainingEstimate:
+    recipe = run.recipe
+    flops = run.architecture.training_flops_per_token(recipe.sequence_length, recipe.method)
+    peak = run.accelerator.dense_tflops(recipe.precision) or math.inf
+    return TrainingEstimate(
+        tokens_per_second_per_gpu=1.0 / seconds,
+        flops_per_token=flops,
+        layout=str(run.layout),
+        memory_gib_per_gpu=run.memory_gib(),
+        mfu=flops / seconds / (peak * 1e12),
+        watts_per_gpu=watts_at_load(run.accelerator, TRAINING_UTILISATION),
+    )
 
 
 def _does_not_fit(
@@ -138,152 +279,3 @@ def _does_not_fit(
         f"each has {accelerator.memory_gib:g}"
     )
     return DoesNotFit(message=message, needed_gib=needed_gib, has_gib=accelerator.memory_gib)
-
-
-def _candidates(
-    architecture: Architecture,
-    method: Method,
-    sequence_length: int,
-    precision: Precision,
-    gpus: int,
-    gpus_per_node: int,
-) -> Iterator[tuple[Layout, Recipe]]:
-    layouts = training_layouts(
-        architecture, gpus=gpus, gpus_per_node=gpus_per_node, sequence_length=sequence_length
-    )
-    large = max(1, 8192 // sequence_length)
-    for layout in layouts:
-        for micro_batch in {1, large}:
-            for recompute in (False, True):
-                yield (
-                    layout,
-                    Recipe(
-                        method=method,
-                        sequence_length=sequence_length,
-                        precision=precision,
-                        micro_batch=micro_batch,
-                        batch_tokens=max(
-                            BATCH_TOKENS[method.adapts],
-                            layout.data * micro_batch * sequence_length,
-                        ),
-                        recompute=recompute,
-                        interleave=4 if architecture.layers >= 8 * layout.pipeline else 1,
-                    ),
-                )
-
-
-def gpu_seconds_per_token(
-    architecture: Architecture,
-    accelerator: Accelerator,
-    layout: Layout,
-    recipe: Recipe,
-    gpus_per_node: int,
-) -> float:
-    """GPU-seconds that one trained token costs in this layout."""
-    work = _work_seconds(architecture, accelerator, layout, recipe)
-    traffic = _tensor_seconds(architecture, accelerator, layout, recipe, gpus_per_node)
-    traffic += _expert_seconds(architecture, accelerator, layout, gpus_per_node)
-    busy = (work + traffic) * _bubble(layout, recipe)
-    exposed = _shard_seconds(architecture, accelerator, layout, recipe, gpus_per_node, busy)
-    return busy + exposed + _optimizer_seconds(architecture, accelerator, layout, recipe)
-
-
-def _work_seconds(
-    architecture: Architecture, accelerator: Accelerator, layout: Layout, recipe: Recipe
-) -> float:
-    """Products, attention, what lies between them, launches."""
-    forward_again = 1.0 if recipe.recompute else 0.0
-    passes = (2.0 if recipe.method.adapts else 3.0) + forward_again
-    rate = (accelerator.dense_tflops(recipe.precision) or 0.0) * 1e12
-    wide = rate * accelerator.matmul_fraction * FRAMEWORK_FRACTION
-    if recipe.precision.bytes < 2:
-        wide *= NARROW_FRACTION
-    narrow = architecture.hidden / layout.tensor
-    wide *= narrow / (narrow + SMALL_WIDTH)
-    dense = 2.0 * architecture.multiplied_parameters
-    routed = 0.0
-    if architecture.experts:
-        share = architecture.active_experts / architecture.experts
-        routed = 2.0 * architecture.expert_parameters * share
-    products = passes * ((dense - routed) + routed / EXPERT_FRACTION) / wide
-    half = accelerator.dense_tflops(Precision.BF16) or accelerator.fp16_tflops
-    attended = architecture.attention_flops_per_token(recipe.sequence_length / 2)
-    attention_rate = half * 1e12 * accelerator.matmul_fraction * ATTENTION_FRACTION
-    attention = (3.5 + forward_again) * attended / attention_rate
-    kept = architecture.layers * activation_bytes_per_token_layer(architecture)
-    moved = kept * (PASSES + forward_again)
-    between = moved / (accelerator.memory_bandwidth_gbps * 1e9 * MEMORY_FRACTION)
-    tokens = recipe.micro_batch * recipe.sequence_length / layout.context
-    launches = architecture.layers * LAYER_OVERHEAD_SECONDS * layout.tensor / tokens
-    return products + attention + between + launches
-
-
-def _tensor_seconds(
-    architecture: Architecture,
-    accelerator: Accelerator,
-    layout: Layout,
-    recipe: Recipe,
-    gpus_per_node: int,
-) -> float:
-    """Gathers and scatters of a layer's input: 8 a layer, 4 more where it is computed twice."""
-    if layout.tensor == 1:
-        return 0.0
-    gbps = link_gbps(accelerator, layout.tensor, gpus_per_node)
-    operations = 12 if recipe.recompute else 8
-    moved = operations * architecture.layers * 2.0 * architecture.hidden * (layout.tensor - 1)
-    return TENSOR_EXPOSED * moved / (gbps * 1e9)
-
-
-def _expert_seconds(
-    architecture: Architecture, accelerator: Accelerator, layout: Layout, gpus_per_node: int
-) -> float:
-    """Tokens sent to their experts and back, forward and backward."""
-    if layout.expert == 1:
-        return 0.0
-    gbps = link_gbps(accelerator, layout.expert, gpus_per_node)
-    away = (layout.expert - 1) / layout.expert
-    layers = architecture.layers - architecture.dense_layers
-    moved = 4 * layers * architecture.active_experts * 2.0 * architecture.hidden * away
-    return moved / (gbps * 1e9)
-
-
-def _bubble(layout: Layout, recipe: Recipe) -> float:
-    if layout.pipeline == 1:
-        return 1.0
-    sequences = recipe.batch_tokens / recipe.sequence_length
-    rounds = max(1.0, sequences / (layout.data * recipe.micro_batch))
-    return 1.0 + (layout.pipeline - 1) / (recipe.interleave * rounds)
-
-
-def _shard_seconds(
-    architecture: Architecture,
-    accelerator: Accelerator,
-    layout: Layout,
-    recipe: Recipe,
-    gpus_per_node: int,
-    busy: float,
-) -> float:
-    """What gathering weights and reducing gradients adds to a token's time."""
-    replicas = layout.data * layout.context
-    if replicas == 1:
-        return 0.0
-    spread = layout.gpus if layout.gpus > gpus_per_node else replicas
-    gbps = link_gbps(accelerator, spread, gpus_per_node)
-    trained = not recipe.method.adapts
-    bytes_each = 2.0 * (2 + trained) if layout.sharded else 4.0 * trained
-    seconds = local_parameters(architecture, layout) * bytes_each / (gbps * 1e9)
-    tokens = recipe.batch_tokens / layout.gpus
-    if layout.sharded:
-        tokens = recipe.micro_batch * recipe.sequence_length / layout.model_gpus
-    per_token = seconds / tokens
-    return max(DATA_EXPOSED * per_token, per_token - busy)
-
-
-def _optimizer_seconds(
-    architecture: Architecture, accelerator: Accelerator, layout: Layout, recipe: Recipe
-) -> float:
-    if recipe.method.adapts:
-        return 0.0
-    own = architecture.parameters / layout.gpus
-    tokens = recipe.batch_tokens / layout.gpus
-    return own * OPTIMIZER_TRAFFIC_BYTES / (accelerator.memory_bandwidth_gbps * 1e9) / tokens
