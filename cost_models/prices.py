@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import Field
 
 from cost_models.accelerators import resolve_accelerator
 from cost_models.names import UnknownName
 from cost_models.tables import (
     AtLeastOne,
     Count,
+    Country,
     NotNegative,
     Positive,
     TableError,
@@ -46,7 +44,7 @@ class Offering:
 
     provider: Text
     region: str = ""  # as the provider spells it; empty: one price everywhere
-    jurisdiction: Annotated[str, Field(pattern=r"^([A-Z]{2})?$")] = ""  # ISO country, or EU
+    jurisdiction: Country = ""  # ISO 3166 code, or EU; empty: not stated
     instance_type: str = ""
     accelerator: Text  # id in the accelerator catalog
     gpus_per_node: AtLeastOne

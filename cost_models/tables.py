@@ -29,6 +29,7 @@ Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")]
+Country = Annotated[str, Field(pattern=r"^([A-Z]{2})?$")]
 Words = Annotated[tuple[str, ...], BeforeValidator(lambda cell: tuple(str(cell).split()))]
 
 
@@ -69,7 +70,10 @@ def parse_table(
     rows: list[tuple[int, T]] = []
     problems: list[str] = []
     try:
-        problems += _header_problems(reader.fieldnames or (), row_type)
+        if not text.strip():
+            problems.append("line 1: found nothing, a line of column names is needed")
+        else:
+            problems += _header_problems(reader.fieldnames or (), row_type)
         for cells in reader if not problems else ():
             try:
                 rows.append((reader.line_num, adapter.validate_python(_filled(cells))))
@@ -114,7 +118,7 @@ def _cell_problems(error: ValidationError) -> Iterator[str]:
         elif problem["type"] == "unexpected_keyword_argument":
             yield f"column {column!r}: found {problem['input']!r}, more cells than columns"
         else:
-            allowed = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            allowed = problem["msg"].removeprefix("Input should be ").replace("String", "text")
             found = "" if isinstance(problem["input"], dict) else f"found {problem['input']!r}, "
             yield f"column {column!r}: {found}allowed: {allowed}"
 
