@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from operator import attrgetter
 
 MICROS_PER_USD = 1_000_000
 FLOPS_PER_PFLOP = 1e15
@@ -143,11 +144,12 @@ class Ledger:
         """The same period with the lines that ``keep`` accepts."""
         return Ledger(start=self.start, end=self.end, lines=tuple(filter(keep, self.lines)))
 
-    def by(self, key: Key) -> dict[str, Totals]:
+    def by(self, key: Key | Callable[[Line], str]) -> dict[str, Totals]:
         """Totals by ``key``, the dearest first (then by name); they sum to `total`."""
+        name_of = attrgetter(key.value) if isinstance(key, Key) else key
         groups: defaultdict[str, list[Line]] = defaultdict(list)
         for line in self.lines:
-            groups[getattr(line, key)].append(line)
+            groups[name_of(line)].append(line)
         totals = {name: total(lines) for name, lines in groups.items()}
         dearest = sorted(totals, key=lambda n: (-totals[n].usd_micros, -totals[n].gpu_hours, n))
         return {name: totals[name] for name in dearest}

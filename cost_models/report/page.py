@@ -15,20 +15,30 @@ from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
-from cost_models.ledger import Key, Ledger
+from cost_models.ledger import Key, Ledger, Totals
 from cost_models.report import figures, tables, words
-from cost_models.report.figures import Figure
+from cost_models.report.look import Figure, colours_of
 from cost_models.report.tables import escape
 from cost_models.report.values import Report
 
 HOW = (
-    "Money is what the decision changes: the rent of rented hardware, whole nodes from launch to"
-    " termination where they are billed so, and the energy of owned and reserved hardware. Full cost"
-    " adds what is paid already: the annuity of owned nodes and the commitment of reserved ones, whether"
-    " they work or not. Useful FLOPs are those that the models need, not those that the hardware could do;"
-    " 1 PFLOP is 10¹⁵ of them. The bound is the proven least that any feasible plan can cost, penalties"
-    " included."
+    "Money is what the decision changes: the rent of rented hardware (whole nodes from launch to"
+    " termination where they are billed so) and the energy of owned and reserved hardware. Full"
+    " cost adds what is paid already, whether it works or not: the annuity of owned nodes and the"
+    " commitment of reserved ones. Useful FLOPs are those that the models need, not those that the"
+    " hardware could do; 1 PFLOP is 10¹⁵ of them. The objective is money, moving, lateness and what"
+    " not running is said to cost; the proven least is a lower bound on it over all feasible plans."
 )
+USE = "Mean GPUs over each hour, by team. Hatched: paid for and not at work. Dotted: all there are."
+IDLE = (
+    "On owned and reserved pools an idle GPU costs what is paid already: that is in the full cost."
+    " On rented nodes it is billed: that is in the money too."
+)
+GANTT = (
+    "As many rows a pool as it runs jobs at a time. Drag across to look closer, double-click back."
+)
+BASELINE = "The same jobs at the same prices, in the order they arrive, each on the cheapest GPU that fits."
+ENERGY = "At the meter, cooling included: GPUs at work with their share of the host."
 
 
 def write_report(report: Report, path: str | Path) -> None:
@@ -86,24 +96,17 @@ def _plotly() -> str:
 
 
 def _headline(report: Report) -> str:
-    sums, proof = report.plan.ledger.total, report.proof
-    if sums.usd_per_pflop is None:
-        rate = sums.usd / sums.work_gpu_hours if sums.work_gpu_hours else 0.0
-        first = ("Money per GPU-hour of work", words.usd(rate), "No job states its FLOPs")
-    else:
-        beside = f"{words.pflop(sums)} useful PFLOP"
-        first = ("Money per useful PFLOP", words.usd_per_pflop(sums), beside)
-    unused = sums.gpu_hours - sums.work_gpu_hours
+    sums, plan, proof = report.plan.ledger.total, report.plan, report.proof
+    least = f"objective {words.usd(plan.objective_usd)}, proven least {words.usd(proof.bound_usd)}"
     rows = [
-        first,
-        ("Money", words.usd(sums.usd), f"{words.number(sums.work_gpu_hours)} GPU-hours of work"),
-        ("Full cost", words.usd(sums.full_usd), f"with {words.number(unused)} GPU-hours unused"),
-        ("Proven bound", words.usd(proof.bound_usd), f"gap {words.percent(proof.gap_fraction, 2)}"),
+        _rate(sums),
+        ("Money", words.usd(sums.usd), "rent and energy: what the plan changes"),
+        ("Full cost", words.usd(sums.full_usd), "with owned and reserved hardware"),
+        ("Gap to the proven bound", words.percent(proof.gap_fraction, 2), least),
     ]
     if report.baseline:
-        saved, fraction = words.saving(report.plan, report.baseline)
-        per = "per useful FLOP, " if words.per_flop(report.plan, report.baseline) else ""
-        rows.append(("Saved", words.usd(saved), f"{per}{words.percent(fraction)} of first come"))
+        saved, _ = words.saving(plan, report.baseline)
+        rows.append(("Saved", words.usd(saved), words.against(plan, report.baseline)))
     return "".join(
         f'<div><dt>{escape(what)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="beside">{escape(beside)}</dd></div>'
@@ -111,103 +114,99 @@ def _headline(report: Report) -> str:
     )
 
 
+def _rate(sums: Totals) -> tuple[str, str, str]:
+    if sums.usd_per_pflop is None:
+        rate = sums.usd / sums.work_gpu_hours if sums.work_gpu_hours else 0.0
+        return "Money per GPU-hour of work", words.usd(rate), "no job states its FLOPs"
+    beside = f"{words.pflop(sums)} useful PFLOP; {words.full_per_pflop(sums)} each at full cost"
+    return "Money per useful PFLOP", words.usd_per_pflop(sums), beside
+
+
 def _sections(report: Report, drawn: Mapping[str, Figure]) -> list[str]:
-    ledger, plan = report.plan.ledger, report.plan
-    colours = figures.team_colours([ledger])
-    legend = figures.team_legend(ledger, colours)
-    found = [_break_down(key, ledger, colours, drawn, legend) for key in (Key.TEAM, Key.PROJECT)]
-    found.append(_break_down(Key.POOL, ledger, colours, drawn, legend))
-    found.append(_break_down(Key.JOB, ledger, colours, drawn, legend))
-    found.append(_gantt(report, drawn, legend))
-    found.append(_use(ledger, drawn, legend))
-    if report.baseline:
-        title = words.baseline_title(plan, report.baseline)
-        both = tables.markup(tables.compared(plan, report.baseline))
-        both += tables.markup(tables.policies(plan, report.baseline))
-        lede = (
-            "The same jobs in the order they arrive, each on the cheapest GPU that fits and is free,"
-            " priced in the same way."
-        )
-        found.append(_section(title, lede, _pair(_figure(drawn.get("compared")), both)))
-    if plan.left_out:
-        title = f"{words.count(len(plan.left_out), 'job')} left out"
-        found.append(_section(title, "", tables.markup(tables.left_out(plan.left_out))))
-    if ledger.total.joules:
-        title = words.energy_title(ledger.total)
-        lede = "Energy at the meter, cooling included, of the GPUs at work and their share of the host."
-        found.append(_section(title, lede, tables.markup(tables.energy(ledger))))
-    if report.measured:
-        found.append(_measured(report, drawn))
-    found.append(_section("What the numbers rest on", HOW, _assumptions(report)))
-    return found
-
-
-def _break_down(
-    key: Key,
-    ledger: Ledger,
-    colours: Mapping[str, str],
-    drawn: Mapping[str, Figure],
-    legend: tuple[tuple[str, str], ...],
-) -> str:
-    title = words.jobs_title(ledger) if key is Key.JOB else words.share_title(key, ledger)
-    table = tables.markup(tables.break_down(key, ledger, colours))
-    return _section(title, "", _pair(_figure(drawn.get(f"by-{key.value}"), legend), table))
-
-
-def _gantt(report: Report, drawn: Mapping[str, Figure], legend: tuple[tuple[str, str], ...]) -> str:
     ledger = report.plan.ledger
-    pools = len(words.work_by(ledger, Key.POOL))
-    title = f"{words.count(report.plan.jobs, 'job')} on {words.count(pools, 'pool')}, over time"
-    lede = "One row for each job that a pool runs at a time; drag across the chart to look closer."
-    return _section(title, lede, _figure(drawn.get("gantt"), legend))
+    found = [
+        *(_break_down(key, ledger, drawn) for key in (Key.TEAM, Key.PROJECT, Key.POOL, Key.JOB)),
+        _section(words.plan_title(report.plan), GANTT, _figure(drawn.get("gantt"))),
+        _section(words.use_title(ledger), USE, _figure(drawn.get("use"))),
+        _idle(ledger, drawn),
+        _baseline(report, drawn) if report.baseline else "",
+        _left_out(report),
+        _energy(ledger),
+        _measured(report, drawn),
+        _section("What the numbers rest on", HOW, _assumptions(report)),
+    ]
+    return [section for section in found if section]
 
 
-def _use(ledger: Ledger, drawn: Mapping[str, Figure], legend: tuple[tuple[str, str], ...]) -> str:
-    lede = "Mean GPUs an hour, by team; hatched: paid for and not at work; dotted: all there are."
-    use = _figure(drawn.get("use"), legend)
-    idle = _pair(_figure(drawn.get("idle")), tables.markup(tables.idle(ledger)))
-    first = _section(words.use_title(ledger), lede, use)
-    lede = (
-        "On owned and reserved pools an idle GPU costs what was paid for it already: it stands in the"
-        " full cost. On rented nodes it is billed: it stands in the money too."
-    )
-    return first + _section(words.idle_title(ledger), lede, idle)
+def _break_down(key: Key, ledger: Ledger, drawn: Mapping[str, Figure]) -> str:
+    title = words.jobs_title(ledger) if key is Key.JOB else words.share_title(key, ledger)
+    table = tables.break_down(key, ledger, colours_of(ledger))
+    return _section(title, "", _pair(_figure(drawn.get(f"by-{key.value}")), tables.markup(table)))
+
+
+def _idle(ledger: Ledger, drawn: Mapping[str, Figure]) -> str:
+    table = tables.markup(tables.idle(ledger))
+    return _section(words.idle_title(ledger), IDLE, _pair(_figure(drawn.get("idle")), table))
+
+
+def _baseline(report: Report, drawn: Mapping[str, Figure]) -> str:
+    plan, baseline = report.plan, report.baseline
+    if baseline is None:
+        return ""
+    both = tables.compared(plan, baseline), tables.policies(plan, baseline)
+    body = _pair(_figure(drawn.get("compared")), "".join(map(tables.markup, both)))
+    return _section(words.baseline_title(plan, baseline), BASELINE, body)
+
+
+def _left_out(report: Report) -> str:
+    jobs = report.plan.left_out
+    title = f"{words.count(len(jobs), 'job')} left out"
+    return _section(title, "", tables.markup(tables.left_out(jobs))) if jobs else ""
+
+
+def _energy(ledger: Ledger) -> str:
+    sums = ledger.total
+    table = tables.markup(tables.energy(ledger))
+    return _section(words.energy_title(sums), ENERGY, table) if sums.joules else ""
 
 
 def _measured(report: Report, drawn: Mapping[str, Figure]) -> str:
-    title = words.measured_title(report.measured)
+    if not report.measured:
+        return ""
     body = _figure(drawn.get("measured")) + tables.markup(tables.measured(report.measured))
-    return _section(title, report.stand_ins, body)
+    return _section(words.measured_title(report.measured), report.stand_ins, body)
 
 
 def _assumptions(report: Report) -> str:
     proof = report.proof
-    relaxed = f" It lets go of {', '.join(proof.relaxes)}." if proof.relaxes else ""
+    relaxed = f", which lets go of {', '.join(proof.relaxes)}" if proof.relaxes else ""
     method = f" by {proof.method}" if proof.method else ""
-    solved = f"The plan is {proof.status}, found{method} in {proof.solve_seconds:.1f} s.{relaxed}"
+    solved = f"The plan is {proof.status}, found{method} in {proof.solve_seconds:.1f} s"
+    bound = f"{solved}; the bound is {words.usd(proof.bound_usd, 2)}{relaxed}."
     rows = tables.markup(tables.assumptions(report.assumptions)) if report.assumptions else ""
-    return f"<p>{escape(solved)}</p>{rows}"
+    return f"<p>{escape(bound)}</p>{rows}"
 
 
 def _section(title: str, lede: str, body: str) -> str:
     text = f'<p class="lede">{escape(lede)}</p>' if lede else ""
-    return f"<section><h2>{escape(title)}</h2>{text}{body}</section>"
+    return f'<section><div class="head"><h2>{escape(title)}</h2>{text}</div>{body}</section>'
 
 
 def _pair(left: str, right: str) -> str:
     return f'<div class="pair">{left}<div>{right}</div></div>' if left else right
 
 
-def _figure(figure: Figure | None, legend: tuple[tuple[str, str], ...] = ()) -> str:
+def _figure(figure: Figure | None) -> str:
     if figure is None:
         return ""
     marks = "".join(
         f'<li><i style="background:{colour}"></i>{escape(label)}</li>'
-        for label, colour in figure.legend or legend
+        for label, colour in figure.legend
     )
+    legend = f'<ul class="legend">{marks}</ul>' if marks else ""
     note = f"<figcaption>{escape(figure.note)}</figcaption>" if figure.note else ""
     return (
-        f"<figure>{f'<ul class=legend>{marks}</ul>' if marks else ''}"
-        f'<div class="plot" id="figure-{figure.name}" role="img" aria-label="{escape(figure.text)}"'
-        f' style="height:{figure.height}px"></div>{note}</figure>'
+        f'<figure>{legend}<div class="plot" id="figure-{figure.name}"'
+        f' style="height:{figure.height}px" role="img" aria-label="{escape(figure.text)}"></div>'
+        f"{note}</figure>"
     )

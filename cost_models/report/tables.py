@@ -1,7 +1,7 @@
 """The report's tables: what each shows, and how one is written as HTML.
 
-Money is shown in cents that add up: a column is rounded together with its total (largest remainder),
-so that the cents under a column are the cents above it.
+Money is shown in cents that add up: a column is rounded together with its total (largest
+remainder), so that the cents under a column are the cents above it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cost_models.ledger import Key, Ledger, Line, LineKind, Totals, apportion, total
 from cost_models.report import words
+from cost_models.report.look import Part, part_of
 from cost_models.report.values import Assumption, LeftOut, Measured, Outcome
 
 ROW_LIMIT = 1000  # rows of a table; what is beyond stands in one row
@@ -58,37 +59,27 @@ def _money(value_cents: int) -> Cell:
     return figure(value_cents, words.number(value_cents / 100, 2))
 
 
-def break_down(key: Key, ledger: Ledger, colours: Mapping[str, str]) -> Table:
+def break_down(key: Key, ledger: Ledger, colours: Mapping[Part, str]) -> Table:
     """Totals by ``key``, with their sum."""
-    groups = _limited(ledger.by(key))
-    whole = ledger.total
+    group_of = words.group_of(key)
+    groups = _limited(ledger.by(group_of))
+    swatches = {}
+    if key in (Key.TEAM, Key.JOB):
+        swatches = {group_of(line): colours[part_of(line)] for line in ledger.lines}
     usd = cents([t.usd_micros for t in groups.values()])
     full = cents([t.full_usd_micros for t in groups.values()])
-    owner = {line.job: line.team for line in ledger.lines} if key is Key.JOB else {}
-    rows = []
-    for (name, sums), money, all_in in zip(groups.items(), usd, full, strict=True):
-        colour = colours.get(name if key is Key.TEAM else owner.get(name, "-"), "") if name else ""
-        label = name or (
-            "Idle and start-up"
-            if key in (Key.TEAM, Key.PROJECT, Key.JOB)
-            else words.named(key, name)
-        )
-        rows.append((word(label, colour), *_sums(sums, money, all_in, whole)))
-    total_row = (word("Total"), *_sums(whole, sum(usd), sum(full), whole))
+    whole = ledger.total
+    heads = ("Money (USD)", "Share", "Full cost (USD)", "GPU-hours", "USD per PFLOP")
     return Table(
         name=f"by-{key.value}",
         caption=f"Cost by {key.value}",
-        heads=(
-            key.value.capitalize(),
-            "Money (USD)",
-            "Share",
-            "Full cost (USD)",
-            "GPU-hours",
-            "USD per PFLOP",
+        heads=(key.value.capitalize(), *heads),
+        numeric=(False, *(True for _ in heads)),
+        rows=tuple(
+            (word(name, swatches.get(name, "")), *_sums(sums, money, all_in, whole))
+            for (name, sums), money, all_in in zip(groups.items(), usd, full, strict=True)
         ),
-        numeric=(False, True, True, True, True, True),
-        rows=tuple(rows),
-        totals=total_row,
+        totals=(word("Total"), *_sums(whole, sum(usd), sum(full), whole)),
     )
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from statistics import median
 
-from cost_models.ledger import FLOPS_PER_PFLOP, Key, Ledger, LineKind, Totals
+from cost_models.ledger import FLOPS_PER_PFLOP, Key, Ledger, Line, LineKind, Totals
 from cost_models.report.values import Measured, Outcome, Report
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
 JOULES_PER_KWH = 3.6e6
-POOLS_OWN = "Idle and start-up of rented nodes"  # money that no job carries
-UNNAMED = {Key.TEAM: "No team", Key.PROJECT: "No project", Key.QUEUE: "No queue"}
+FCFS = "First-come-first-served"
+NOBODY = "Idle and start-up"  # what no job carries
+KINDS = {LineKind.WORK: "Work", LineKind.IDLE: "Idle", LineKind.STARTUP: "Start-up"}
 
 
 def number(value: float, decimals: int = 0) -> str:
@@ -74,8 +75,8 @@ def moment(when: datetime) -> str:
 
 
 def period(start: datetime, end: datetime) -> str:
-    """``1 – 8 December 2026``, as short as it can be said."""
-    a, b = start.astimezone(UTC), end.astimezone(UTC)
+    """The days from ``start`` up to ``end``: ``1 – 7 December 2026``, as short as can be."""
+    a, b = start.astimezone(UTC), max(start, end - timedelta(seconds=1)).astimezone(UTC)
     if a.date() == b.date():
         return day(a)
     if (a.year, a.month) == (b.year, b.month):
@@ -84,14 +85,30 @@ def period(start: datetime, end: datetime) -> str:
 
 
 def named(key: Key, name: str) -> str:
-    """A group's name as it is shown."""
-    return name or UNNAMED.get(key, "–")
+    """The name of a group of work as it is shown."""
+    return name or f"No {key.value}"
+
+
+def group_of(key: Key) -> Callable[[Line], str]:
+    """What a line stands under in a break-down by ``key``: its name, or that no job carries it."""
+
+    def group(line: Line) -> str:
+        name: str = getattr(line, key.value)
+        return named(key, name) if name or line.kind is LineKind.WORK else NOBODY
+
+    return group
 
 
 def usd_per_pflop(total: Totals) -> str:
     """Money per useful PFLOP, or a dash."""
     value = total.usd_per_pflop
     return "–" if value is None else f"${significant(value)}"
+
+
+def full_per_pflop(total: Totals) -> str:
+    """Full cost per useful PFLOP, or a dash."""
+    pflops = total.useful_flops / FLOPS_PER_PFLOP
+    return f"${significant(total.full_usd / pflops)}" if pflops else "–"
 
 
 def pflop(total: Totals) -> str:
@@ -106,23 +123,23 @@ def work_by(ledger: Ledger, key: Key) -> dict[str, Totals]:
 
 def meaning(report: Report) -> str:
     """The report in one sentence."""
-    plan, proof = report.plan, report.proof
+    plan, fraction = report.plan, report.proof.gap_fraction
     ledger = plan.ledger
-    jobs = plan.jobs + len(plan.left_out)
+    whole = plan.jobs + len(plan.left_out)
+    jobs = count(whole, "job")
     ran = (
-        f"all {count(jobs, 'job')}" if not plan.left_out else f"{plan.jobs} of {count(jobs, 'job')}"
+        f"{number(plan.jobs)} of {jobs}" if plan.left_out else f"all {jobs}" if whole > 1 else jobs
     )
     parts = [
         f"This plan runs {ran} of {period(ledger.start, ledger.end)} for {usd(ledger.total.usd)}"
     ]
     if report.baseline:
         parts.append(against(plan, report.baseline))
-    if proof.gap_fraction <= 0:
-        parts.append("and it is proven that no plan costs less")
+    if fraction <= 0:
+        parts.append("and it is proven that no plan can do it for less")
     else:
         parts.append(
-            f"and no plan can cost less than {usd(proof.bound_usd)}"
-            f" (at most {percent(proof.gap_fraction, 2)} is left to find)"
+            f"and it is proven that no plan can be more than {percent(fraction, 2)} better"
         )
     return ", ".join(parts) + "."
 
@@ -156,17 +173,19 @@ def against(plan: Outcome, baseline: Outcome) -> str:
     saved, fraction = saving(plan, baseline)
     less = "less" if saved >= 0 else "more"
     per = " per useful FLOP" if per_flop(plan, baseline) else ""
-    return f"{percent(abs(fraction))} {less}{per} than first-come-first-served"
+    return f"{percent(abs(fraction))} {less}{per} than {FCFS.lower()}"
 
 
 def share_title(key: Key, ledger: Ledger) -> str:
     """The finding of a break-down: who took most."""
     whole = ledger.total.usd
-    groups = [(n, t) for n, t in work_by(ledger, key).items() if n]
-    if not groups or not whole:
+    groups = ledger.by(key) if key is Key.POOL else work_by(ledger, key)
+    named_groups = [(name, sums) for name, sums in groups.items() if name]
+    if not named_groups or not whole:
         return f"Cost by {key.value}"
-    name, most = groups[0]
-    return f"{name} used {percent(most.usd / whole)} of the spend"
+    name, most = named_groups[0]
+    who = f"{name[:1].upper()}{name[1:]}" if key is Key.TEAM else f"The {key.value} {name}"
+    return f"{who} used {percent(most.usd / whole)} of the spend"
 
 
 def jobs_title(ledger: Ledger) -> str:
@@ -176,9 +195,14 @@ def jobs_title(ledger: Ledger) -> str:
     if len(jobs) < 3 or not whole:
         return "Cost by job"
     few = min(5, len(jobs) // 2)
-    return (
-        f"The {few} dearest of {count(len(jobs), 'job')} make up {percent(sum(jobs[:few]) / whole)}"
-    )
+    share = percent(sum(jobs[:few]) / whole)
+    return f"The {few} dearest of {count(len(jobs), 'job')} make up {share} of the spend"
+
+
+def plan_title(plan: Outcome) -> str:
+    """How much runs where."""
+    pools = len(work_by(plan.ledger, Key.POOL))
+    return f"{count(plan.jobs, 'job')} on {count(pools, 'pool')}, over time"
 
 
 def use_title(ledger: Ledger) -> str:
@@ -202,7 +226,7 @@ def baseline_title(plan: Outcome, baseline: Outcome) -> str:
     """What first-come-first-served would have done."""
     more = baseline.ledger.total.usd - plan.ledger.total.usd
     word = "more" if more >= 0 else "less"
-    text = f"First-come-first-served would have spent {usd(abs(more))} {word}"
+    text = f"{FCFS} would have spent {usd(abs(more))} {word}"
     fewer = plan.jobs - baseline.jobs
     if fewer:
         text += f" and run {count(abs(fewer), 'job')} {'fewer' if fewer > 0 else 'more'}"

@@ -94,9 +94,7 @@ def at(hour: float) -> datetime:
     return START + timedelta(hours=hour)
 
 
-def line(
-    pool: PoolFacts, start: float, hours: float, gpus: float, kind: LineKind, **who: str
-) -> Line:
+def line(pool: PoolFacts, start: float, hours: float, gpus: float, kind: LineKind) -> Line:
     """One line at the pool's rates."""
     gpu_hours = hours * gpus
     energy = gpu_hours * pool.watts * 3600 if kind is LineKind.WORK else 0.0
@@ -116,7 +114,6 @@ def line(
         joules=energy,
         grams_co2=energy / 3.6e6 * pool.grams_per_kwh,
         useful_flops=gpu_hours * 3600 * pool.tflops * 1e12 if kind is LineKind.WORK else 0.0,
-        **who,
     )
 
 
@@ -125,10 +122,8 @@ def work(
 ) -> Line:
     facts = BY_NAME[pool]
     nodes = tuple(f"{pool}-{n:02d}" for n in range(max(1, gpus // 8)))
-    made = line(
-        facts, start, hours, gpus, LineKind.WORK, team=team, project=project, queue=team, job=name
-    )
-    return replace(made, nodes=nodes)
+    made = line(facts, start, hours, gpus, LineKind.WORK)
+    return replace(made, job=name, team=team, project=project, queue=team, nodes=nodes)
 
 
 def service() -> list[Line]:
@@ -143,11 +138,11 @@ def service() -> list[Line]:
 def idle_of(pool: PoolFacts, lines: list[Line]) -> list[Line]:
     """Idle GPUs hour by hour: all that is not used of owned pools, an eighth of rented nodes."""
     found = []
-    for hour in range(0, 168, 4):
+    for hour in range(168):
         busy = sum(x.gpus for x in lines if x.start <= at(hour) < x.end)
-        spare = pool.gpus - busy if pool.sunk_usd else busy // 8
+        spare = pool.gpus - busy if pool.sunk_usd else min(busy // 8, pool.gpus - busy)
         if spare > 0:
-            found.append(line(pool, hour, 4, spare, LineKind.IDLE))
+            found.append(line(pool, hour, 1, spare, LineKind.IDLE))
     return found
 
 
@@ -180,7 +175,7 @@ def sample() -> Report:
         job="video-diffusion-pretrain",
         team="research",
         reason="capacity",
-        message="needs 64 GPUs at once for 80 h; h100-us-east has at most 40 free before its deadline",
+        message="needs 64 GPUs at once for 80 h; h100-us-east has at most 40 free by then",
         not_running_usd=9_000.0,
     )
     plan = Outcome(ledger=ledger, jobs=40, lateness_usd=140.0, left_out=(missed,))
