@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +19,8 @@ from planner.manifests.text import MOST_BYTES, Unreadable, documents, oversized
 from planner.manifests.trace import TraceError, hourly_rates
 
 LONGEST_NAME = 253
+MOST_DOCUMENTS = 200_000  # of one file
+MOST_FAULTS = 1000  # of one file
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 STDIN = "-"
 SET_BY_CLUSTER = (
@@ -61,7 +64,7 @@ def read(
     Raises:
         ManifestErrors: something is wrong; it names all that is.
     """
-    findings = [each for source in _sources(paths, stdin) for each in _findings(source)]
+    findings = [each for source in _sources(paths, stdin) for each in _capped(_findings(source))]
     entries = [each for each in findings if isinstance(each, Entry)]
     faults = [each for each in findings if isinstance(each, Fault)]
     whole = all(fault.path for fault in faults)  # else what is missing may stand in the broken part
@@ -133,14 +136,33 @@ def _findings(source: _Source | Fault) -> Iterator[Entry | Fault]:
     if len(source.data) > MOST_BYTES:
         yield Fault(place=source.name, message=f"larger than {MOST_BYTES >> 20} MiB")
         return
-    raws = list(_flat(documents(source.data, source.suffix)))
-    if all(raw is None for raw in raws):
+    raws = list(islice(_flat(documents(source.data, source.suffix)), MOST_DOCUMENTS + 1))
+    if len(raws) > MOST_DOCUMENTS:
+        yield Fault(place=source.name, message=f"more than {MOST_DOCUMENTS} documents")
+        return
+    numbered = [(number, raw) for number, raw in enumerate(raws, start=1) if raw is not None]
+    if not numbered:
         yield Fault(place=source.name, message="empty: no manifest in it")
-    for number, raw in enumerate(raws, start=1):
+    if not any(isinstance(raw, dict) for _, raw in numbered):
+        numbered = numbered[:1]  # not ours at all: once is enough
+    for number, raw in numbered:
         if isinstance(raw, Unreadable):
             yield _unreadable(source, raw)
-        elif raw is not None:
+        else:
             yield from _document(raw, Origin(source.name, number), source.folder)
+
+
+def _capped(findings: Iterable[Entry | Fault]) -> Iterator[Entry | Fault]:
+    """The findings of one source; of very many faults, how many more there are."""
+    faults = 0
+    last = None
+    for finding in findings:
+        faults += isinstance(finding, Fault)
+        if isinstance(finding, Entry) or faults <= MOST_FAULTS:
+            yield finding
+        last = finding if isinstance(finding, Fault) else last
+    if last and faults > MOST_FAULTS:
+        yield replace(last, message=f"and {faults - MOST_FAULTS} more errors up to here", path="")
 
 
 def _flat(raws: Iterable[object]) -> Iterator[object]:
@@ -160,8 +182,9 @@ def _unreadable(source: _Source, raw: Unreadable) -> Fault:
 
 def _document(raw: object, origin: Origin, folder: Path) -> Iterator[Entry | Fault]:
     if not isinstance(raw, dict):
+        what = "text" if isinstance(raw, str) else found(raw)
         allowed = "a mapping of apiVersion, kind, metadata, spec"
-        yield Fault(place=str(origin), message=f"found {found(raw)}, allowed: {allowed}")
+        yield Fault(place=str(origin), message=f"found {what}, allowed: {allowed}")
         return
     if too_much := oversized(raw):
         yield Fault(place=str(origin), message=too_much)

@@ -9,6 +9,8 @@ from cost_models.names import nearest
 from planner.manifests.errors import Fault, found
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest
 
+MOST_HINTS = 20  # looking for what was meant is slow among thousands of names
+
 Key = tuple[str, str, str]  # kind, namespace (empty: cluster-scoped), name
 
 
@@ -62,8 +64,12 @@ def circles(entries: Sequence[Entry]) -> Iterator[Fault]:
     at = {entry.key: entry for entry in reversed(entries)}
     for path, edges in (("spec.parent", above), ("spec.dependsOn", before)):
         for circle in cycles(edges):
-            names = " -> ".join(key[2] for key in (*circle, circle[0]))
+            names = " -> ".join(_shortened([key[2] for key in (*circle, circle[0])]))
             yield at[circle[0]].fault(path, f"found the circle {names}, allowed: none")
+
+
+def _shortened(names: list[str]) -> list[str]:
+    return names if len(names) <= 20 else [*names[:10], f"{len(names) - 20} more", *names[-10:]]
 
 
 def cycles(edges: Mapping[Key, Sequence[Key]]) -> Iterator[list[Key]]:
@@ -92,13 +98,18 @@ def missing(entries: Sequence[Entry]) -> Iterator[Fault]:
     known: dict[tuple[str, str], dict[str, None]] = {}
     for kind, namespace, name in (entry.key for entry in entries):
         known.setdefault((kind, namespace), {})[name] = None
+    hints: dict[Key, str] = {}
     for entry in entries:
         if isinstance(entry.manifest, GpuPool) and entry.manifest.spec.nodes is None:
             yield entry.fault("spec.nodes", "found nothing, and it is required in files")
         for path, kind, namespace, name in _references(entry):
             names = known.get((kind, namespace), {})
-            if name not in names:
-                yield entry.fault(path, _no_such(kind, name, names))
+            if name in names:
+                continue
+            key = (kind, namespace, name)
+            if key not in hints:
+                hints[key] = _hint(name, names) if len(hints) < MOST_HINTS else ""
+            yield entry.fault(path, f"found {found(name)}, which is no {kind}{hints[key]}")
 
 
 def _references(entry: Entry) -> Iterator[tuple[str, str, str, str]]:
@@ -115,7 +126,6 @@ def _references(entry: Entry) -> Iterator[tuple[str, str, str, str]]:
             yield f"spec.dependsOn[{index}]", "GpuJob", namespace, job
 
 
-def _no_such(kind: str, name: str, names: Iterable[str]) -> str:
+def _hint(name: str, names: Iterable[str]) -> str:
     near = nearest(name, names)
-    hint = f", nearest: {', '.join(near)}" if near else ""
-    return f"found {found(name)}, which is no {kind}{hint}"
+    return f", nearest: {', '.join(near)}" if near else ""

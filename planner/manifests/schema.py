@@ -164,8 +164,10 @@ Quantity = Annotated[float, Strict(), Field(ge=0)]
 PositiveQuantity = Annotated[float, Strict(), Field(gt=0)]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
-AcceleratorId = Annotated[str, Strict(), AfterValidator(_accelerator_id)]
-ModelId = Annotated[str, Strict(), AfterValidator(_model_id)]
+AcceleratorId = Annotated[
+    str, Strict(), StringConstraints(max_length=100), AfterValidator(_accelerator_id)
+]
+ModelId = Annotated[str, Strict(), StringConstraints(max_length=100), AfterValidator(_model_id)]
 CountByAccelerator = Annotated[
     dict[AcceleratorId, Count], WrapValidator(_no_id_twice), Field(max_length=1000)
 ]

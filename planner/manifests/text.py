@@ -20,7 +20,7 @@ import yaml
 from planner.manifests.errors import found, plain
 
 MOST_BYTES = 256 * 2**20
-MOST_VALUES = 1_000_000  # of one YAML document, what its aliases repeat included
+MOST_VALUES = 500_000  # of one YAML document, what its aliases repeat included
 MOST_ENTRIES = 10_000  # of one list or mapping within a manifest
 MOST_DEPTH = 100
 MOST_BAD_LINES = 20  # after so many, JSON Lines are no JSON Lines
@@ -53,6 +53,10 @@ class Unreadable:
 
 class _DuplicateKeyError(ValueError):
     """JSON with a key twice in one object."""
+
+
+class _RefusedError(yaml.MarkedYAMLError):
+    """YAML that is well formed, and yet not taken."""
 
 
 def documents(data: bytes, suffix: str) -> Iterator[object]:
@@ -105,7 +109,8 @@ def _yaml_documents(text: str) -> Iterator[object]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
-        yield Unreadable(f"not YAML: {plain(str(error.problem))[:100]}", line, column)
+        what = "" if isinstance(error, _RefusedError) else "not YAML: "
+        yield Unreadable(f"{what}{plain(str(error.problem))[:100]}", line, column)
     except yaml.YAMLError as error:
         reason = plain(str(getattr(error, "reason", "unreadable")))[:100]
         yield Unreadable(f"not YAML: {reason}")
@@ -166,6 +171,8 @@ class _Yaml:
                 raise _refused("a key that is not text", key)
             if key.value in built:
                 raise _refused(f"duplicate key {found(key.value)}", key)
+            if len(built) == MOST_ENTRIES:
+                raise _refused(f"a mapping of more than {MOST_ENTRIES} entries", key)
             built[key.value] = self.value(next(self.events), depth)
         return built
 
@@ -182,8 +189,8 @@ class _Yaml:
             raise _refused(f"tag {found(tag)}, which is not taken", event)
 
 
-def _refused(problem: str, event: Any) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+def _refused(problem: str, event: Any) -> _RefusedError:
+    return _RefusedError(problem=problem, problem_mark=event.start_mark)
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -225,15 +232,14 @@ def _json_values(text: str) -> Iterator[object]:
 
 
 def _json_lines(text: str) -> Iterator[object]:
-    read: list[object] = []
     bad = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            read.append(_json_line(line.strip(), number))
-            bad += isinstance(read[-1], Unreadable)
+            value = _json_line(line.strip(), number)
+            yield value
+            bad += isinstance(value, Unreadable)
         if bad == MOST_BAD_LINES:
-            break
-    return iter(read if bad < len(read) else read[:1])
+            return
 
 
 def _json_line(line: str, number: int) -> object:
