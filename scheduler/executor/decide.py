@@ -29,7 +29,6 @@ from scheduler.executor.records import (
 
 BACK_OFF_SECONDS = 2.0  # after the first crash; doubled after each further one
 BACK_OFF_MOST_SECONDS = 120.0
-LOSSES = 5  # times that Ray may die under a launch before we stop believing in chance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,8 +148,8 @@ def _after_attempt(record: Record) -> tuple[Outcome, str] | None:
         return Outcome.CANCELLED, "cancelled"
     if record.count(RunStatus.FAILED) >= record.launch.attempt_limit:
         return Outcome.FAILED, _why(last.ending)
-    if record.count(RunStatus.LOST) >= LOSSES:
-        return Outcome.FAILED, f"Ray died under it {LOSSES} times"
+    if (losses := record.count(RunStatus.LOST)) >= record.launch.loss_limit:
+        return Outcome.FAILED, f"Ray died under it, {losses} of {record.launch.loss_limit} times"
     return None
 
 
@@ -212,6 +211,8 @@ def _submissions(
         if record.outcome:
             continue
         if record.open:
+            # Even where it is to be cancelled: a hand-over cut off by our own death may still
+            # arrive at Ray, and only what Ray is known to have can be stopped.
             if not record.open.submitted and record.open.submission_id not in observed.jobs:
                 yield _submit(observed, launch, record.open.number)
             continue

@@ -12,11 +12,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from planner.codec import CodecError, decode, encode
 from scheduler.executor import records
@@ -53,6 +54,11 @@ class StateDirectory:
         """Which Ray is ours, and its token."""
         return self.root / "ray"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one executor."""
+        return self.root / "lock"
+
     def log(self, submission_id: str) -> Path:
         """The copy of an attempt's log."""
         return self.root / "logs" / f"{submission_id}.log"
@@ -80,15 +86,21 @@ def default_root(environment: Mapping[str, str]) -> Path:
 
 
 @contextmanager
-def executor_lock(state: StateDirectory) -> Iterator[bool]:
-    """Hold the state directory; yields whether we got it. The kernel frees it when we die."""
-    with (state.root / "lock").open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+def held(path: Path, patience_seconds: float = 0.0) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields whether we got it. The kernel frees it when we die."""
+    deadline = time.monotonic() + patience_seconds
+    with path.open("a") as handle:
+        while not (got := _locked(handle)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield got
+
+
+def _locked(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Journal:

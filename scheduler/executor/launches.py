@@ -24,6 +24,7 @@ from datetime import datetime
 from planner.codec import encode
 from planner.plan import Plan, Segment
 from planner.problem import GPU_MILLI, Demand, Job, Problem
+from scheduler.executor import stand_in
 
 NODE_RESOURCE = "flopwise-node-"
 
@@ -49,7 +50,8 @@ class Launch:
     unit: str = "hours"
     after: tuple[str, ...] = ()  # launches that must have ended well
     stops_at_end: bool = False  # stopped at ``end``; otherwise it ends by itself
-    attempt_limit: int = 3
+    attempt_limit: int = 3  # it may crash one time less
+    loss_limit: int = 5  # Ray may die under it one time less: after that it is no chance
 
     @property
     def resources(self) -> dict[str, float]:
@@ -81,11 +83,8 @@ def launches(problem: Problem, plan: Plan, retries: int = 2) -> tuple[Launch, ..
         for name in parts
         for part in parts[name]
     )
-    return tuple(
-        sorted(
-            (replace(m, attempt_limit=1 + retries) for m in made), key=lambda m: (m.start, m.name)
-        )
-    )
+    limited = (replace(part, attempt_limit=1 + retries) for part in made)
+    return tuple(sorted(limited, key=lambda part: (part.start, part.name)))
 
 
 def _waits_for(job: Job, parts: Mapping[str, tuple[Launch, ...]]) -> Iterator[str]:
@@ -194,6 +193,24 @@ def node_gpu_milli(problem: Problem, made: Iterable[Launch]) -> dict[str, int]:
     """GPU thousandths that each node under ``made`` has: what a local Ray stands in for."""
     used = sorted({node for launch in made for node, _ in launch.gpu_milli})
     return {node: problem.node_by_name[node].capacity.gpu_milli for node in used}
+
+
+def with_stand_ins(made: Iterable[Launch], speed: float) -> tuple[Launch, ...]:
+    """The same launches, each running a small program of ours for its hours over ``speed``."""
+    return tuple(
+        replace(
+            launch,
+            entrypoint=stand_in.command(
+                job=launch.name,
+                work=launch.work,
+                unit=launch.unit,
+                seconds=launch.hours * 3600 / speed,
+            ),
+            runtime_env_json="{}",
+            stops_at_end=False,
+        )
+        for launch in made
+    )
 
 
 def run_id(made: Iterable[Launch], speed: float) -> str:

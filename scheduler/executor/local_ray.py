@@ -9,7 +9,6 @@ mistaken for another's.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import json
 import os
@@ -22,13 +21,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from planner.codec import CodecError, decode, encode
 from scheduler.executor.errors import ExecutorError, RayRefusedError
-from scheduler.executor.journal import StateDirectory
+from scheduler.executor.journal import StateDirectory, held
 from scheduler.executor.ray_jobs import RayJobs
 
 START_SECONDS = 120.0
@@ -45,7 +43,9 @@ _PORTS = (
     "runtime-env-agent-port",
     "ray-client-server-port",
 )
+_LOG = "job-driver-"
 _VITAL = ("gcs_server", "raylet", "dashboard.py")
+_ROLES = (*_VITAL, "ray.scripts.scripts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,7 @@ def client(state: StateDirectory, head: Head) -> RayJobs:
 
 def alive(head: Head) -> bool:
     """Whether all processes that a head cannot do without are there."""
-    lines = [command for _, command in _processes() if head.folder in command]
-    return all(any(vital in line for line in lines) for vital in _VITAL)
+    return {_role(head, arguments) for _, arguments in _processes()} >= set(_VITAL)
 
 
 def ensure(
@@ -92,7 +91,9 @@ def ensure(
 
     ``busy`` says whether jobs depend on the recorded head; then it is not replaced by another.
     """
-    with _start_lock(state):
+    with held(state.ray / "lock", patience_seconds=START_SECONDS) as ours:
+        if not ours:
+            raise ExecutorError(f"{state.ray / 'lock'}: another program is starting Ray")
         head = recorded(state)
         if head and alive(head) and client(state, head).ready():
             if dict(resources).items() <= dict(head.resources).items():
@@ -120,9 +121,21 @@ def stop(state: StateDirectory, head: Head) -> None:
         (state.ray / "head.json").unlink(missing_ok=True)
 
 
-def log_file(head: Head, submission_id: str) -> Path:
-    """Where Ray writes a job's log: readable after Ray has died."""
-    return Path(head.folder) / "session_latest" / "logs" / f"job-driver-{submission_id}.log"
+def logged(head: Head) -> Iterator[str]:
+    """Submission ids of the jobs whose logs Ray has on disk, dead or alive."""
+    return (path.stem.removeprefix(_LOG) for path in _logs(head).glob(f"{_LOG}*.log"))
+
+
+def read_log(head: Head, submission_id: str) -> str:
+    """A job's log as Ray has it on disk, dead or alive; empty for none."""
+    try:
+        return (_logs(head) / f"{_LOG}{submission_id}.log").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _logs(head: Head) -> Path:
+    return Path(head.folder) / "session_latest" / "logs"
 
 
 def _start(state: StateDirectory, resources: Mapping[str, float]) -> Head:
@@ -227,22 +240,6 @@ def _write_private(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-@contextmanager
-def _start_lock(state: StateDirectory) -> Iterator[None]:
-    """One at a time starts a head here; the others wait and find it."""
-    deadline = time.monotonic() + START_SECONDS
-    with (state.ray / "lock").open("a") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ExecutorError(f"{handle.name}: held by another program") from None
-                time.sleep(0.2)
-        yield
-
-
 def _short_folder() -> str | None:
     """A socket's path has at most about 100 characters, and Ray's own part takes 70."""
     return None if len(tempfile.gettempdir()) <= 12 else "/tmp"  # noqa: S108  # mkdtemp makes it private
@@ -259,32 +256,40 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _processes() -> Iterator[tuple[int, str]]:
-    """(process id, command line) of all processes that we may look at."""
+def _processes() -> Iterator[tuple[int, list[str]]]:
+    """(process id, arguments) of all processes that we may look at."""
     if Path("/proc/self/cmdline").exists():
         for folder in Path("/proc").glob("[0-9]*"):
             try:
-                command = (folder / "cmdline").read_bytes()
+                line = (folder / "cmdline").read_bytes()
             except OSError:
                 continue  # it has just ended
-            yield int(folder.name), command.replace(b"\0", b" ").decode(errors="replace")
+            yield int(folder.name), line.decode(errors="replace").split("\0")
         return
     listed = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,args="],  # noqa: S607  # of the system, by its PATH
+        ["ps", "-A", "-ww", "-o", "pid=,args="],  # noqa: S607  # the system's, by its PATH
         capture_output=True,
         text=True,
         check=True,
         timeout=STOP_SECONDS,
     )
-    for line in listed.stdout.splitlines():
-        pid, _, command = line.strip().partition(" ")
-        yield int(pid), command
+    for row in listed.stdout.splitlines():
+        pid, _, arguments = row.strip().partition(" ")
+        yield int(pid), arguments.split()
+
+
+def _role(head: Head, arguments: list[str]) -> str:
+    """Which of Ray's processes of ``head`` this is; empty for any other, such as a log's reader."""
+    if not any(head.folder in argument for argument in arguments):
+        return ""
+    names = {argument.rpartition("/")[2] for argument in arguments[:4]}
+    return next((role for role in _ROLES if role in names), "")
 
 
 def _members(head: Head) -> set[int]:
-    """Processes of ``head``: those that name its folder, and all in their sessions."""
+    """All processes of ``head``: its daemons share a session that is theirs alone."""
     everyone = list(_processes())
-    sessions = {_session(pid) for pid, command in everyone if head.folder in command}
+    sessions = {_session(pid) for pid, arguments in everyone if _role(head, arguments)}
     ours = sessions - {None, _session(os.getpid())}
     return {pid for pid, _ in everyone if _session(pid) in ours and not _is_zombie(pid)}
 

@@ -202,7 +202,7 @@ def submission_id(run: str, launch: str, attempt: int) -> str:
 
 
 def fold(runs: Mapping[str, Run], events: Iterable[Event]) -> dict[str, Run]:
-    """``runs`` after ``events``. An event of an unknown run or launch is from elsewhere: ignored."""
+    """``runs`` after ``events``; an event of an unknown run or launch changes nothing."""
     folded = dict(runs)
     changed: dict[str, dict[str, Record]] = {}
     for event in events:
@@ -239,11 +239,8 @@ def advance(record: Record, event: Event) -> Record:
         case Settled() if record.outcome is None:
             return replace(record, outcome=event.outcome, message=event.message)
         case Submitted() | StopIntended() | StopSent() | Ended():
-            attempts = tuple(
-                _attempt_after(a, event) if a.number == event.attempt else a
-                for a in record.attempts
-            )
-            return replace(record, attempts=attempts)
+            after = tuple(_attempt_after(a, event) for a in record.attempts)
+            return replace(record, attempts=after)
         case _:
             return record
 
@@ -261,6 +258,8 @@ def _attempted(record: Record, event: SubmitIntended) -> Record:
 
 def _attempt_after(attempt: Attempt, event: Submitted | StopIntended | StopSent | Ended) -> Attempt:
     match event:
+        case _ if event.attempt != attempt.number:
+            return attempt
         case Submitted():
             return replace(attempt, submitted=True)
         case StopIntended():
