@@ -14,6 +14,9 @@ from cost_models.accelerators import Accelerator
 from cost_models.architectures import Architecture
 
 
+CONTEXT_TOKENS = 4096  # of a sequence, that are still worth a GPU of their own
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """GPUs in each direction; their product is the GPUs in use."""
@@ -55,7 +58,7 @@ def training_layouts(
     architecture: Architecture, *, gpus: int, gpus_per_node: int, sequence_length: int
 ) -> Iterator[Layout]:
     """Layouts that use exactly ``gpus``, the least split ones first."""
-    contexts = [1] if sequence_length < 32768 else [1, 2, 4, 8]
+    contexts = tuple(_powers(min(8, max(1, sequence_length // CONTEXT_TOKENS))))
     for pipeline in _powers(min(16, gpus)):
         for tensor in tensor_sizes(architecture, min(gpus, gpus_per_node)):
             for context in contexts:

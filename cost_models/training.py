@@ -30,7 +30,7 @@ ATTENTION_FRACTION = 0.45  # of the 16-bit rate of large products, in fused atte
 EXPERT_FRACTION = 0.33  # of the rate of dense products, in grouped ones, routing included
 MEMORY_FRACTION = 0.85  # of the memory bandwidth, in the operations between products
 PASSES = 6.0  # times that each kept activation is read or written, forward and backward
-TENSOR_EXPOSED = 0.15  # of the tensor-parallel traffic: what work does not hide
+TENSOR_EXPOSED = 0.15  # of the traffic inside layers: what work does not hide
 DATA_EXPOSED = 0.12  # of the traffic between replicas
 OPTIMIZER_TRAFFIC_BYTES = 45.0  # a trained weight, each step
 LAYER_OVERHEAD_SECONDS = 8e-5  # launches of one layer and micro-batch, forward and backward
@@ -104,7 +104,8 @@ class Run:
     def seconds(self) -> float:
         """All of it."""
         work = self._products() + self._attention() + self._between() + self._launches()
-        busy = (work + self._tensor_traffic() + self._expert_traffic()) * self._bubble()
+        traffic = self._tensor_traffic() + self._context_traffic() + self._expert_traffic()
+        busy = (work + traffic) * self._bubble()
         return busy + self._replica_traffic(busy) + self._optimizer()
 
     def _products(self) -> float:
@@ -142,6 +143,11 @@ class Run:
         moved = operations * 2.0 * self.architecture.hidden * others
         return TENSOR_EXPOSED * moved / self._bytes_per_second(self.layout.tensor)
 
+    def _context_traffic(self) -> float:
+        """Keys and values on their way past the other parts of a sequence, three times."""
+        moved = 3 * self.architecture.kv_bytes_per_token(Precision.BF16) * (self.layout.context - 1)
+        return TENSOR_EXPOSED * moved / self._bytes_per_second(self.layout.context)
+
     def _expert_traffic(self) -> float:
         """Tokens to their experts and back, forward and backward."""
         away = 1.0 - 1.0 / self.layout.expert
@@ -151,10 +157,21 @@ class Run:
         return moved / self._bytes_per_second(self.layout.expert)
 
     def _bubble(self) -> float:
-        """How much longer a pipeline takes that fills and drains once a step."""
+        """How much longer a pipeline takes: it fills and drains once a step, at its slowest stage.
+
+        Stages hold whole layers, the last the output head as well.
+        """
+        stages = self.layout.pipeline
+        if stages == 1:
+            return 1.0
+        architecture = self.architecture
+        head = architecture.vocab * architecture.hidden
+        layer = (architecture.multiplied_parameters - head) / architecture.layers
+        fair = (architecture.layers + head / layer) / stages
+        slowest = max(head / layer, math.ceil(fair)) / fair
         sequences = self.recipe.batch_tokens / self.recipe.sequence_length
         rounds = max(1.0, sequences / (self.layout.data * self.recipe.micro_batch))
-        return 1.0 + (self.layout.pipeline - 1) / (self.recipe.interleave * rounds)
+        return slowest * (1.0 + (stages - 1) / (self.recipe.interleave * rounds))
 
     def _replica_traffic(self, busy: float) -> float:
         """What gathering weights and reducing gradients adds to ``busy``."""
