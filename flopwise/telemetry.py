@@ -30,10 +30,11 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _duration(text: str) -> timedelta:
+def _duration(text: str, option: str) -> timedelta:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
     if not found or float(found[1]) == 0:
-        raise typer.BadParameter(f"found {text!r}, allowed: a number above 0 and ms, s, m, h or d")
+        message = f"found {text!r}, allowed: a number above 0 and ms, s, m, h or d"
+        raise typer.BadParameter(message, param_hint=option)
     return timedelta(seconds=float(found[1]) * _UNITS_IN_SECONDS[found[2]])
 
 
@@ -63,11 +64,13 @@ def collect(
     out: Annotated[Path, typer.Option(help="JSON lines, added to.")] = Path("samples.jsonl"),
 ) -> None:
     """Add one sample of each GPU of this machine to a file, each interval."""
-    every, last = _duration(interval), _duration(duration)
+    every, last = _duration(interval, "--interval"), _duration(duration, "--duration")
     try:
         written = _collect(ticks(every, last), out)
     except (nvml.NvmlUnavailableError, samples.SamplesError, OSError) as error:
         _fail(error)
+    if not written:
+        _fail(LookupError("the driver shows no GPU to read"))
     typer.echo(f"{out}: {written} samples added", err=True)
 
 
@@ -114,7 +117,9 @@ def _fail(error: Exception, code: int = 1) -> NoReturn:
 
 
 def _as_json(found: Sequence[usage.GpuUsage]) -> str:
-    return json.dumps({"gpus": [_camel(asdict(one)) for one in found]}, indent=2, default=str)
+    return json.dumps(
+        {"gpus": [_camel(asdict(one)) for one in found]}, indent=2, default=datetime.isoformat
+    )
 
 
 def _camel(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""What every test shares: repeatable examples, the split over workers, the fake NVIDIA driver."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# No deadline: a busy machine is no bug. Derandomised: the same commit gives the same verdict.
+settings.register_profile("flopwise", deadline=None, derandomize=True)
+settings.load_profile("flopwise")
+
+# Long ones first, so that the other worker takes the rest meanwhile.
+ALONE = ("ray", "browser")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With xdist, a file's tests share a worker; so do all that need the Ray, or the browser."""
+    for item in items:
+        group = next((name for name in ALONE if item.get_closest_marker(name)), str(item.path))
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ALONE))
+
+
+BuildDriver = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def build_driver(tmp_path_factory: pytest.TempPathFactory) -> BuildDriver:
+    """Compiles the fake driver, with the compiler's flags, and gives the folder it lies in."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler for the fake driver: apt install gcc libc6-dev")
+    source = Path(__file__).parent / "telemetry" / "fake_nvml" / "fake_nvml.c"
+    warnings = ["-std=c11", "-Wall", "-Wextra", "-Werror"]
+
+    def build(*flags: str) -> Path:
+        library = tmp_path_factory.mktemp("driver") / "libnvidia-ml.so.1"
+        as_library = ["-shared", "-fPIC", f"-Wl,-soname,{library.name}", "-o", str(library)]
+        command = [compiler, *warnings, *flags, *as_library, str(source)]
+        subprocess.run(command, check=True, timeout=60)
+        return library.parent
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def driver(build_driver: BuildDriver) -> Path:
+    """The folder of a fake NVIDIA driver, for LD_LIBRARY_PATH."""
+    return build_driver()
