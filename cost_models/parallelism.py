@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from cost_models.accelerators import Accelerator
 from cost_models.architectures import Architecture
 
-
 CONTEXT_TOKENS = 4096  # of a sequence, that are still worth a GPU of their own
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from cost_models.names import nearest
 
@@ -65,22 +66,20 @@ def parse_table(
     ``unique`` names the columns that together identify a row. Raises `TableError` with every
     problem of the file, each naming ``source``, line, column, what was found and what is allowed.
     """
+    if not text.strip():
+        raise TableError((f"{source}: line 1: found nothing, a line of column names is needed",))
     reader = csv.DictReader(io.StringIO(text), strict=True)
     adapter: TypeAdapter[T] = TypeAdapter(row_type)
     rows: list[tuple[int, T]] = []
     problems: list[str] = []
     try:
-        if not text.strip():
-            problems.append("line 1: found nothing, a line of column names is needed")
-        else:
-            problems += _header_problems(reader.fieldnames or (), row_type)
+        problems += _header_problems(reader.fieldnames or (), row_type)
         for cells in reader if not problems else ():
-            try:
-                rows.append((reader.line_num, adapter.validate_python(_filled(cells))))
-            except ValidationError as error:
-                problems += [f"line {reader.line_num}, {p}" for p in _cell_problems(error)]
+            good, wrong = _row(cells, adapter)
+            rows += [(reader.line_num, row) for row in good]
+            problems += [f"line {reader.line_num}, {problem}" for problem in wrong]
     except csv.Error as error:
-        problems.append(f"line {reader.line_num}: not CSV ({error})")
+        problems.append(f"line {reader.line_num + 1}: not CSV ({error})")
     problems += _duplicates(rows, unique)
     if not rows and not problems:
         problems.append("line 1: found no rows, at least one is needed")
@@ -89,11 +88,15 @@ def parse_table(
     return tuple(row for _, row in rows)
 
 
-def _filled(cells: dict[str | Any, str | Any]) -> dict[str, str]:
-    """The cells that say something; what is empty takes the field's default."""
+def _row(cells: dict[Any, Any], adapter: TypeAdapter[T]) -> tuple[list[T], list[str]]:
+    """One line's row, or what is wrong with it; empty cells take their field's default."""
     if None in cells:
-        cells["(beyond the last column)"] = ",".join(cells.pop(None))
-    return {name: cell.strip() for name, cell in cells.items() if cell and cell.strip()}
+        return [], [f"column {len(cells)}: found {cells[None][0]!r}, more cells than columns"]
+    try:
+        filled = {n: cell.strip() for n, cell in cells.items() if cell and cell.strip()}
+        return [adapter.validate_python(filled)], []
+    except ValidationError as error:
+        return [], list(_cell_problems(error))
 
 
 def _header_problems(found: Any, row_type: type) -> Iterator[str]:
@@ -112,15 +115,17 @@ def _header_problems(found: Any, row_type: type) -> Iterator[str]:
 
 def _cell_problems(error: ValidationError) -> Iterator[str]:
     for problem in error.errors(include_url=False):
-        column = ".".join(str(part) for part in problem["loc"][:1]) or "row"
+        column = problem["loc"][0]
         if problem["type"] == "missing":
             yield f"column {column!r}: found nothing, a value is needed"
-        elif problem["type"] == "unexpected_keyword_argument":
-            yield f"column {column!r}: found {problem['input']!r}, more cells than columns"
         else:
-            allowed = problem["msg"].removeprefix("Input should be ").replace("String", "text")
-            found = "" if isinstance(problem["input"], dict) else f"found {problem['input']!r}, "
-            yield f"column {column!r}: {found}allowed: {allowed}"
+            yield f"column {column!r}: found {problem['input']!r}, allowed: {_allowed(problem)}"
+
+
+def _allowed(problem: ErrorDetails) -> str:
+    if problem["type"].startswith("date"):
+        return "a date such as 2026-12-31"
+    return problem["msg"].removeprefix("Input should be ").replace("String", "text")
 
 
 def _duplicates(rows: list[tuple[int, T]], unique: tuple[str, ...]) -> Iterator[str]:
