@@ -17,7 +17,7 @@ from cost_models.ledger import Key, Ledger, Line, LineKind
 from cost_models.report import words
 
 # Dark enough for white paper, light enough for black, and told apart by the colour-blind.
-PALETTE = ("#0072b2", "#d55e00", "#8a63b8", "#009e73", "#a37a00", "#c25b8f", "#4f7f8c")
+PALETTE = ("#0072b2", "#d55e00", "#3c9669", "#964b78", "#a587b4", "#5a87f0")
 OTHER = "#7d828a"  # teams beyond the palette
 IDLE = "#a9aeb6"
 STARTUP = "#8d8168"

@@ -37,7 +37,7 @@ IDLE = (
 GANTT = (
     "As many rows a pool as it runs jobs at a time. Drag across to look closer, double-click back."
 )
-BASELINE = "The same jobs at the same prices, in the order they arrive, each on the cheapest GPU that fits."
+BASELINE = "The same jobs and prices, in the order they arrive, each on the cheapest GPU that fits."
 ENERGY = "At the meter, cooling included: GPUs at work with their share of the host."
 
 

@@ -134,7 +134,7 @@ def _hover(line: Line) -> str:
     rows = (
         f"<b>{text_of(line.job)}</b>",
         text_of(" · ".join(part for part in (line.team, line.project) if part)),
-        text_of(f"{words.significant(line.gpus)} GPUs on {line.pool}"),
+        text_of(f"{words.amount(line.gpus)} GPUs on {line.pool}"),
         text_of(f"{nodes} and {more} more" if more > 0 else nodes),
         f"{words.moment(line.start)} – {words.moment(line.end)}",
         f"{paid} · {words.number(line.gpu_hours, 1)} GPU-hours",
@@ -177,7 +177,7 @@ def use(ledger: Ledger, capacity: Sequence[Capacity], colours: Mapping[Part, str
         data=[trace for trace in data if trace["y"]],
         layout=layout,
         height=inner + AXIS,
-        text="GPUs in use over time by pool, against those that there are; the tables have the sums",
+        text="GPUs in use over time by pool, against those there are; the tables have the sums",
         legend=legend_of(ledger.lines, colours),
     )
 
@@ -226,7 +226,7 @@ def _area(part: Part, colour: str, ledger: Ledger, gpus: Sequence[float], axis: 
         "stackgroup": axis,
         "line": {"shape": "hv", "width": 0, "color": colour},
         "fillcolor": colour,
-        "hovertext": [f"{name}: {words.significant(v)} GPUs" if v else "" for v in steps],
+        "hovertext": [f"{name}: {words.amount(v)} GPUs" if v else "" for v in steps],
         "hoverinfo": "text",
     }
     if part in UNUSED:
@@ -265,7 +265,7 @@ def _count_axis(most: int, peak: float) -> Spec:
     return {
         "range": [0, 1.06 * top],
         "tickvals": [0, top / 2, top],
-        "ticktext": ["0", words.significant(top / 2), words.number(top)],
+        "ticktext": ["0", words.amount(top / 2), words.number(top)],
         "fixedrange": True,
         "showgrid": True,
         "gridcolor": GRID,

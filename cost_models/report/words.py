@@ -23,6 +23,11 @@ def number(value: float, decimals: int = 0) -> str:
     return text.replace("-", MINUS) if text.strip("-0.,") else text.lstrip("-")
 
 
+def amount(value: float) -> str:
+    """A number of things that can be shares: two decimals at most, none for whole ones."""
+    return number(value, 2).rstrip("0").rstrip(".") if value % 1 else number(value)
+
+
 def usd(value: float, decimals: int | None = None) -> str:
     """Dollars: whole from $1,000 on, cents below."""
     places = (0 if abs(value) >= 999.995 else 2) if decimals is None else decimals
