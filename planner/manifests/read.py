@@ -250,6 +250,10 @@ def _with_trace(manifest: Manifest, folder: Path) -> Manifest:
     inference = manifest.spec.inference
     if not inference.request_trace:
         return manifest
-    rates = hourly_rates(folder / inference.request_trace)
+    path = folder / inference.request_trace
+    try:
+        rates = hourly_rates(path)
+    except TraceError as error:
+        raise TraceError(f"found {found(str(path))}: {error}") from error
     spec = manifest.spec.model_copy(update={"inference": inference.with_trace(rates)})
     return manifest.model_copy(update={"spec": spec})
