@@ -30,7 +30,7 @@ from scheduler.executor.journal import StateDirectory, held
 from scheduler.executor.ray_jobs import RayJobs
 
 START_SECONDS = 120.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 2.0  # nothing in a head of ours is worth saving
 START_TRIES = 3  # a free port may be taken before Ray binds it
 OBJECT_STORE_BYTES = 100 * 2**20  # jobs that share objects bring their own cluster
 JOB_STOP_SECONDS = 60  # from SIGTERM to SIGKILL: time to save a checkpoint
@@ -271,7 +271,7 @@ def _processes() -> Iterator[tuple[int, list[str]]]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=STOP_SECONDS,
+        timeout=10,
     )
     for row in listed.stdout.splitlines():
         pid, _, arguments = row.strip().partition(" ")
