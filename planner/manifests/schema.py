@@ -543,7 +543,7 @@ class TaskSpec(Part):
     )
     gpu_fraction: Fraction = Field(default=0.0, description="Or a share of one GPU; 0: whole.")
     mig_profile: Annotated[str, Strict(), StringConstraints(pattern=f"^$|{MIG_PROFILE}")] = Field(
-        default="", description="Or one MIG instance of this profile."
+        default="", validate_default=True, description="Or one MIG instance of this profile."
     )
     gpu_memory_gib: Quantity = Field(default=0.0, description="Needed on each GPU; 0: any.")
     cpus: Quantity = Field(default=0.0, description="CPUs of a replica.")
