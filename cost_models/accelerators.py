@@ -81,7 +81,7 @@ class Accelerator:
     fp8_tflops: NotNegative = 0.0
     fp4_tflops: NotNegative = 0.0
     int8_tflops: NotNegative = 0.0  # tera-operations
-    matmul_fraction: Share  # of the dense rate that large matrix products reach in practice
+    matmul_fraction: Share  # of the dense rate that large products reach: measured, or a like part
     gpus_per_domain: AtLeastOne  # joined by the scale-up fabric (NVLink, xGMI, ICI); 1: none
     scale_up_gbps: NotNegative = 0.0  # GB/s of one accelerator into that fabric, one direction
     host_link_gbps: Positive  # GB/s over PCIe or C2C, one direction

@@ -18,7 +18,7 @@ GIB = float(2**30)
 GRADIENT_BYTES = 2.0
 OPTIMIZER_BYTES = 12.0  # fp32 copy of the weight and Adam's two moments
 ADAPTER_FRACTION = 0.005  # of the frozen weights: rank 16 on every matrix, roughly
-LOGIT_BYTES = 6.0  # of one logit: 16 bit and an fp32 copy
+LOGIT_BYTES = 10.0  # of one logit: 16 bit, an fp32 copy, its gradient
 RUNTIME_GIB = 2.0  # CUDA context, collective buffers, workspaces
 FRAGMENTATION = 1.05  # what the allocator loses on top of what is asked of it
 SERVING_MEMORY_FRACTION = 0.92  # of a GPU's memory that engines take
@@ -48,9 +48,12 @@ def training_memory(
     method: Method,
     sequence_length: int,
     micro_batch: int,
-    recompute: bool,
+    recompute_fraction: float,
 ) -> MemoryNeed:
-    """GiB a GPU needs to train; ``micro_batch`` in sequences, ``recompute`` all activations."""
+    """GiB a GPU needs to train with ``micro_batch`` sequences at a time.
+
+    ``recompute_fraction`` of the layers keep only their input and compute the rest again.
+    """
     local = local_parameters(architecture, layout)
     replicas = layout.data * layout.context
     held = local / replicas if layout.sharded else local
@@ -61,7 +64,7 @@ def training_memory(
         gradients=trained * GRADIENT_BYTES / (replicas if layout.sharded else 1) / GIB,
         optimizer=trained * OPTIMIZER_BYTES / replicas / GIB,
         activations=_activation_bytes(
-            architecture, layout, micro_batch * sequence_length, recompute=recompute
+            architecture, layout, micro_batch * sequence_length, recompute_fraction
         )
         / GIB,
     )
@@ -94,15 +97,16 @@ def _active_ffn(architecture: Architecture) -> float:
 
 
 def _activation_bytes(
-    architecture: Architecture, layout: Layout, tokens: int, *, recompute: bool
+    architecture: Architecture, layout: Layout, tokens: int, recompute_fraction: float
 ) -> float:
     """A pipeline's first stage holds as many micro-batches as there are stages: all its layers."""
     local_tokens = tokens / layout.context / layout.tensor
     one_layer = activation_bytes_per_token_layer(architecture)
-    kept = 2.0 * architecture.hidden if recompute else one_layer
-    working = one_layer if recompute else 0.0
+    again = recompute_fraction * architecture.layers
+    kept = (architecture.layers - again) * one_layer + again * 2.0 * architecture.hidden
+    working = one_layer if again else 0.0
     logits = architecture.vocab * LOGIT_BYTES / layout.pipeline
-    return local_tokens * (architecture.layers * kept + working + logits)
+    return local_tokens * (kept + working + logits)
 
 
 def _gathered_bytes(architecture: Architecture, layout: Layout) -> float:

@@ -41,6 +41,7 @@ BATCH_TOKENS = {  # of one step, where nobody says
     Method.QLORA: 131_072,
 }
 MICRO_BATCH_TOKENS = 8192  # that fill a GPU's products
+RECOMPUTE_FRACTIONS = (0.0, 0.5, 1.0)  # that are tried
 SUSTAINED_FRACTION = 0.75  # of the rate of products: what a whole step of a large run keeps of it
 WORTH_SPLITTING = 0.97  # a layout that is split further must take at most this of the time
 TRAINING_UTILISATION = 0.85  # of the power range, while a step runs
@@ -76,7 +77,7 @@ class Recipe:
     precision: Precision
     micro_batch: int = 1  # sequences
     batch_tokens: float = 0.0  # of one step, over all GPUs
-    recompute: bool = False  # every activation, in the backward pass
+    recompute_fraction: float = 0.0  # of the layers, run again in the backward pass
     interleave: int = 1  # pipeline stages that one GPU holds
 
 
@@ -98,7 +99,7 @@ class Run:
             method=self.recipe.method,
             sequence_length=self.recipe.sequence_length,
             micro_batch=self.recipe.micro_batch,
-            recompute=self.recipe.recompute,
+            recompute_fraction=self.recipe.recompute_fraction,
         ).total
 
     def seconds(self) -> float:
@@ -117,29 +118,29 @@ class Run:
         width = architecture.hidden / self.layout.tensor
         routed = architecture.active_expert_parameters
         slowed = architecture.multiplied_parameters + routed * (1.0 / EXPERT_FRACTION - 1.0)
-        passes = (2 if recipe.method.adapts else 3) + recipe.recompute
+        passes = (2 if recipe.method.adapts else 3) + recipe.recompute_fraction
         return passes * 2.0 * slowed / rate * (1.0 + SMALL_WIDTH / width)
 
     def _attention(self) -> float:
         """Forward once, backward two and a half times: it computes its scores again."""
         rate = self.accelerator.half_tflops * 1e12 * self.accelerator.matmul_fraction
         flops = self.architecture.attention_flops_per_token(self.recipe.sequence_length / 2)
-        return (3.5 + self.recipe.recompute) * flops / (rate * ATTENTION_FRACTION)
+        return (3.5 + self.recipe.recompute_fraction) * flops / (rate * ATTENTION_FRACTION)
 
     def _between(self) -> float:
         """Norms, activations, residuals: bound by what they read and write."""
         kept = self.architecture.layers * activation_bytes_per_token_layer(self.architecture)
         bandwidth = self.accelerator.memory_bandwidth_gbps * 1e9 * MEMORY_FRACTION
-        return kept * (PASSES + self.recipe.recompute) / bandwidth
+        return kept * (PASSES + self.recipe.recompute_fraction) / bandwidth
 
     def _launches(self) -> float:
         tokens = self.recipe.micro_batch * self.recipe.sequence_length / self.layout.context
         return self.architecture.layers * LAYER_OVERHEAD_SECONDS * self.layout.tensor / tokens
 
     def _tensor_traffic(self) -> float:
-        """Gathers and scatters of a layer's input: 8 a layer, 4 more where it runs twice."""
+        """Gathers and scatters of a layer's input: 8 a layer, 4 more where it runs again."""
         others = self.layout.tensor - 1
-        operations = (12 if self.recipe.recompute else 8) * self.architecture.layers
+        operations = (8 + 4 * self.recipe.recompute_fraction) * self.architecture.layers
         moved = operations * 2.0 * self.architecture.hidden * others
         return TENSOR_EXPOSED * moved / self._bytes_per_second(self.layout.tensor)
 
@@ -260,7 +261,7 @@ def _recipes(
 ) -> Iterator[Recipe]:
     """From the fastest to the one that holds least."""
     large = max(1, MICRO_BATCH_TOKENS // sequence_length)
-    for recompute in (False, True):
+    for recompute_fraction in RECOMPUTE_FRACTIONS:
         for micro_batch in dict.fromkeys((large, 1)):
             step = layout.data * micro_batch * sequence_length
             yield Recipe(
@@ -269,7 +270,7 @@ def _recipes(
                 precision=precision,
                 micro_batch=micro_batch,
                 batch_tokens=max(BATCH_TOKENS[method], step),
-                recompute=recompute,
+                recompute_fraction=recompute_fraction,
                 interleave=4 if architecture.layers >= 8 * layout.pipeline else 1,
             )
 
