@@ -27,6 +27,8 @@ def hourly_rates(path: Path) -> tuple[float, ...]:
     Raises:
         TraceError: unreadable, without a request, or longer than ten years.
     """
+    if "\0" in str(path):
+        raise TraceError("no path of a file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             seconds = sorted(_seconds(csv.reader(file)))
@@ -44,7 +46,7 @@ def hourly_rates(path: Path) -> tuple[float, ...]:
 def _rates(seconds: list[float]) -> tuple[float, ...]:
     hours = int((seconds[-1] - seconds[0]) // 3600) + 1
     if hours > MOST_HOURS:
-        raise TraceError(f"it spans {hours} hours, allowed: {MOST_HOURS}")
+        raise TraceError(f"it spans {found(hours)} hours, allowed: {MOST_HOURS}")
     counts = Counter(int((at - seconds[0]) // 3600) for at in seconds)
     return tuple(counts[hour] / 3600 for hour in range(hours))
 

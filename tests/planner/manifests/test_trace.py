@@ -59,3 +59,8 @@ def test_a_trace_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_a_trace_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="No such file"):
         hourly_rates(tmp_path / "lost.csv")
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TraceError, match="no path of a file"):
+        hourly_rates(tmp_path / "a\0b")
