@@ -21,7 +21,7 @@ class Fault:
         return ": ".join(plain(part) for part in (self.place, self.path, self.message) if part)
 
 
-class ManifestErrors(Exception):  # noqa: N818  # it holds any number of them
+class ManifestErrors(Exception):  # of any number of faults
     """Input that cannot be used; ``faults`` has everything that is wrong with it, in its order."""
 
     def __init__(self, faults: Iterable[Fault]) -> None:
