@@ -8,7 +8,9 @@ from dataclasses import fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from functools import cache
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 class CodecError(ValueError):
@@ -32,7 +34,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode[T](kind: type[T], data: Any, path: str = "") -> T:
+def decode(kind: type[T], data: Any, path: str = "") -> T:
     """The value of type ``kind`` that ``data`` encodes.
 
     Raises `CodecError` naming the path of the first field that does not fit.

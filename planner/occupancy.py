@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,10 @@ class Booking:
 
 
 class Occupancy:
-    """What is free of every node at every slot, and of every queue limit.
+    """What is free of every node over time, of every queue limit, and of every budget.
 
-    ``free[pool]`` has shape (nodes, slots, resources); only the resources that some option of the
-    pool takes are kept.
+    Time is kept by pool as the slots at which something changes (``edges``); ``free[pool]`` has shape
+    (resources, nodes, edges). Only the resources of a pool that can bind are kept.
     """
 
     def __init__(self, table: Table) -> None:
@@ -38,42 +38,54 @@ class Occupancy:
         grid = table.problem.grid
         self.kept: list[list[int]] = []
         self.free: list[npt.NDArray[np.int64]] = []
+        self.edges: list[npt.NDArray[np.int64]] = []
         self.changes: list[list[int]] = []  # slots at which something is freed, by pool
         for p in range(len(table.problem.pools)):
             kept = _binding(table, p)
-            free = np.empty((len(kept), len(table.nodes[p]), grid.slots), dtype=np.int64)
+            gone = [gap for gaps in table.away[p] for gap in gaps]
+            edges = np.array(sorted({0} | {t for gap in gone for t in gap if t < grid.slots}))
+            free = np.empty((len(kept), len(table.nodes[p]), edges.size), dtype=np.int64)
             for k, r in enumerate(kept):
                 free[k] = table.capacity[p][r]
             for n, gaps in enumerate(table.away[p]):
                 for start, end in gaps:
-                    free[:, n, start:end] = 0
+                    free[:, n, (edges >= start) & (edges < end)] = 0
             self.kept.append(kept)
             self.free.append(free)
-            self.changes.append(
-                sorted({end for gaps in table.away[p] for _, end in gaps if end < grid.slots})
-            )
-        self.limits = _limits(table)
-        self.quota = [np.full(grid.slots, most, dtype=np.int64) for _, _, most in self.limits]
+            self.edges.append(edges)
+            self.changes.append(sorted({end for _, end in gone if end < grid.slots}))
         self.budgets = _budgets(table)
         self.budgets_of = [
-            tuple(i for i, budget in enumerate(self.budgets) if o.job in budget.jobs) for o in table.options
+            tuple(i for i, budget in enumerate(self.budgets) if o.job in budget.jobs)
+            for o in table.options
         ]
+        self.limits = _limits(table)
+        self.quota = [np.full(grid.slots, most, dtype=np.int64) for _, _, most in self.limits]
         self.limits_of = [
-            tuple(i for i, (jobs, pools, _) in enumerate(self.limits) if o.job in jobs and o.pool in pools)
+            tuple(
+                i
+                for i, (jobs, pools, _) in enumerate(self.limits)
+                if o.job in jobs and o.pool in pools
+            )
             for o in table.options
         ]
 
     def room(self, option: Option, start: int, end: int) -> npt.NDArray[np.int64]:
         """Replicas of ``option`` that fit on each node over the whole of [start, end)."""
-        free = self.free[option.pool]
-        room: npt.NDArray[np.int64] | None = None
-        for k, r in enumerate(self.kept[option.pool]):
+        p = option.pool
+        a = int(self.edges[p].searchsorted(start, side="right")) - 1
+        b = int(self.edges[p].searchsorted(end, side="left"))
+        free = self.free[p][:, :, a:b].min(axis=2)
+        room = np.full(free.shape[1], option.per_node, dtype=np.int64)
+        for k, r in enumerate(self.kept[p]):
             if option.takes[r]:
-                fits = free[k, :, start:end].min(axis=1) // option.takes[r]
-                room = fits if room is None else np.minimum(room, fits)
-        if room is None:
-            room = np.full(free.shape[1], option.per_node, dtype=np.int64)
-        return np.minimum(room, option.per_node)
+                np.minimum(room, free[k] // option.takes[r], out=room)
+        return room
+
+    def free_at(self, pool: int, slot: int) -> npt.NDArray[np.int64]:
+        """What is free of the leading resource on each node during ``slot``."""
+        column = int(self.edges[pool].searchsorted(slot, side="right")) - 1
+        return self.free[pool][0, :, column]
 
     def within_limits(self, option: Option, start: int) -> bool:
         """Whether queue limits and budgets leave room for ``option`` from ``start``."""
@@ -99,24 +111,45 @@ class Occupancy:
         """Undo `take`."""
         self._add(booking, 1)
         option = self.table.options[booking.option]
+        changes = self.changes[option.pool]
         for run in option.runs:
-            self.changes[option.pool].remove(booking.start + run.end)
+            del changes[bisect_left(changes, booking.start + run.end)]
 
     def _add(self, booking: Booking, sign: int) -> None:
         option = self.table.options[booking.option]
-        free = self.free[option.pool]
+        p, gpus = option.pool, option.takes[0] // GPU_MILLI
         for run, counts in zip(option.runs, booking.counts, strict=True):
             at, until = booking.start + run.start, booking.start + run.end
-            for n, count in enumerate(counts):
-                if count:
-                    for k, r in enumerate(self.kept[option.pool]):
-                        free[k, n, at:until] += sign * count * option.takes[r]
+            a, b = self._edge(p, at), self._edge(p, until)
+            held = np.array(counts, dtype=np.int64)[:, None] * sign
+            for k, r in enumerate(self.kept[p]):
+                if option.takes[r]:
+                    self.free[p][k, :, a:b] += held * option.takes[r]
             for i in self.limits_of[option.index]:
-                self.quota[i][at:until] += sign * run.replicas * (option.takes[0] // GPU_MILLI)
+                self.quota[i][at:until] += sign * run.replicas * gpus
         for i in self.budgets_of[booking.option]:
             left = self.budgets[i].left
             for first, last in left:
                 left[first, last] += sign * spent_usd(option, booking.start, first, last)
+        if self.edges[p].size > 4 * len(self.changes[p]) + 64:
+            self._compact(p)
+
+    def _edge(self, pool: int, slot: int) -> int:
+        """The column that begins at ``slot``, split off where there is none."""
+        edges = self.edges[pool]
+        i = int(edges.searchsorted(slot))
+        if i == edges.size or edges[i] != slot:
+            self.edges[pool] = np.insert(edges, i, slot)
+            free = self.free[pool]
+            self.free[pool] = np.insert(free, i, free[:, :, i - 1], axis=2)
+        return i
+
+    def _compact(self, pool: int) -> None:
+        """Join columns that say the same."""
+        free = self.free[pool]
+        differs = np.any(np.diff(free, axis=2) != 0, axis=(0, 1))
+        keep = np.concatenate(([True], differs))
+        self.edges[pool], self.free[pool] = self.edges[pool][keep], free[:, :, keep]
 
 
 def spent_usd(option: Option, start: int, first: int, last: int) -> float:

@@ -77,9 +77,8 @@ def _choose(
         room = np.where(room >= replicas, replicas, 0)
     if int(room.sum()) < replicas:
         return None
-    free = occupancy.free[option.pool][0]
-    just_used = free[:, start - 1] if start else free[:, 0]
-    order = np.lexsort((np.arange(room.size), just_used, room))
+    just_used = occupancy.free_at(option.pool, max(0, start - 1))
+    order = np.lexsort((just_used, room))
     if mode.together and not mode.together_required and (whole := np.flatnonzero(room >= replicas)).size:
         order = np.array([min(whole, key=lambda n: (room[n], n))])
     counts = [0] * room.size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,65 @@ def construct(
             occupancy.take(booking)
             placed[j] = booking
     return placed
+
+
+def settle(table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[[], bool]) -> Bookings:
+    """Move one job at a time to where it costs least in the room that is left, until none gains.
+
+    Jobs that others wait for, and those that wait, stay: a move must not break their order.
+    """
+    occupancy = Occupancy(table)
+    placed = dict(bookings)
+    for booking in placed.values():
+        occupancy.take(booking)
+    linked = {j for j, befores in enumerate(table.after) if befores} | {
+        b for befores in table.after for b in befores
+    }
+    gained = True
+    while gained and not out_of_time():
+        gained = False
+        for j in sorted(placed.keys() - linked, key=lambda j: -regret(table, placed, j)):
+            if regret(table, placed, j) <= 1e-9 or out_of_time():
+                break
+            gained |= _move(table, occupancy, placed, j)
+        for j in sorted(set(range(len(table.of_job))) - placed.keys()):
+            booking = best_booking(table, occupancy, placed, j, None, np.zeros(len(table.options)))
+            if booking is not None:
+                occupancy.take(booking)
+                placed[j] = booking
+                gained = True
+    return placed
+
+
+def _move(table: Table, occupancy: Occupancy, placed: Bookings, j: int) -> bool:
+    """Try to better one job; whether it did."""
+    old = placed[j]
+    occupancy.release(old)
+    best, least = old, usd_of(table, old)
+    for i in table.of_job[j]:
+        o = table.options[i]
+        if table.floor_usd(o) + o.startup_usd >= least - 1e-9:
+            continue
+        booking = placement.earliest(occupancy, o)
+        if booking is not None and usd_of(table, booking) < least - 1e-9:
+            best, least = booking, usd_of(table, booking)
+    occupancy.take(best)
+    placed[j] = best
+    return best is not old
+
+
+def usd_of(table: Table, booking: Booking) -> float:
+    """What a booking costs by itself: its share, its lateness, its start-up."""
+    o = table.options[booking.option]
+    return o.usd + table.late_usd(o.job, booking.end(table)) + o.startup_usd
+
+
+def regret(table: Table, placed: Mapping[int, Booking], j: int) -> float:
+    """What job ``j`` costs above the least it could."""
+    floor = table.floor_usd(table.options[table.of_job[j][0]])
+    if j not in placed:
+        return max(0.0, table.problem.jobs[j].unplaced_usd - floor)
+    return max(0.0, usd_of(table, placed[j]) - floor)
 
 
 def order(table: Table, wanted: Mapping[int, int], first: Sequence[int] = ()) -> list[int]:
@@ -99,7 +158,7 @@ def best_booking(
         booking = placement.earliest(occupancy, o, first=ready)
         if booking is None:
             continue
-        usd = o.usd + table.late_usd(j, booking.end(table)) + o.startup_usd + opportunity[i]
+        usd = usd_of(table, booking) + opportunity[i]
         if best is None or usd < best[0]:
             best = (usd, booking)
     return best[1] if best is not None else None

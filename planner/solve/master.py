@@ -1,4 +1,4 @@
-"""The bound: who runs where, with time relaxed to areas, by HiGHS.
+"""The bound: who runs where, with time relaxed to areas, by GLOP and SCIP.
 
 Sets: jobs j, options o of a job, pools p, stretches w = [a, b) of the grid.
 
@@ -70,7 +70,7 @@ class Master:
 
     table: Table
     stretches: dict[tuple[int, int, int, int], Stretch] = field(default_factory=dict)
-    packs: list[tuple[tuple[int, ...], bool]] = field(default_factory=list)  # (options, proved)
+    packs: list[tuple[int, ...]] = field(default_factory=list)  # options proved not to fit together
     squeeze: dict[int, float] = field(default_factory=dict)  # fraction of a pool left to the primal
 
     def __post_init__(self) -> None:
@@ -94,9 +94,13 @@ class Master:
             relaxed = self._solve(integer=False, seconds=seconds)
         return relaxed
 
-    def choose(self, *, seconds: float, gap: float, primal: bool) -> Relaxed:
-        """The integer optimum; with ``primal`` under squeezed capacity and unproved packs too."""
+    def choose(self, *, seconds: float, gap: float, primal: bool = False) -> Relaxed:
+        """The integer optimum; with ``primal`` under squeezed capacity, which proves nothing."""
         return self._solve(integer=True, seconds=seconds, gap=gap, primal=primal)
+
+    def assign(self, *, seconds: float) -> Relaxed:
+        """The LP optimum under squeezed capacity: few options are split, and it proves nothing."""
+        return self._solve(integer=False, seconds=seconds, primal=True)
 
     def _cut(self, share: npt.NDArray[np.float64]) -> bool:
         added = False
@@ -125,11 +129,8 @@ class Master:
         rows = self._define_areas(model, x, primal)
         self._define_quotas(model, x)
         self._define_budgets(model, x)
-        for options, proved in self.packs:
-            if proved or primal:
-                model.add_linear_constraint(
-                    mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1
-                )
+        for options in self.packs:
+            model.add_linear_constraint(mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1)
         objective = [table.floor_usd(o) * x[o.index] for o in table.options]
         objective += [j.unplaced_usd * u[i] for i, j in enumerate(table.problem.jobs)]
         objective += self._define_startups(model, x)
@@ -139,7 +140,7 @@ class Master:
             relative_gap_tolerance=gap if integer else None,
             threads=1,
         )
-        kind = mathopt.SolverType.HIGHS if integer else mathopt.SolverType.GLOP
+        kind = mathopt.SolverType.GSCIP if integer else mathopt.SolverType.GLOP
         return self._read(mathopt.solve(model, kind, params=parameters), x, rows)
 
     def _read(

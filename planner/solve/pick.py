@@ -56,7 +56,7 @@ def _attempt(table: Table, clock: Clock) -> Plan:
     else:
         found, method = search.search(table, clock, relaxed, master), "relaxation, packing, CP-SAT"
         bound = Bound(
-            usd=found.bound_usd, method="energetic relaxation, HiGHS", relaxes=_relaxes(table)
+            usd=found.bound_usd, method="energetic relaxation (LP by GLOP, integer by SCIP)", relaxes=_relaxes(table)
         )
     if found.bookings is None:
         status = Status.INFEASIBLE if found.infeasible else Status.TIMEOUT

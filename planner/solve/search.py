@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner.occupancy import Booking
-from planner.plan import Costs, Price, gap_of
+from planner.occupancy import Booking, Occupancy
+from planner.plan import Costs, gap_of
 from planner.problem import Billing
 from planner.solve import build, exact, model
 from planner.solve.build import Bookings
@@ -26,6 +26,8 @@ from planner.solve.master import Master, Relaxed
 from planner.table import Table
 
 PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
+CHOOSABLE = 800  # most options for which the choice is made by integers
+ATTEMPTS = 24
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -82,55 +84,49 @@ def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Foun
     state.say("bounding")
     if not relaxed.feasible:
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
-    _assign_and_pack(state, master, worth)
-    if not state.done and len(table.options) <= 1500:
-        _whole(state, min(clock.left, 0.4 * clock.limits.seconds))
+    _assign_and_pack(state, master, relaxed, worth)
+    if not state.done and len(table.options) <= 1500 and _whole(state):
+        return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _improve(state)
     return Found(
         bookings=state.best, bound_usd=state.bound_usd, optimal=state.best is not None and state.gap == 0.0
     )
 
 
-def _assign_and_pack(state: Search, master: Master, worth: npt.NDArray[np.float64]) -> None:
+def _assign_and_pack(
+    state: Search, master: Master, relaxed: Relaxed, worth: npt.NDArray[np.float64]
+) -> None:
+    """Choose an option for each job, pack it, take what did not fit back to the choice."""
     table, clock = state.table, state.clock
+    chosen = relaxed
+    if len(table.options) <= CHOOSABLE:
+        chosen = master.choose(seconds=min(clock.left, 0.25 * clock.limits.seconds), gap=1e-4)
+        state.bound_usd = max(state.bound_usd, chosen.usd)
     failed: list[int] = []
-    squeezed = False
-    for attempt in range(24):
-        seconds = min(clock.left, 0.25 * clock.limits.seconds)
-        chosen = master.choose(seconds=seconds, gap=1e-4, primal=squeezed)
-        if not chosen.feasible:
-            if not squeezed:
-                return
-            master.squeeze.clear()
-            squeezed = False
-            continue
-        if not squeezed:
-            state.bound_usd = max(state.bound_usd, chosen.usd)
+    for _ in range(ATTEMPTS):
+        if not chosen.feasible or state.done:
+            return
         wanted = _wanted(table, chosen.share)
         bookings = build.construct(table, wanted, opportunity=worth, first=failed)
-        state.offer(bookings, "packing")
-        if state.done:
-            return
         missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
-        failed = [*missed, *failed][:30]
-        pools = {table.options[wanted[j]].pool for j in missed} | {
-            table.options[bookings[j].option].pool for j in late
-        }
-        if not pools:
+        state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
+        if state.done or not (missed or late):
             return
+        failed = [*missed, *failed][:30]
+        pools = {table.options[wanted[j]].pool for j in missed}
+        pools |= {table.options[bookings[j].option].pool for j in late}
         repacked = dict(bookings)
         for p in sorted(pools):
-            verdict = _pack(state, master, p, wanted)
-            if verdict is None or not verdict:
-                squeezed = squeezed or verdict is None
-            else:
-                repacked = _swap(table, repacked, p, wanted, verdict)
-        state.offer(repacked, "packing")
-        if state.done:
-            return
-        if attempt >= 8 and not squeezed and not missed:
-            return
+            packed = _pack(state, master, p, wanted, missed)
+            repacked = _swap(table, repacked, p, packed) if packed else repacked
+        if consistent(table, repacked):
+            state.offer(build.settle(table, repacked, lambda: clock.left <= 0), "packing")
+        if len(table.options) <= CHOOSABLE:
+            seconds = min(clock.left, 0.25 * clock.limits.seconds)
+            chosen = master.choose(seconds=seconds, gap=1e-4, primal=True)
+        else:
+            chosen = master.assign(seconds=clock.left)
 
 
 def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
@@ -144,35 +140,39 @@ def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
 
 
 def _pack(
-    state: Search, master: Master, p: int, wanted: Mapping[int, int]
-) -> dict[int, Booking] | None:
-    """All jobs that want pool ``p``, packed there; {} where proved impossible, None if unknown."""
+    state: Search, master: Master, p: int, wanted: Mapping[int, int], missed: list[int]
+) -> dict[int, Booking]:
+    """All jobs that want pool ``p``, packed there by CP-SAT; empty where they were not.
+
+    What is proved not to fit becomes a cut of the relaxation; what is not decided, or too large to
+    ask, leaves the next choice less of the pool.
+    """
     table, clock = state.table, state.clock
     ours = {j: [i] for j, i in wanted.items() if table.options[i].pool == p}
     linked = any(b not in ours for j in ours for b in table.after[j])
     if len(ours) > PACKABLE or linked:
-        master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.003
-        return None
+        over = sum(_area(table, wanted[j]) for j in missed if table.options[wanted[j]].pool == p)
+        have = len(table.nodes[p]) * table.capacity[p][0] * table.problem.grid.slots
+        master.squeeze[p] = master.squeeze.get(p, 1.0) - max(0.002, 0.5 * over / max(1, have))
+        return {}
     m = model.define(table, allowed=ours, may_leave_out=False)
-    answer = model.solve(
-        m, seconds=min(clock.left, max(0.3, 0.05 * clock.limits.seconds)), seed=clock.limits.seed
-    )
+    seconds = min(clock.left, max(0.3, 0.05 * clock.limits.seconds))
+    answer = model.solve(m, seconds=seconds, seed=clock.limits.seed)
     if answer.bookings is not None:
         return {table.options[b.option].job: b for b in exact.named(table, answer.bookings).values()}
     if answer.infeasible:
-        master.packs.append((tuple(i for (i,) in ours.values()), True))
-        return {}
-    master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.01
-    return None
+        master.packs.append(tuple(i for (i,) in ours.values()))
+    else:
+        master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.01
+    return {}
 
 
-def _swap(
-    table: Table,
-    bookings: Bookings,
-    p: int,
-    wanted: Mapping[int, int],
-    packed: Mapping[int, Booking],
-) -> Bookings:
+def _area(table: Table, option: int) -> int:
+    o = table.options[option]
+    return o.replica_slots * o.takes[0]
+
+
+def _swap(table: Table, bookings: Bookings, p: int, packed: Mapping[int, Booking]) -> Bookings:
     """``bookings`` with pool ``p`` as packed; others that were there only for want of room go."""
     kept = {
         j: b for j, b in bookings.items() if table.options[b.option].pool != p and j not in packed
@@ -180,8 +180,24 @@ def _swap(
     return {**kept, **packed}
 
 
-def _whole(state: Search, seconds: float) -> None:
-    """CP-SAT on everything, from the best plan."""
+def consistent(table: Table, bookings: Mapping[int, Booking]) -> bool:
+    """Whether bookings that each fit their pool also keep dependencies, limits and budgets."""
+    if any(
+        b not in bookings or bookings[b].end(table) > booking.start
+        for j, booking in bookings.items()
+        for b in table.after[j]
+    ):
+        return False
+    occupancy = Occupancy(table)
+    for booking in bookings.values():
+        if not occupancy.within_limits(table.options[booking.option], booking.start):
+            return False
+        occupancy.take(booking)
+    return True
+
+
+def _whole(state: Search) -> bool:
+    """CP-SAT on everything, from the best plan; whether it proved that there is none."""
     table, clock = state.table, state.clock
     caps = [
         (jobs, exact.left_out_usd(table, state.best, jobs))
@@ -191,7 +207,7 @@ def _whole(state: Search, seconds: float) -> None:
     m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
     answer = model.solve(
         m,
-        seconds=seconds,
+        seconds=min(clock.left, 0.4 * clock.limits.seconds),
         seed=clock.limits.seed,
         hint=tuple((state.best or {}).values()),
         gap=clock.limits.gap,
@@ -201,6 +217,7 @@ def _whole(state: Search, seconds: float) -> None:
     if m.exact_bills and not caps:
         state.bound_usd = max(state.bound_usd, answer.bound_usd)
         state.say("solving")
+    return answer.infeasible and state.best is None
 
 
 def _improve(state: Search) -> None:
@@ -222,7 +239,7 @@ def _neighbourhood(state: Search, rng: random.Random, size: int) -> list[int]:
     """Jobs to take out: those left out or dear, with others of the pools and times they want."""
     table, best = state.table, state.best or {}
     jobs = [j for j, ours in enumerate(table.of_job) if ours]
-    regret = {j: _regret(table, best, j) for j in jobs}
+    regret = {j: build.regret(table, best, j) for j in jobs}
     total = sum(regret.values())
     seed = rng.choices(jobs, weights=[regret[j] + 0.05 * total / len(jobs) + 1e-9 for j in jobs])[0]
     pools = {table.options[i].pool for i in table.of_job[seed]}
@@ -236,15 +253,6 @@ def _neighbourhood(state: Search, rng: random.Random, size: int) -> list[int]:
         near.sort(key=lambda j: abs(best[j].start - best[seed].start) if j in best else 0)
     linked = [*table.after[seed], *(j for j in jobs if seed in table.after[j])]
     return list(dict.fromkeys([seed, *linked, *near]))[:size]
-
-
-def _regret(table: Table, best: Mapping[int, Booking], j: int) -> float:
-    """What job ``j`` costs above the least it could."""
-    floor = table.floor_usd(table.options[table.of_job[j][0]])
-    if j not in best:
-        return max(0.0, table.problem.jobs[j].unplaced_usd - floor)
-    o = table.options[best[j].option]
-    return max(0.0, o.usd + table.late_usd(j, best[j].end(table)) - floor)
 
 
 def _reinsert(state: Search, freed: list[int]) -> bool:
@@ -276,6 +284,3 @@ def whole_nodes_billed(table: Table) -> bool:
     return any(
         p.billing is Billing.NODE and table.of_pool[i] for i, p in enumerate(table.problem.pools)
     )
-
-
-Prices = tuple[Price, ...]
