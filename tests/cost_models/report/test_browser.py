@@ -66,7 +66,7 @@ def test_the_console_is_silent_and_nothing_is_asked_of_a_network(opened: Any) ->
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     ]
-    assert [scheme for scheme in asked if scheme != "chrome"] == ["file"]  # its own first tab
+    assert [scheme for scheme in asked if scheme not in ("chrome", "data")] == ["file"]
 
 
 def test_every_figure_is_drawn(opened: Any) -> None:

@@ -1,0 +1,98 @@
+"""``flopwise report``: the cost report of a plan, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flopwise.errors import BAD_INPUT, NOT_FOUND, Fail
+
+if TYPE_CHECKING:
+    from cost_models.report import Report
+    from flopwise.billing import Ran
+    from scheduler.executor.records import Run
+
+app = typer.Typer(help="The cost report of a plan.", no_args_is_help=True)
+
+PlanOption = Annotated[Path, typer.Option("-f", "--file", metavar="PLAN", help="A plan.json.")]
+RunsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="State folder of the executor: sets what ran beside what was planned."
+    ),
+]
+TitleOption = Annotated[str, typer.Option(metavar="TEXT", help="Heading of the report.")]
+TITLE = "GPU cost report"
+
+
+@app.command()
+def html(
+    file: PlanOption = Path("plan.json"),
+    runs: RunsOption = None,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where to.")] = Path("report.html"),
+    title: TitleOption = TITLE,
+) -> None:
+    """Write the report as one HTML file that needs nothing else, and print its name."""
+    from cost_models.report import write_report
+
+    made = _report(file, runs, title)
+    try:
+        write_report(made, out)
+    except OSError as error:
+        raise Fail(f"--out: {out}: {error.strerror}", BAD_INPUT) from None
+    typer.echo(out)
+
+
+@app.command("json")
+def json_(
+    file: PlanOption = Path("plan.json"), runs: RunsOption = None, title: TitleOption = TITLE
+) -> None:
+    """Print the report as JSON: the totals, the break-downs and every line of the ledger."""
+    from cost_models.report import document
+
+    typer.echo(json.dumps(document(_report(file, runs, title)), indent=1, allow_nan=False))
+
+
+def _report(file: Path, state: Path | None, title: str) -> Report:
+    from flopwise.billing import report
+    from planner.check import violations
+    from planner.planfile import PlanFileError, read_plan
+
+    read = read_plan(file)
+    for name, plan in (("answer", read.plan), ("baseline", read.baseline)):
+        if plan and (wrong := violations(read.problem, plan)):
+            raise PlanFileError(f"{file}: {name}: {wrong[0]}")
+    ran, note = _ran(state) if state else ((), "")
+    return report(read.problem, read.plan, read.baseline, title=title, runs=ran, stand_ins=note)
+
+
+def _ran(state: Path) -> tuple[tuple[Ran, ...], str]:
+    """What the last plan of a state folder ran, and what to say where it was not the jobs."""
+    from flopwise.billing import Ran
+    from scheduler.executor.control import observed_runs
+    from scheduler.executor.journal import Journal, StateDirectory
+
+    plans = [r for r in Journal(StateDirectory(root=state).journal).refresh().values() if r.planned]
+    if not plans:
+        raise Fail(f"--runs: {state}: found no plan that was carried out there", NOT_FOUND)
+    ran = tuple(
+        Ran(launch=o.launch, status=o.status.lower(), start=o.plan_start, end=o.plan_end)
+        for o in observed_runs(state)
+        if o.run == plans[-1].name
+    )
+    return ran, _stand_ins(plans[-1])
+
+
+def _stand_ins(run: Run) -> str:
+    from scheduler.executor import stand_in
+
+    if not any(stand_in.__file__ in record.launch.entrypoint for record in run.records.values()):
+        return ""
+    return (
+        "These runs were small CPU programs in place of the jobs, in time compressed"
+        f" {run.clock.speed:,.0f} times: they show that the plan's order, gangs and nodes hold, and"
+        " say nothing of how fast GPUs are."
+    )
