@@ -12,15 +12,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
+from flopwise.errors import BAD_INPUT, Fail
+from flopwise.plan import duration
 from telemetry import nvml, samples, usage
 
 app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_args_is_help=True)
-
-_UNITS_IN_SECONDS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Output(StrEnum):
@@ -30,26 +30,25 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _duration(text: str, option: str) -> timedelta:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text)
-    if not found or float(found[1]) == 0:
-        message = f"found {text!r}, allowed: a number above 0 and ms, s, m, h or d"
-        raise typer.BadParameter(message, param_hint=option)
-    return timedelta(seconds=float(found[1]) * _UNITS_IN_SECONDS[found[2]])
+def _length(text: str, option: str) -> timedelta:
+    try:
+        return duration(text)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint=option) from None
 
 
 def ticks(
     interval: timedelta,
-    duration: timedelta,
+    length: timedelta,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[None]:
-    """Yields at once and then each ``interval`` while ``duration`` lasts, its end included.
+    """Yields at once and then each ``interval`` while ``length`` lasts, its end included.
 
     What is late moves no later tick: those that were missed are left out.
     """
     start = clock()
-    step, last = interval.total_seconds(), duration / interval
+    step, last = interval.total_seconds(), length / interval
     tick = 0
     while tick <= last:
         sleep(max(0.0, start + tick * step - clock()))
@@ -59,18 +58,20 @@ def ticks(
 
 @app.command()
 def collect(
-    interval: Annotated[str, typer.Option(help="Time between two samples: 500ms, 1s, 1m.")] = "1s",
-    duration: Annotated[str, typer.Option(help="How long to collect: 10s, 1h, 7d.")] = "10s",
+    interval: Annotated[str, typer.Option(help="Time between two samples: 0.5s, 1s, 1m.")] = "1s",
+    length: Annotated[
+        str, typer.Option("--duration", help="How long to collect: 10s, 1h, 7d.")
+    ] = "10s",
     out: Annotated[Path, typer.Option(help="JSON lines, added to.")] = Path("samples.jsonl"),
 ) -> None:
     """Add one sample of each GPU of this machine to a file, each interval."""
-    every, last = _duration(interval, "--interval"), _duration(duration, "--duration")
+    every, last = _length(interval, "--interval"), _length(length, "--duration")
     try:
         written = _collect(ticks(every, last), out)
     except (nvml.NvmlUnavailableError, samples.SamplesError, OSError) as error:
-        _fail(error)
+        raise Fail(_wording(error)) from None
     if not written:
-        _fail(LookupError("the driver shows no GPU to read"))
+        raise Fail("the driver shows no GPU to read")
     typer.echo(f"{out}: {written} samples added", err=True)
 
 
@@ -83,7 +84,7 @@ def show_usage(
     try:
         found = usage.usage(samples.read(file))
     except (samples.SamplesError, OSError) as error:
-        _fail(error, code=2)
+        raise Fail(_wording(error), BAD_INPUT) from None
     typer.echo(_as_json(found) if output is Output.JSON else _as_table(found))
 
 
@@ -109,11 +110,10 @@ def _tell(unreadable: Sequence[nvml.Unreadable]) -> None:
         typer.echo("every GPU can be read again", err=True)
 
 
-def _fail(error: Exception, code: int = 1) -> NoReturn:
+def _wording(error: Exception) -> str:
     if isinstance(error, OSError):
-        error = OSError(f"{error.filename}: {error.strerror}")
-    typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(code)
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _as_json(found: Sequence[usage.GpuUsage]) -> str:
