@@ -20,13 +20,15 @@ from cost_models.memory import GIB, SERVING_MEMORY_FRACTION, serving_weights_gib
 from cost_models.parallelism import Layout, link_gbps, tensor_sizes
 from cost_models.training import DoesNotFit
 
-PREFILL_FRACTION = 0.65  # of the rate that large products reach, in prompts
-READ_FRACTION = 0.72  # of the memory bandwidth
-STEP_SECONDS = 5e-4  # scheduling, sampling
-LAYER_SECONDS = 3.3e-5  # launches of one layer
-EXPERT_LAYER_SECONDS = 6.5e-5  # more in a layer with experts: routing, uneven loads
-COLLECTIVE_SECONDS = 1.5e-5  # latency of one all-reduce, two a layer
-LINK_FRACTION = 0.3  # of a link's rate, in collectives of this size
+PREFILL_FRACTION = 0.75  # of the rate that large products reach, in prompts
+EXPERT_FRACTION = 0.15  # of the rate of dense products, in a prompt's routed ones
+READ_FRACTION = 0.75  # of the memory bandwidth
+REQUEST_SECONDS = 0.04  # of a request outside the model: network, tokens, queues
+STEP_SECONDS = 2e-4  # scheduling, sampling
+LAYER_SECONDS = 4.5e-5  # launches of one layer
+EXPERT_LAYER_SECONDS = 4e-5  # more in a layer with experts: routing, uneven loads
+COLLECTIVE_SECONDS = 1e-5  # latency of one all-reduce, two a layer
+LINK_FRACTION = 0.25  # of a link's rate, in collectives of this size
 MOST_SEQUENCES = 512  # that engines keep in flight
 ACTIVATIONS_GIB = 2.0  # of one step, and the runtime's own
 SERVING_UTILISATION = 0.7  # of the power range
@@ -86,8 +88,10 @@ class Replica:
 
     def prefill_seconds(self, tokens: float) -> float:
         """Products of ``tokens`` prompt tokens."""
-        flops = tokens * self.architecture.forward_flops_per_token(self.prompt_tokens)
-        return flops / (self._flops_per_second * PREFILL_FRACTION)
+        routed = 2.0 * self.architecture.active_expert_parameters
+        flops = self.architecture.forward_flops_per_token(self.prompt_tokens)
+        slowed = flops + routed * (1.0 / EXPERT_FRACTION - 1.0)
+        return tokens * slowed / (self._flops_per_second * PREFILL_FRACTION)
 
     def step_seconds(self, sequences: float) -> float:
         """One step that gives each of ``sequences`` a token, prompts in passing included."""
@@ -101,11 +105,12 @@ class Replica:
         Prompts queue for the share of time that prefill has (M/D/1); ``tail`` stretches the mean
         wait to the percentile.
         """
-        own = self.prefill_seconds(self.prompt_tokens)
+        prompt = float(self.prompt_tokens)
+        own = self.prefill_seconds(prompt) + self._overhead_seconds(prompt)
         step = self.step_seconds(sequences)
         arrivals = sequences / self.output_tokens
         busy = min(0.95, arrivals * own / step)
-        return step + own * (1.0 + tail * busy / (2.0 * (1.0 - busy)))
+        return REQUEST_SECONDS + step + own * (1.0 + tail * busy / (2.0 * (1.0 - busy)))
 
     @property
     def _cache_split(self) -> int:

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class UnknownName(ValueError):  # noqa: N818  (the name that callers know)
+class UnknownName(ValueError):
     """A name that no catalog knows.
 
     Attributes: ``kind`` (what was looked for), ``name`` (as given), ``nearest`` (known names that

@@ -67,9 +67,10 @@ def test_a_lone_sequence_decodes_no_faster_than_its_weights_are_read() -> None:
 
 
 def test_a_prompt_takes_its_flops_at_the_rate_of_products() -> None:
-    # 1024 x (2 x 7.505e9 + half of 1024 in 32 layers) FLOPs / (989.4e12 x 0.803 x 0.65) = 30.3 ms.
+    # 1024 x (2 x 7.505e9 + 32 layers x 4 x 4096 x 512) FLOPs = 15.645e12,
+    # at 989.4e12 x 0.803 x 0.75 = 595.9e12 a second: 26.26 ms.
     seconds = replica("llama-3.1-8b", "h100").prefill_seconds(1024)
-    assert seconds == pytest.approx(30.3e-3, rel=0.01)
+    assert seconds == pytest.approx(26.26e-3, rel=0.001)
 
 
 def test_caches_fill_what_weights_leave() -> None:
@@ -174,19 +175,45 @@ def test_no_estimate_exceeds_the_hardware(
         assert found.memory_gib_per_gpu <= row.memory_gib
 
 
-def test_published_token_times_are_met(
+# Published closed loops of a stated concurrency, in one node. Engines differ by as much as this.
+
+
+def test_published_times_of_a_token_are_met(
     published: Callable[[str], list[dict[str, str]]],
 ) -> None:
-    needed = ("accelerator", "precision", "isl", "concurrency", "tpot_ms")
-    # Closed loops of a stated concurrency, in one node. Engines differ by as much as this.
     errors = [
-        abs(_step_ms(row) / float(row["tpot_ms"]) - 1)
+        abs(_served(row).step_seconds(_load(row)) * 1e3 / float(row["tpot_ms"]) - 1)
+        for row in _loops(published)
+    ]
+    assert len(errors) >= 80
+    assert statistics.median(errors) < 0.25
+
+
+def test_published_times_to_the_first_token_are_met(
+    published: Callable[[str], list[dict[str, str]]],
+) -> None:
+    # Of few sequences: many that start at once queue for longer than those that arrive evenly.
+    errors = [
+        abs(_served(row).ttft_seconds(_load(row), tail=1.0) * 1e3 / float(row["ttft_ms"]) - 1)
+        for row in _loops(published)
+        if row["ttft_ms"] and _load(row) <= 16
+    ]
+    assert len(errors) >= 40
+    assert statistics.median(errors) < 0.45
+
+
+def _loops(published: Callable[[str], list[dict[str, str]]]) -> list[dict[str, str]]:
+    needed = ("accelerator", "precision", "isl", "concurrency", "tpot_ms")
+    return [
+        row
         for row in published("inference_perf.csv")
         if row["mode"] == "agg" and all(row[name] for name in needed)
         if int(row["gpu_count"]) <= 8 and _served(row).most_sequences
     ]
-    assert len(errors) >= 80
-    assert statistics.median(errors) < 0.30
+
+
+def _load(row: dict[str, str]) -> int:
+    return min(int(row["concurrency"]), _served(row).most_sequences)
 
 
 def _served(row: dict[str, str]) -> Replica:
@@ -199,12 +226,6 @@ def _served(row: dict[str, str]) -> Replica:
         prompt_tokens=int(row["isl"]),
         output_tokens=int(row["osl"]),
     )
-
-
-def _step_ms(row: dict[str, str]) -> float:
-    served = _served(row)
-    sequences = min(int(row["concurrency"]), served.most_sequences)
-    return served.step_seconds(sequences) * 1e3
 
 
 def _per_gpu(found: InferenceEstimate) -> float:
