@@ -277,7 +277,7 @@ def assumptions(rows: Sequence[Assumption]) -> Table:
     """What the numbers rest on."""
     return Table(
         name="assumptions",
-        caption="What the numbers rest on",
+        caption="Prices and other assumptions",
         heads=("What", "Value", "Source"),
         numeric=(False, False, False),
         rows=tuple((word(a.what), word(a.value), word(a.source or "–")) for a in rows),

@@ -214,20 +214,18 @@ def mean_gpus(ledger: Ledger, lines: Iterable[Line]) -> list[float]:
 
 def _area(part: Part, colour: str, ledger: Ledger, gpus: Sequence[float], axis: str) -> Spec:
     width = (ledger.end - ledger.start) / len(gpus)
-    name = text_of(part_name(part))
-    steps = [*gpus, gpus[-1]]  # the last holds to the end of the period
     area: Spec = {
         "type": "scatter",
         "mode": "lines",
-        "name": name,
-        "x": [time(ledger.start + i * width) for i in range(len(steps))],
-        "y": [round(value, 3) for value in steps],
+        "name": text_of(part_name(part)),
+        "x0": time(ledger.start),
+        "dx": width.total_seconds() * 1000,
+        "y": [round(value, 3) for value in (*gpus, gpus[-1])],  # the last holds to the end
         "yaxis": axis,
         "stackgroup": axis,
         "line": {"shape": "hv", "width": 0, "color": colour},
         "fillcolor": colour,
-        "hovertext": [f"{name}: {words.amount(v)} GPUs" if v else "" for v in steps],
-        "hoverinfo": "text",
+        "hovertemplate": "%{fullData.name}: %{y:,.4~r} GPUs<extra></extra>",
     }
     if part in UNUSED:
         hatch = {"shape": "/", "size": 5, "solidity": 0.35, "fgcolor": colour}

@@ -149,6 +149,10 @@ def test_text_in_figures_follows_the_page(opened: Any, scheme: str) -> None:
     ink = "getComputedStyle(document.querySelector('#figure-gantt .annotation-text')).fill"
     page = "getComputedStyle(document.body).color"
     assert opened.execute_script(f"return {ink} === {page}")
+    ticks = "document.querySelectorAll('#figure-use [class*=axislayer] text')"
+    fills = opened.execute_script(f"return [...{ticks}].map(t => getComputedStyle(t).fill)")
+    soft = {"light": "rgb(86, 94, 103)", "dark": "rgb(163, 171, 180)"}[scheme]
+    assert set(fills) == {soft}
 
 
 def test_on_paper_the_figures_fit(opened: Any) -> None:
