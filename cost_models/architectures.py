@@ -10,7 +10,7 @@ a weight and token, backward twice forward) with the attention products of Naray
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
@@ -72,31 +72,25 @@ class Architecture:
     aliases: Words = ()
     source: Text
 
-    @property
-    def parameters(self) -> int:
-        """All weights, embeddings and norms included."""
-        return self._always_active + self.expert_parameters
+    # All weights, embeddings and norms included; those that one token meets; and of both, those of
+    # the routed experts. Computed once: every estimate asks for them.
+    parameters: int = field(init=False, compare=False)
+    active_parameters: int = field(init=False, compare=False)
+    expert_parameters: int = field(init=False, compare=False)
+    active_expert_parameters: int = field(init=False, compare=False)
 
-    @property
-    def active_parameters(self) -> int:
-        """Weights that one token meets."""
-        return self._always_active + self.active_expert_parameters
+    def __post_init__(self) -> None:
+        one_of_each = self._moe_layers * self.ffn_matrices * self.hidden * self.expert_ffn
+        for name, experts in (("", self.experts), ("active_", self.active_experts)):
+            routed = one_of_each * experts
+            object.__setattr__(self, f"{name}expert_parameters", routed)
+            object.__setattr__(self, f"{name}parameters", self._always_active() + routed)
 
     @property
     def multiplied_parameters(self) -> int:
         """Weights that one token is multiplied with: looking an embedding up is no product."""
         lookup = 0 if self.tied_embeddings else self.vocab * self.hidden
         return self.active_parameters - lookup
-
-    @property
-    def expert_parameters(self) -> int:
-        """Weights of the routed experts, all layers."""
-        return self._moe_layers * self.experts * self._expert_parameters
-
-    @property
-    def active_expert_parameters(self) -> int:
-        """Weights of the routed experts that one token meets, all layers."""
-        return self._moe_layers * self.active_experts * self._expert_parameters
 
     def attention_flops_per_token(self, attended_tokens: float) -> float:
         """Score and value products of one token, forward, over ``attended_tokens`` before it."""
@@ -137,15 +131,10 @@ class Architecture:
         return self.layers - self.dense_layers if self.experts else 0
 
     @property
-    def _expert_parameters(self) -> int:
-        return self.ffn_matrices * self.hidden * self.expert_ffn
-
-    @property
     def embedding_parameters(self) -> int:
         """The lookup and the output head, one matrix where they are tied."""
         return self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
 
-    @property
     def _always_active(self) -> int:
         norms = (2 * self.layers + 1) * self.hidden
         dense = (self.layers - self._moe_layers) * self.ffn_matrices * self.hidden * self.ffn

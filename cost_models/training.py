@@ -9,8 +9,7 @@ sharded weights add what the work cannot hide. The coefficients below are the wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cost_models.accelerators import Accelerator, Precision, resolve_precision
 from cost_models.architectures import Architecture
@@ -219,22 +218,22 @@ def estimate_training(
     for layout in training_layouts(
         architecture, gpus=gpus, gpus_per_node=gpus_per_node, sequence_length=sequence_length
     ):
-        for recipe in _recipes(architecture, layout, method, sequence_length, wanted):
-            run = Run(
-                architecture=architecture,
-                accelerator=accelerator,
-                layout=layout,
-                recipe=recipe,
-                gpus_per_node=gpus_per_node,
-            )
-            needed_gib = run.memory_gib()
-            least_gib = min(least_gib, needed_gib)
-            if needed_gib > accelerator.memory_gib:
-                continue
-            seconds = run.seconds()
-            if seconds < best_seconds * WORTH_SPLITTING:
-                best, best_seconds = run, seconds
-            break  # what follows only computes more to hold less
+        recipes = _recipes(architecture, layout, method, sequence_length, wanted)
+        tightest = Run(
+            architecture=architecture,
+            accelerator=accelerator,
+            layout=layout,
+            recipe=recipes[-1],
+            gpus_per_node=gpus_per_node,
+        )
+        tightest_gib = tightest.memory_gib()
+        least_gib = min(least_gib, tightest_gib)
+        if tightest_gib > accelerator.memory_gib:
+            continue
+        run = _first_that_fits(tightest, recipes)
+        seconds = run.seconds()
+        if seconds < best_seconds * WORTH_SPLITTING:
+            best, best_seconds = run, seconds
     if best is None:
         return _does_not_fit(architecture, accelerator, gpus, least_gib)
     return _estimate(best, best_seconds)
@@ -258,21 +257,29 @@ def _recipes(
     method: Method,
     sequence_length: int,
     precision: Precision,
-) -> Iterator[Recipe]:
+) -> tuple[Recipe, ...]:
     """From the fastest to the one that holds least."""
     large = max(1, MICRO_BATCH_TOKENS // sequence_length)
-    for recompute_fraction in RECOMPUTE_FRACTIONS:
-        for micro_batch in dict.fromkeys((large, 1)):
-            step = layout.data * micro_batch * sequence_length
-            yield Recipe(
-                method=method,
-                sequence_length=sequence_length,
-                precision=precision,
-                micro_batch=micro_batch,
-                batch_tokens=max(BATCH_TOKENS[method], step),
-                recompute_fraction=recompute_fraction,
-                interleave=4 if architecture.layers >= 8 * layout.pipeline else 1,
-            )
+    return tuple(
+        Recipe(
+            method=method,
+            sequence_length=sequence_length,
+            precision=precision,
+            micro_batch=micro_batch,
+            batch_tokens=max(BATCH_TOKENS[method], layout.data * micro_batch * sequence_length),
+            recompute_fraction=recompute_fraction,
+            interleave=4 if architecture.layers >= 8 * layout.pipeline else 1,
+        )
+        for recompute_fraction in RECOMPUTE_FRACTIONS
+        for micro_batch in dict.fromkeys((large, 1))
+    )
+
+
+def _first_that_fits(tightest: Run, recipes: tuple[Recipe, ...]) -> Run:
+    """The fastest recipe that fits, knowing that the tightest does."""
+    runs = (replace(tightest, recipe=recipe) for recipe in recipes[:-1])
+    fitting = (run for run in runs if run.memory_gib() <= run.accelerator.memory_gib)
+    return next(fitting, tightest)
 
 
 def _estimate(run: Run, seconds: float) -> TrainingEstimate:
