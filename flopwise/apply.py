@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flopwise.errors import FAILED
 from flopwise.jobs import (
     AddressOption,
     Output,
     OutputOption,
     StateOption,
-    exits_by_error,
+    fails_plainly,
     print_rows,
     print_views,
     say,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from planner.planfile import PlanFile
     from scheduler.executor.executor import Options
     from scheduler.executor.launches import Launch
-
-FAILED = 1
 
 
 class DryRun(StrEnum):
@@ -62,7 +61,7 @@ def apply(
     Ends when all have ended: 0 where every job succeeded, else 1. Killed or cut off, it goes on
     where it was when it is called again with the same plan and options; the jobs run on meanwhile.
     """
-    with exits_by_error():
+    with fails_plainly():
         from scheduler.executor.executor import Options, plan_launches
 
         options = Options(

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, NOT_FOUND, Fail
+
 if TYPE_CHECKING:
     from planner.manifests.schema import GpuJob
     from scheduler.executor.control import JobView
     from scheduler.executor.executor import Options, World
     from scheduler.executor.launches import Launch
 
-INTERRUPTED = 130
 FOLLOW_SECONDS = 1.0
 
 
@@ -66,7 +67,7 @@ def submit(
     state_dir: StateOption = None,
 ) -> None:
     """Run one job now, without a plan. Prints its name; `logs -f` follows it."""
-    with exits_by_error():
+    with fails_plainly():
         from scheduler.executor.control import submit_job
         from scheduler.executor.executor import Options, anchored
 
@@ -84,7 +85,7 @@ def get(
 ) -> None:
     """List the jobs of this state directory, those of a plan and those submitted."""
     del kind  # jobs are all there is
-    with exits_by_error():
+    with fails_plainly():
         print_views(_look(state_dir)[2], output)
 
 
@@ -92,7 +93,7 @@ def status(
     job: JobArgument, state_dir: StateOption = None, output: OutputOption = Output.WIDE
 ) -> None:
     """Say where a job stands, with each of its parts."""
-    with exits_by_error():
+    with fails_plainly():
         from scheduler.executor.control import find
 
         print_views(find(_look(state_dir)[2], job), output)
@@ -106,7 +107,7 @@ def logs(
     state_dir: StateOption = None,
 ) -> None:
     """Print what a job has written; of several parts, one after the other."""
-    with exits_by_error():
+    with fails_plainly():
         from scheduler.executor.control import find
 
         for view in find(_look(state_dir)[2], job):
@@ -126,7 +127,7 @@ def cancel(
     """Stop jobs that run, and do not start those that wait. What has ended stays as it is."""
     if everything == bool(jobs):
         raise typer.BadParameter("name jobs, or give --all")
-    with exits_by_error():
+    with fails_plainly():
         from scheduler.executor.control import cancel as cancel_views
         from scheduler.executor.control import cancel_all, find
 
@@ -143,20 +144,18 @@ def cancel(
 
 
 @contextmanager
-def exits_by_error() -> Iterator[None]:
-    """What a user can mend is said in one line, with the exit code that scripts rely on."""
-    from planner.planfile import PlanFileError
+def fails_plainly() -> Iterator[None]:
+    """What the executor cannot do ends the command in one line, with the exit code for it."""
     from scheduler.executor.errors import BadRequestError, ExecutorError, NotFoundError
 
-    codes = {PlanFileError: 2, BadRequestError: 2, NotFoundError: 4}
+    codes = {BadRequestError: BAD_INPUT, NotFoundError: NOT_FOUND}
     try:
         yield
-    except (PlanFileError, ExecutorError) as error:
-        say(f"error: {error}")
-        raise typer.Exit(codes.get(type(error), 1)) from None
+    except ExecutorError as error:
+        raise Fail(str(error), codes.get(type(error), FAILED)) from None
     except KeyboardInterrupt:
-        say("left: jobs run on; the same command goes on, `flopwise cancel --all` ends them")
-        raise typer.Exit(INTERRUPTED) from None
+        told = "left: jobs run on; the same command goes on, `flopwise cancel --all` ends them"
+        raise Fail(told, INTERRUPTED) from None
 
 
 def say(message: str) -> None:

@@ -80,13 +80,13 @@ def settled(name: str, outcome: Outcome, message: str = "") -> Settled:
     return Settled(run="r", launch=name, outcome=outcome, message=message)
 
 
-def test_a_launch_starts_at_its_planned_time_and_not_before():
+def test_a_launch_starts_at_its_planned_time_and_not_before() -> None:
     a = launch("a", start=2)
     assert act(1.9, Record(launch=a)) == ()
     assert act(2.0, Record(launch=a)) == (submit(a),)
 
 
-def test_it_waits_until_what_it_depends_on_has_succeeded():
+def test_it_waits_until_what_it_depends_on_has_succeeded() -> None:
     a, b = launch("a"), launch("b", start=1, after=("a",), gpu_milli=(("n1", 1000),))
     running = Record(launch=a, attempts=(attempt("a"),))
     assert act(5, running, Record(launch=b), jobs={"r-a-1": RunStatus.RUNNING}) == ()
@@ -95,26 +95,26 @@ def test_it_waits_until_what_it_depends_on_has_succeeded():
     assert actions[-1] == submit(b)
 
 
-def test_gpus_that_are_still_held_are_not_given_twice():
+def test_gpus_that_are_still_held_are_not_given_twice() -> None:
     a, b = launch("a", gpus=8), launch("b", start=1, gpus=1)
     running = Record(launch=a, attempts=(attempt("a"),))
     assert act(5, running, Record(launch=b), jobs={"r-a-1": RunStatus.PENDING}) == ()
 
 
-def test_what_starts_in_one_pass_shares_the_node():
+def test_what_starts_in_one_pass_shares_the_node() -> None:
     # 8 GPUs: a takes 4 and b takes 3; c wants 2 of the last one and waits.
     a, b, c = launch("a", gpus=4), launch("b", gpus=3), launch("c", gpus=2)
     assert act(0, *(Record(launch=x) for x in (a, b, c))) == (submit(a), submit(b))
 
 
-def test_a_late_gang_keeps_its_claim_so_that_small_ones_behind_do_not_starve_it():
+def test_a_late_gang_keeps_its_claim_so_that_small_ones_behind_do_not_starve_it() -> None:
     a, gang, small = launch("a", gpus=2), launch("g", start=1), launch("s", start=2, gpus=1)
     running = Record(launch=a, attempts=(attempt("a"),))
     world = (running, Record(launch=gang), Record(launch=small))
     assert act(3, *world, jobs={"r-a-1": RunStatus.RUNNING}) == ()
 
 
-def test_a_crash_is_tried_again_after_a_back_off_that_doubles():
+def test_a_crash_is_tried_again_after_a_back_off_that_doubles() -> None:
     a = launch("a")
     once = Record(launch=a, attempts=(ended("a", 1, RunStatus.FAILED),))
     assert act(1.9 / 3600, once) == ()
@@ -124,7 +124,7 @@ def test_a_crash_is_tried_again_after_a_back_off_that_doubles():
     assert act(4.0 / 3600, twice) == (submit(a, 3),)
 
 
-def test_the_last_crash_settles_it_and_what_waits_for_it_is_not_started():
+def test_the_last_crash_settles_it_and_what_waits_for_it_is_not_started() -> None:
     a, b, c = launch("a"), launch("b", start=1, after=("a",)), launch("c", start=2, after=("b",))
     crashed = tuple(ended("a", n, RunStatus.FAILED) for n in (1, 2, 3))
     assert act(9, Record(launch=a, attempts=crashed), Record(launch=b), Record(launch=c)) == (
@@ -134,7 +134,7 @@ def test_the_last_crash_settles_it_and_what_waits_for_it_is_not_started():
     )
 
 
-def test_after_ray_died_an_unfinished_job_is_a_new_attempt_and_no_crash():
+def test_after_ray_died_an_unfinished_job_is_a_new_attempt_and_no_crash() -> None:
     a = launch("a")
     record = Record(launch=a, attempts=(attempt("a"),))
     lost, again = act(1, record, head="ray2")
@@ -143,27 +143,27 @@ def test_after_ray_died_an_unfinished_job_is_a_new_attempt_and_no_crash():
     assert again == submit(a, 2)
 
 
-def test_a_job_that_left_a_report_before_ray_died_is_not_run_again():
+def test_a_job_that_left_a_report_before_ray_died_is_not_run_again() -> None:
     record = Record(launch=launch("a"), attempts=(attempt("a"),))
     actions = act(1, record, jobs={"r-a-1": RunStatus.SUCCEEDED}, head="ray2")
     assert [type(x) for x in actions] == [Ended, Settled]
     assert actions[-1] == settled("a", Outcome.SUCCEEDED)
 
 
-def test_a_job_under_which_ray_keeps_dying_is_given_up():
+def test_a_job_under_which_ray_keeps_dying_is_given_up() -> None:
     lost = tuple(ended("a", n, RunStatus.LOST) for n in range(1, 6))
     [action] = act(1, Record(launch=launch("a"), attempts=lost))
     assert action == settled("a", Outcome.FAILED, "Ray died under it, 5 of 5 times")
 
 
-def test_a_hand_over_of_unknown_fate_is_repeated_under_the_same_name():
+def test_a_hand_over_of_unknown_fate_is_repeated_under_the_same_name() -> None:
     a = launch("a")
     intended = Record(launch=a, attempts=(attempt("a", submitted=False),))
     assert act(1, intended) == (submit(a, 1),)
     assert act(1, intended, jobs={"r-a-1": RunStatus.PENDING}) == ()
 
 
-def test_a_cancelled_launch_is_stopped_once_and_then_settled():
+def test_a_cancelled_launch_is_stopped_once_and_then_settled() -> None:
     a = launch("a")
     record = Record(launch=a, attempts=(attempt("a"),), cancel_requested=True)
     running = {"r-a-1": RunStatus.RUNNING}
@@ -176,19 +176,19 @@ def test_a_cancelled_launch_is_stopped_once_and_then_settled():
     assert actions[-1] == settled("a", Outcome.CANCELLED, "cancelled")
 
 
-def test_a_stop_that_may_not_have_been_sent_is_sent_again():
+def test_a_stop_that_may_not_have_been_sent_is_sent_again() -> None:
     intended = attempt("a", stop=StopReason.CANCELLED)
     record = Record(launch=launch("a"), attempts=(intended,), cancel_requested=True)
     [action] = act(1, record, jobs={"r-a-1": RunStatus.RUNNING})
     assert isinstance(action, Stop)
 
 
-def test_cancelled_before_its_time_it_never_starts():
+def test_cancelled_before_its_time_it_never_starts() -> None:
     record = Record(launch=launch("a", start=5), cancel_requested=True)
     assert act(1, record) == (settled("a", Outcome.CANCELLED, "cancelled"),)
 
 
-def test_a_service_is_stopped_at_its_planned_end_and_that_is_success():
+def test_a_service_is_stopped_at_its_planned_end_and_that_is_success() -> None:
     record = Record(launch=launch("a", end=4, stops_at_end=True), attempts=(attempt("a"),))
     running = {"r-a-1": RunStatus.RUNNING}
     assert act(3.9, record, jobs=running) == ()
@@ -200,18 +200,18 @@ def test_a_service_is_stopped_at_its_planned_end_and_that_is_success():
     assert actions[-1] == settled("a", Outcome.SUCCEEDED, "stopped at its planned end")
 
 
-def test_a_service_band_whose_hours_have_passed_is_missed_and_not_started():
+def test_a_service_band_whose_hours_have_passed_is_missed_and_not_started() -> None:
     [action] = act(5, Record(launch=launch("a", end=4, stops_at_end=True)))
     assert action == settled("a", Outcome.MISSED, "its stretch had passed before it could start")
 
 
-def test_what_someone_else_stopped_is_cancelled_and_not_tried_again():
+def test_what_someone_else_stopped_is_cancelled_and_not_tried_again() -> None:
     record = Record(launch=launch("a"), attempts=(attempt("a"),))
     actions = act(1, record, jobs={"r-a-1": RunStatus.STOPPED})
     assert actions[-1] == settled("a", Outcome.CANCELLED, "stopped from outside")
 
 
-def test_compressed_time_starts_a_launch_at_its_share_of_an_hour():
+def test_compressed_time_starts_a_launch_at_its_share_of_an_hour() -> None:
     # 3600 plan seconds a second: hour 2 of the plan is second 2 of the run.
     a = launch("a", start=2)
     fast = PlanClock(real=T0, plan=T0, speed=3600)
@@ -256,7 +256,7 @@ LAUNCH_LISTS = st.lists(
 @given(LAUNCH_LISTS, st.dictionaries(st.integers(0, 5), st.integers(1, 4), max_size=3))
 def test_every_plan_comes_to_an_end_with_no_gpu_held_twice(
     specs: list[tuple[int, int, bool]], crash_counts: dict[int, int]
-):
+) -> None:
     order = sorted(specs)
     plan = tuple(
         launch(f"l{i}", start, start + 1, gpus, after=(f"l{i - 1}",) if waits and i else ())
@@ -298,7 +298,7 @@ def _apply(action: Action, records: dict[str, Record], ray: FakeRay, now: dateti
         records[action.launch] = advance(records[action.launch], action)
 
 
-def test_a_cancel_after_the_end_changes_nothing():
+def test_a_cancel_after_the_end_changes_nothing() -> None:
     done = Record(
         launch=launch("a"),
         attempts=(ended("a", 1, RunStatus.SUCCEEDED),),

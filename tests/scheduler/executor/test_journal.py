@@ -58,25 +58,25 @@ def written(path: Path, *events: Event) -> Journal:
     return journal
 
 
-def test_a_new_reader_sees_what_was_written(tmp_path: Path):
+def test_a_new_reader_sees_what_was_written(tmp_path: Path) -> None:
     written(tmp_path / "j", *STORY)
     assert Journal(tmp_path / "j").refresh() == fold({}, STORY)
     assert Journal(tmp_path / "j").refresh()["r"].finished
 
 
-def test_a_reader_sees_what_another_writer_adds(tmp_path: Path):
+def test_a_reader_sees_what_another_writer_adds(tmp_path: Path) -> None:
     journal = written(tmp_path / "j", OPENED)
     assert not journal.refresh()["r"].records["a"].attempts
     Journal(tmp_path / "j").append(*STORY[1:3])
     assert journal.refresh()["r"].records["a"].attempts[0].submitted
 
 
-def test_no_journal_is_an_empty_one(tmp_path: Path):
+def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
     assert Journal(tmp_path / "none").refresh() == {}
 
 
 @given(st.integers(1, 2000))
-def test_a_journal_cut_anywhere_is_read_up_to_the_cut_and_written_on(cut: int):
+def test_a_journal_cut_anywhere_is_read_up_to_the_cut_and_written_on(cut: int) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -91,17 +91,17 @@ def test_a_journal_cut_anywhere_is_read_up_to_the_cut_and_written_on(cut: int):
 
 
 @given(st.lists(st.sampled_from(STORY[1:]), max_size=8))
-def test_an_event_told_twice_is_one_event(extra: list[Event]):
+def test_an_event_told_twice_is_one_event(extra: list[Event]) -> None:
     assert fold({}, (*STORY, *extra)) == fold({}, STORY)
 
 
-def test_events_of_unknown_runs_and_launches_change_nothing():
+def test_events_of_unknown_runs_and_launches_change_nothing() -> None:
     elsewhere = (Submitted(run="other", launch="a", attempt=1),)
     unknown = (Settled(run="r", launch="b", outcome=Outcome.FAILED),)
     assert fold({}, (*STORY, *elsewhere, *unknown)) == fold({}, STORY)
 
 
-def test_the_fold_of_no_event_is_a_run_that_waits():
+def test_the_fold_of_no_event_is_a_run_that_waits() -> None:
     run: Run = fold({}, [OPENED])["r"]
     assert not run.finished
     assert run.clock.plan_time(T0 + timedelta(seconds=1)) == T0 + timedelta(minutes=1)
@@ -114,7 +114,7 @@ def _hold(path: Path, ready: multiprocessing.synchronize.Event) -> None:
         multiprocessing.Event().wait(60)
 
 
-def test_a_lock_keeps_a_second_out_until_its_holder_is_killed(tmp_path: Path):
+def test_a_lock_keeps_a_second_out_until_its_holder_is_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(tmp_path / "lock", ready))
@@ -131,13 +131,13 @@ def test_a_lock_keeps_a_second_out_until_its_holder_is_killed(tmp_path: Path):
         holder.kill()
 
 
-def test_the_state_directory_is_closed_to_others(tmp_path: Path):
+def test_the_state_directory_is_closed_to_others(tmp_path: Path) -> None:
     state = StateDirectory(root=tmp_path / "a" / "b")
     state.create()
     assert {p.stat().st_mode & 0o77 for p in (state.root, state.ray, *state.root.iterdir())} == {0}
 
 
-def test_the_state_directory_is_named_by_the_environment():
+def test_the_state_directory_is_named_by_the_environment() -> None:
     home = Path.home() / ".local" / "state" / "flopwise"
     assert default_root({"FLOPWISE_STATE_DIR": "/s", "XDG_STATE_HOME": "/x"}) == Path("/s")
     assert default_root({"XDG_STATE_HOME": "/x"}) == Path("/x/flopwise")

@@ -106,7 +106,7 @@ def hours(launch: Launch) -> tuple[float, float]:
     )
 
 
-def test_a_gang_over_two_nodes_is_one_request_for_gpus_of_both():
+def test_a_gang_over_two_nodes_is_one_request_for_gpus_of_both() -> None:
     [launch] = made((batch("a"),), segment("a", 3, 5, h100_0=8, h100_1=4))
     assert launch == Launch(
         name="a",
@@ -124,19 +124,19 @@ def test_a_gang_over_two_nodes_is_one_request_for_gpus_of_both():
     assert launch.gpus == 12
 
 
-def test_a_share_of_a_gpu_is_a_whole_number_for_ray():
+def test_a_share_of_a_gpu_is_a_whole_number_for_ray() -> None:
     [launch] = made((batch("a", gpu_milli=250),), segment("a", 0, 1, h100_0=6))
     assert launch.resources == {"flopwise-node-h100-0": 1500}
     assert launch.gpus == 1.5
 
 
-def test_a_preempted_job_is_one_launch_a_segment_and_only_the_last_ends_by_itself():
+def test_a_preempted_job_is_one_launch_a_segment_and_only_the_last_ends_by_itself() -> None:
     first, second = made((batch("a"),), segment("a", 0, 2, h100_0=8), segment("a", 5, 6, h100_1=8))
     assert (first.name, first.after, first.stops_at_end) == ("a_1", (), True)
     assert (second.name, second.after, second.stops_at_end) == ("a_2", ("a_1",), False)
 
 
-def test_a_job_waits_for_every_launch_of_the_job_it_depends_on():
+def test_a_job_waits_for_every_launch_of_the_job_it_depends_on() -> None:
     found = made(
         (batch("a"), batch("b", after=("a",))),
         segment("a", 0, 2, h100_0=8),
@@ -147,7 +147,7 @@ def test_a_job_waits_for_every_launch_of_the_job_it_depends_on():
     assert found[-1].after == ("a_1", "a_2")
 
 
-def test_the_replicas_of_a_service_that_run_through_are_one_launch():
+def test_the_replicas_of_a_service_that_run_through_are_one_launch() -> None:
     # Demand 2, 5, 2, 5 replicas: two run through, three come twice.
     found = made(
         (service("chat"),),
@@ -166,14 +166,14 @@ def test_the_replicas_of_a_service_that_run_through_are_one_launch():
     assert [x.work for x in found] == pytest.approx([40.0, 12.0, 6.0])
 
 
-def test_bands_on_two_nodes_with_the_same_hours_start_together():
+def test_bands_on_two_nodes_with_the_same_hours_start_together() -> None:
     [launch] = made((service("chat"),), segment("chat", 0, 4, h100_0=2, h100_1=1))
     assert launch.name == "chat"
     assert launch.gpu_milli == (("h100-0", 2000), ("h100-1", 1000))
 
 
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=24))
-def test_the_bands_of_a_service_hold_exactly_its_replicas_at_each_hour(curve: list[int]):
+def test_the_bands_of_a_service_hold_exactly_its_replicas_at_each_hour(curve: list[int]) -> None:
     segments = [
         segment("chat", hour, hour + 1, h100_0=count) for hour, count in enumerate(curve) if count
     ]
@@ -186,7 +186,7 @@ def test_the_bands_of_a_service_hold_exactly_its_replicas_at_each_hour(curve: li
     assert sum(x.work for x in found) == pytest.approx(sum(curve))
 
 
-def test_launches_are_in_plan_order_and_carry_the_limit_of_attempts():
+def test_launches_are_in_plan_order_and_carry_the_limit_of_attempts() -> None:
     both = (batch("b"), batch("a"))
     plan = Plan(
         status=Status.OPTIMAL,
@@ -197,20 +197,20 @@ def test_launches_are_in_plan_order_and_carry_the_limit_of_attempts():
     assert {x.attempt_limit for x in found} == {5}
 
 
-def test_the_local_ray_stands_in_for_the_nodes_of_the_plan_and_no_more():
+def test_the_local_ray_stands_in_for_the_nodes_of_the_plan_and_no_more() -> None:
     both = (batch("a"),)
     found = made(both, segment("a", 0, 1, h100_1=1))
     assert node_gpu_milli(problem(*both), found) == {"h100-1": 8000}
 
 
-def test_the_same_plan_at_another_speed_is_another_run():
+def test_the_same_plan_at_another_speed_is_another_run() -> None:
     found = made((batch("a"),), segment("a", 0, 1, h100_0=1))
     assert run_id(found, 1.0) == run_id(found, 1.0)
     assert run_id(found, 1.0) != run_id(found, 60.0)
     assert run_id(found, 1.0) != run_id((replace(found[0], entrypoint="other"),), 1.0)
 
 
-def test_a_stand_in_runs_for_the_planned_hours_over_the_speed():
+def test_a_stand_in_runs_for_the_planned_hours_over_the_speed() -> None:
     found = made((batch("a"),), segment("a", 0, 2, h100_0=4))
     [launch] = with_stand_ins(found, 3600.0)
     # 2 h = 7200 s at 3600 plan seconds a second: 2 s; 4 replicas do 8 hours of work.
