@@ -1,1 +1,1 @@
-"""The command line: one module a command group; the only room that knows all others."""
+"""The command line: one module a command group; the only room that knows all the others."""

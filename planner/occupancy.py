@@ -82,6 +82,27 @@ class Occupancy:
                 np.minimum(room, free[k] // option.takes[r], out=room)
         return room
 
+    def room_from(self, option: Option, starts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Replicas that fit on each node for the whole length from each start: (nodes, starts).
+
+        For each node and number of replicas, the next column that blocks it is one backward scan.
+        """
+        p = option.pool
+        free, columns = self.free[p], self.edges[p].size
+        ends = np.append(self.edges[p], np.iinfo(np.int64).max)
+        at = self.edges[p].searchsorted(starts, side="right") - 1
+        until = starts + option.length
+        room = np.zeros((free.shape[1], starts.size), dtype=np.int64)
+        for replicas in range(1, min(option.per_node, option.peak) + 1):
+            blocked = np.zeros(free.shape[1:], dtype=bool)
+            for k, r in enumerate(self.kept[p]):
+                if option.takes[r]:
+                    blocked |= free[k] < replicas * option.takes[r]
+            column = np.where(blocked, np.arange(columns), columns)
+            following = np.minimum.accumulate(column[:, ::-1], axis=1)[:, ::-1]
+            room += ends[following[:, at]] >= until
+        return room
+
     def free_at(self, pool: int, slot: int) -> npt.NDArray[np.int64]:
         """What is free of the leading resource on each node during ``slot``."""
         column = int(self.edges[pool].searchsorted(slot, side="right")) - 1

@@ -44,29 +44,33 @@ def earliest(
     end = option.last if last is None else min(last, option.last)
     if begin > end:
         return None
-    changes = occupancy.changes[option.pool]
-    at, i = begin, bisect_right(changes, begin)
-    while at <= end:
-        if (booking := place(occupancy, option, at)) is not None:
+    if begin == end or len(option.runs) > 1:
+        return place(occupancy, option, begin)
+    starts = _candidates(occupancy, option, begin, end)
+    room = occupancy.room_from(option, starts)
+    if occupancy.table.problem.jobs[option.job].modes[option.mode].together_required:
+        enough = room.max(axis=0, initial=0) >= option.peak
+    else:
+        enough = room.sum(axis=0) >= option.peak
+    for at in starts[enough]:
+        if (booking := place(occupancy, option, int(at))) is not None:
             return booking
-        while i < len(changes) and changes[i] <= at:
-            i += 1
-        nexts = [changes[i]] if i < len(changes) else []
-        nexts += _quota_changes(occupancy, option, at)
-        if not nexts:
-            return None
-        at = min(nexts)
     return None
 
 
-def _quota_changes(occupancy: Occupancy, option: Option, at: int) -> list[int]:
-    """The next slot at which a queue limit of ``option`` gets looser."""
-    found = []
+def _candidates(
+    occupancy: Occupancy, option: Option, begin: int, end: int
+) -> npt.NDArray[np.int64]:
+    """Slots from ``begin`` to ``end`` at which something that the option needs is freed."""
+    changes = occupancy.changes[option.pool]
+    found = {begin, *changes[bisect_right(changes, begin) : bisect_right(changes, end)]}
     for i in occupancy.limits_of[option.index]:
-        looser = np.flatnonzero(np.diff(occupancy.quota[i][at:]) > 0)
-        if looser.size:
-            found.append(at + 1 + int(looser[0]))
-    return found
+        looser = np.flatnonzero(np.diff(occupancy.quota[i][begin : end + 1]) > 0)
+        found.update(int(t) + begin + 1 for t in looser)
+    if occupancy.budgets_of[option.index]:
+        months = (t for i in occupancy.budgets_of[option.index] for t in occupancy.budgets[i].left)
+        found.update(first for first, _ in months if begin < first <= end)
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def _choose(

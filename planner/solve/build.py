@@ -10,7 +10,7 @@ import numpy.typing as npt
 from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Costs
-from planner.table import Table, order_by_dependency
+from planner.table import Option, Table, order_by_dependency
 
 Bookings = dict[int, Booking]  # by job
 
@@ -21,15 +21,16 @@ def construct(
     *,
     opportunity: npt.NDArray[np.float64],
     first: Sequence[int] = (),
+    hardest: str = "wide",
 ) -> Bookings:
     """Insert every job: into its ``wanted`` option where that fits, else where it costs least.
 
     ``opportunity[o]`` is what the capacity of option o is worth to others (USD). Jobs in ``first``
-    go ahead of others of their tier.
+    go ahead of others of their tier; ``hardest`` names one of `HARDEST`.
     """
     occupancy = Occupancy(table)
     placed: Bookings = {}
-    for j in order(table, wanted, first):
+    for j in order(table, wanted, first, hardest):
         booking = best_booking(table, occupancy, placed, j, wanted.get(j), opportunity)
         if booking is not None:
             occupancy.take(booking)
@@ -46,13 +47,11 @@ def settle(table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[
     placed = dict(bookings)
     for booking in placed.values():
         occupancy.take(booking)
-    linked = {j for j, befores in enumerate(table.after) if befores} | {
-        b for befores in table.after for b in befores
-    }
+    fixed = linked(table)
     gained = True
     while gained and not out_of_time():
         gained = False
-        for j in sorted(placed.keys() - linked, key=lambda j: -regret(table, placed, j)):
+        for j in sorted(placed.keys() - fixed, key=lambda j: -regret(table, placed, j)):
             if regret(table, placed, j) <= 1e-9 or out_of_time():
                 break
             gained |= _move(table, occupancy, placed, j)
@@ -63,6 +62,13 @@ def settle(table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[
                 placed[j] = booking
                 gained = True
     return placed
+
+
+def linked(table: Table) -> set[int]:
+    """Jobs that wait for others, and those that others wait for."""
+    return {j for j, befores in enumerate(table.after) if befores} | {
+        b for befores in table.after for b in befores
+    }
 
 
 def _move(table: Table, occupancy: Occupancy, placed: Bookings, j: int) -> bool:
@@ -96,26 +102,36 @@ def regret(table: Table, placed: Mapping[int, Booking], j: int) -> float:
     return max(0.0, usd_of(table, placed[j]) - floor)
 
 
-def order(table: Table, wanted: Mapping[int, int], first: Sequence[int] = ()) -> list[int]:
-    """Jobs by tier, then services, then what is hardest to fit: wide, tight, long."""
+HARDEST: dict[str, Callable[[Option], tuple[float, ...]]] = {
+    "wide": lambda o: (-o.nodes, -o.peak * o.takes[0], o.last - o.first > 2 * o.length, -o.length),
+    "tight": lambda o: (
+        o.last - o.first >= o.length,
+        -o.length if o.last - o.first < o.length else 0,
+        -o.nodes,
+        -o.peak * o.takes[0],
+        -o.length,
+    ),
+    "large": lambda o: (-o.length * o.peak * o.takes[0],),
+    "long": lambda o: (-o.length, -o.nodes),
+}
+"""What is hard to fit, and so goes first: what is wide, has little room to move, is large, is long."""
+
+
+def order(
+    table: Table, wanted: Mapping[int, int], first: Sequence[int] = (), hardest: str = "wide"
+) -> list[int]:
+    """Jobs by tier, services and fixed starts first, then what is hardest to fit."""
     ahead = set(first)
 
     def key(j: int) -> tuple[float, ...]:
         job = table.problem.jobs[j]
-        ours = table.of_job[j]
-        if not ours:
-            return (0.0,)
-        o = table.options[wanted.get(j, ours[0])]
-        slack = o.last - o.first
+        o = table.options[wanted.get(j, table.of_job[j][0])]
         return (
             -job.tier,
             not job.required,
             j not in ahead,
-            slack > 0,
-            -o.nodes,
-            -o.peak * o.takes[0],
-            slack > 2 * o.length,
-            -o.length,
+            o.last > o.first,
+            *HARDEST[hardest](o),
             j,
         )
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Costs, gap_of
 from planner.problem import Billing
-from planner.solve import build, exact, model
+from planner.solve import build, exact, model, ruin
 from planner.solve.build import Bookings
 from planner.solve.clock import Clock
 from planner.solve.exact import Found
@@ -27,7 +27,7 @@ from planner.table import Table
 
 PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
 CHOOSABLE = 800  # most options for which the choice is made by integers
-ATTEMPTS = 24
+ATTEMPTS = 6
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -49,14 +49,14 @@ class Search:
         """Keep ``bookings`` if they are better: by the upper tiers left out, then by cost."""
         costs = build.evaluate(self.table, bookings)
         better = self.best is None or (
-            self._key(bookings, costs) < self._key(self.best, self.costs)
+            self.key(bookings, costs) < self.key(self.best, self.costs)
         )
         if better and all(j in bookings for j, job in enumerate(self.table.problem.jobs) if job.required):
             self.best, self.costs = dict(bookings), costs
             self.say(doing)
         return better
 
-    def _key(self, bookings: Mapping[int, Booking], costs: Costs) -> tuple[float, ...]:
+    def key(self, bookings: Mapping[int, Booking], costs: Costs) -> tuple[float, ...]:
         out = [round(exact.left_out_usd(self.table, bookings, jobs), 6) for jobs in self.tiers]
         return (*out, costs.objective - 1e-9)
 
@@ -87,6 +87,8 @@ def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Foun
     _assign_and_pack(state, master, relaxed, worth)
     if not state.done and len(table.options) <= 1500 and _whole(state):
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
+    if not state.done:
+        _ruin(state, clock.left if len(table.options) > CHOOSABLE else 0.3 * clock.left)
     _improve(state)
     return Found(
         bookings=state.best, bound_usd=state.bound_usd, optimal=state.best is not None and state.gap == 0.0
@@ -107,7 +109,7 @@ def _assign_and_pack(
         if not chosen.feasible or state.done:
             return
         wanted = _wanted(table, chosen.share)
-        bookings = build.construct(table, wanted, opportunity=worth, first=failed)
+        bookings = _best_order(state, wanted, worth, failed)
         missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
@@ -127,6 +129,17 @@ def _assign_and_pack(
             chosen = master.choose(seconds=seconds, gap=1e-4, primal=True)
         else:
             chosen = master.assign(seconds=clock.left)
+
+
+def _best_order(
+    state: Search, wanted: Mapping[int, int], worth: npt.NDArray[np.float64], first: list[int]
+) -> Bookings:
+    """The cheapest of the insertions in every order."""
+    made = (
+        build.construct(state.table, wanted, opportunity=worth, first=first, hardest=hardest)
+        for hardest in build.HARDEST
+    )
+    return min(made, key=lambda b: state.key(b, build.evaluate(state.table, b)))
 
 
 def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
@@ -218,6 +231,26 @@ def _whole(state: Search) -> bool:
         state.bound_usd = max(state.bound_usd, answer.bound_usd)
         state.say("solving")
     return answer.infeasible and state.best is None
+
+
+def _ruin(state: Search, seconds: float) -> None:
+    """Ruin and recreate for ``seconds``, from the best plan."""
+    table, clock = state.table, state.clock
+    if state.best is None or seconds <= 0:
+        return
+    begin = clock.seconds
+
+    def offer(bookings: Bookings) -> bool:
+        state.offer(bookings, "improving")
+        return state.done
+
+    ruin.improve(
+        table,
+        state.best,
+        share=lambda: (clock.seconds - begin) / seconds,
+        seed=clock.limits.seed,
+        offer=offer,
+    )
 
 
 def _improve(state: Search) -> None:

@@ -1,0 +1,141 @@
+"""Ruin and recreate: take some jobs out, put them back where they cost least, keep what is better.
+
+The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt and G. Dueck, *Record
+Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of Computational Physics
+159 (2000), with threshold acceptance. Costs are those of jobs by themselves; the caller judges what
+comes out by its true cost.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from planner.occupancy import Booking, Occupancy
+from planner.solve import build
+from planner.solve.build import Bookings
+from planner.table import Table
+
+MOST_OUT = 24  # jobs taken out at once
+WARMTH = 0.3  # of the mean cost of a job: what the first steps may lose
+
+
+@dataclass(slots=True)
+class Ruin:
+    """A plan under change."""
+
+    table: Table
+    placed: Bookings
+    rng: random.Random
+    occupancy: Occupancy = field(init=False)
+    movable: list[int] = field(init=False)
+    nothing: np.ndarray = field(init=False)  # type: ignore[type-arg]  # zeros, a float an option
+
+    def __post_init__(self) -> None:
+        self.occupancy = Occupancy(self.table)
+        for booking in self.placed.values():
+            self.occupancy.take(booking)
+        linked = build.linked(self.table)
+        self.movable = [j for j, ours in enumerate(self.table.of_job) if ours and j not in linked]
+        self.nothing = np.zeros(len(self.table.options))
+
+    def step(self, threshold: float) -> float:
+        """One ruin and recreation; the change of cost, 0 where it was taken back."""
+        out = self._choose()
+        old = {j: self.placed[j] for j in out if j in self.placed}
+        before = self._usd(out)
+        for booking in old.values():
+            self.occupancy.release(booking)
+        for j in old:
+            del self.placed[j]
+        self._recreate(out)
+        change = self._usd(out) - before
+        if change <= threshold:
+            return change
+        for j in out:
+            if j in self.placed:
+                self.occupancy.release(self.placed.pop(j))
+        for j, booking in old.items():
+            self.occupancy.take(booking)
+            self.placed[j] = booking
+        return 0.0
+
+    def _choose(self) -> list[int]:
+        """A job that could cost less, and others in its way."""
+        sample = self.rng.choices(self.movable, k=min(12, len(self.movable)))
+        seed = max(sample, key=lambda j: build.regret(self.table, self.placed, j))
+        pools = {self.table.options[i].pool for i in self.table.of_job[seed]}
+        size = self.rng.randint(2, MOST_OUT)
+        near = [
+            j
+            for j in self.rng.choices(self.movable, k=4 * size)
+            if j not in self.placed or self.table.options[self.placed[j].option].pool in pools
+        ]
+        return list(dict.fromkeys([seed, *near[:size]]))
+
+    def _recreate(self, out: list[int]) -> None:
+        orders: list[Callable[[int], float]] = [
+            lambda j: -self._size(j),
+            lambda j: -self.table.options[self.table.of_job[j][0]].length,
+            lambda j: -self._spread(j),
+            lambda _: 0.0,
+        ]
+        key = self.rng.choice(orders)
+        jobs = self.table.problem.jobs
+        ranked = sorted(out, key=lambda j: (-jobs[j].tier, key(j) * self.rng.uniform(0.7, 1.0)))
+        for j in ranked:
+            booking = build.best_booking(
+                self.table, self.occupancy, self.placed, j, None, self.nothing
+            )
+            if booking is not None:
+                self.occupancy.take(booking)
+                self.placed[j] = booking
+
+    def _size(self, j: int) -> float:
+        o = self.table.options[self.table.of_job[j][0]]
+        return float(o.replica_slots * o.takes[0])
+
+    def _spread(self, j: int) -> float:
+        """What the second-best option costs more than the best: what is lost by waiting."""
+        ours = [self.table.floor_usd(self.table.options[i]) for i in self.table.of_job[j]]
+        return (ours[1] if len(ours) > 1 else self.table.problem.jobs[j].unplaced_usd) - ours[0]
+
+    def _usd(self, jobs: list[int]) -> float:
+        return math.fsum(
+            build.usd_of(self.table, self.placed[j])
+            if j in self.placed
+            else self.table.problem.jobs[j].unplaced_usd
+            for j in jobs
+        )
+
+
+def improve(
+    table: Table,
+    start: Mapping[int, Booking],
+    *,
+    share: Callable[[], float],
+    seed: int,
+    offer: Callable[[Bookings], bool],
+) -> None:
+    """Ruin and recreate until ``share()``, the part of the time that is used, reaches 1.
+
+    ``offer`` takes each new best plan, and says True to stop.
+    """
+    ruin = Ruin(table, dict(start), random.Random(seed))
+    if not ruin.movable:
+        return
+    warmth = WARMTH * math.fsum(build.usd_of(table, b) for b in start.values()) / max(1, len(start))
+    usd = best = 0.0
+    offered = best
+    while (used := share()) < 1.0:
+        usd += ruin.step(warmth * max(0.0, 0.9 - used) ** 3 * ruin.rng.random() ** 3)
+        if usd < best - 1e-9:
+            best = usd
+        if best < offered - 1e-9 and (usd <= best + 1e-9):
+            offered = best
+            if offer(dict(ruin.placed)):
+                return
