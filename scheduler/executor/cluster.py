@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -29,8 +29,8 @@ class Cluster(Protocol):
     def head(self) -> str:
         """Which Ray this is: another name after its jobs were lost."""
 
-    def jobs(self) -> Mapping[str, RayJob]:
-        """Everything known of our jobs, by submission id."""
+    def jobs(self, wanted: Collection[str]) -> Mapping[str, RayJob]:
+        """What is known of the ``wanted`` submission ids; those that nobody knows are left out."""
 
     def submit(self, submission_id: str, launch: Launch) -> None:
         """Start a launch; once, however often it is called with the same id."""
@@ -55,8 +55,8 @@ class GivenRay:
     def head(self) -> str:
         return self._jobs.url
 
-    def jobs(self) -> Mapping[str, RayJob]:
-        return self._jobs.jobs()
+    def jobs(self, wanted: Collection[str]) -> Mapping[str, RayJob]:
+        return _among(wanted, self._jobs.jobs())
 
     def submit(self, submission_id: str, launch: Launch) -> None:
         _submit(self._jobs, submission_id, launch, launch.entrypoint)
@@ -93,14 +93,15 @@ class OwnRay:
     def head(self) -> str:
         return self._head.name
 
-    def jobs(self) -> Mapping[str, RayJob]:
+    def jobs(self, wanted: Collection[str]) -> Mapping[str, RayJob]:
         if not local_ray.alive(self._head):
             raise RayUnreachableError("Ray is dead")
-        found = {name: self._reported(name, job) for name, job in self._jobs.jobs().items()}
+        found = _among(wanted, self._jobs.jobs())
         self._silent_since = None
-        return {**reports(self._state), **found}
+        timed = {name: self._timed(name, job) for name, job in found.items()}
+        return {**ended_by_report(self._state, set(wanted) - set(found)), **timed}
 
-    def _reported(self, name: str, job: RayJob) -> RayJob:
+    def _timed(self, name: str, job: RayJob) -> RayJob:
         """``job`` with the guard's times: Ray's begin when it was handed over, not when it ran."""
         report = read_report(self._state, name)
         if report is None:
@@ -143,8 +144,8 @@ class NoRay:
     def __init__(self, state: StateDirectory) -> None:
         self._state = state
 
-    def jobs(self) -> Mapping[str, RayJob]:
-        return reports(self._state)
+    def jobs(self, wanted: Collection[str]) -> Mapping[str, RayJob]:
+        return ended_by_report(self._state, wanted)
 
     def submit(self, submission_id: str, launch: Launch) -> None:
         raise RayUnreachableError(f"no Ray to start {launch.name} on ({submission_id})")
@@ -198,11 +199,14 @@ def read_report(state: StateDirectory, submission_id: str) -> RayJob | None:
     )
 
 
-def reports(state: StateDirectory) -> dict[str, RayJob]:
-    """Attempts that ended, by their guards: they count where Ray remembers nothing."""
-    names = (path.stem for path in state.report("_").parent.glob("*.json"))
-    found = {name: read_report(state, name) for name in names}
+def ended_by_report(state: StateDirectory, wanted: Collection[str]) -> dict[str, RayJob]:
+    """Those of ``wanted`` that ended, by their guards: it counts where Ray remembers nothing."""
+    found = {name: read_report(state, name) for name in sorted(wanted)}
     return {name: job for name, job in found.items() if job and job.end}
+
+
+def _among(wanted: Collection[str], jobs: Mapping[str, RayJob]) -> dict[str, RayJob]:
+    return {name: jobs[name] for name in wanted if name in jobs}
 
 
 def keep_logs(state: StateDirectory, head: Head) -> None:

@@ -119,7 +119,7 @@ def _attend(world: World, options: Options, only: tuple[type[Action], ...]) -> M
                 continue
             cluster = _cluster_of(run, options, world)
             try:
-                jobs.update(cluster.jobs())
+                jobs.update(cluster.jobs(run.open_ids))
                 if free or not run.planned:
                     step(run, cluster, {}, world, only=only)
             except RayUnreachableError as error:

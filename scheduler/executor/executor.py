@@ -118,6 +118,8 @@ def apply_plan(problem: Problem, plan: Plan, options: Options, world: World, cwd
         if name in runs and runs[name].finished:
             world.say("this plan has been carried out already")
             return runs[name]
+        if not made:
+            raise BadRequestError("the plan places no job: there is nothing to start")
         nodes = node_gpu_milli(problem, made)
         cluster = _cluster(made, nodes, options, world)
         if name not in runs:
@@ -126,6 +128,7 @@ def apply_plan(problem: Problem, plan: Plan, options: Options, world: World, cwd
             opened = RunOpened(run=name, at=now, clock=clock, launches=made, planned=True)
             world.journal.append(opened)
         run = carry_out(name, cluster, nodes, world)
+        _note_submitted(cluster, world)
         _leave_ray(options, world)
         return run
 
@@ -145,7 +148,7 @@ def _cluster(
 ) -> Cluster:
     if options.address:
         return given_ray(options.address, options.environment)
-    whole = replace(made[0], gpu_milli=tuple(nodes.items())).resources if made else {}
+    whole = replace(made[0], gpu_milli=tuple(nodes.items())).resources
     return own_ray(whole, world)
 
 
@@ -163,6 +166,13 @@ def own_ray(resources: Mapping[str, float], world: World) -> OwnRay:
 
     head = local_ray.ensure(world.state, resources, busy=busy, say=world.say)
     return OwnRay(world.state, head, say=world.say)
+
+
+def _note_submitted(cluster: Cluster, world: World) -> None:
+    """What has ended of the jobs that were submitted beside the plan."""
+    for run in tuple(world.journal.refresh().values()):
+        if not run.finished and not run.planned:
+            step(run, cluster, {}, world, only=(Ended, Settled))
 
 
 def _leave_ray(options: Options, world: World) -> None:
@@ -202,7 +212,7 @@ def step(
     observed = Observed(
         run=run.name,
         records=run.records,
-        jobs=cluster.jobs(),
+        jobs=cluster.jobs(run.open_ids),
         head=cluster.head,
         clock=run.clock,
         node_gpu_milli=nodes,

@@ -192,6 +192,11 @@ class Run:
     records: Mapping[str, Record] = field(default_factory=dict)  # by launch, in plan order
 
     @property
+    def open_ids(self) -> frozenset[str]:
+        """Submission ids of the attempts that have not ended."""
+        return frozenset(r.open.submission_id for r in self.records.values() if r.open)
+
+    @property
     def finished(self) -> bool:
         return all(record.outcome for record in self.records.values())
 

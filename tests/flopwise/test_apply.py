@@ -29,8 +29,11 @@ from planner.problem import (
     Work,
 )
 from planner.solve.pick import solve
-from scheduler.executor.journal import StateDirectory
+from scheduler.executor.clock import PlanClock
+from scheduler.executor.journal import Journal, StateDirectory
+from scheduler.executor.launches import Launch
 from scheduler.executor.local_ray import recorded, stop
+from scheduler.executor.records import RunOpened
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +148,33 @@ def test_a_dry_run_lists_what_would_start_and_starts_nothing(tmp_path: Path) -> 
     assert (first["name"], first["gpus"], first["nodes"]) == ("a", 4.0, "h100-0")
     assert (second["name"], second["after"]) == ("b", "a")
     assert not (tmp_path / "state").exists()
+
+
+def test_an_unfinished_plan_is_not_forgotten_for_another(tmp_path: Path) -> None:
+    start = datetime(2026, 12, 1, tzinfo=UTC)
+    state = StateDirectory(root=tmp_path / "state")
+    state.create()
+    begun = Launch(name="old", job="old", entrypoint="true", start=start, end=start)
+    Journal(state.journal).append(
+        RunOpened(
+            run="other",
+            at=start,
+            clock=PlanClock(real=start, plan=start),
+            launches=(begun,),
+            planned=True,
+        )
+    )
+    plan_file(tmp_path / "plan.json", job("a", "true"))
+    done = flopwise(tmp_path, "apply", "-f", "plan.json")
+    refused(done, 1, "holds an unfinished plan of 2026-12-01 00:00")
+    assert flopwise(tmp_path, "cancel", "--all").stdout == "old cancelled\n"
+    [row] = json.loads(flopwise(tmp_path, "get", "-o", "json").stdout)
+    assert (row["name"], row["status"]) == ("old", "cancelled")
+
+
+def test_a_plan_that_places_nothing_starts_nothing(tmp_path: Path) -> None:
+    plan_file(tmp_path / "plan.json")
+    refused(flopwise(tmp_path, "apply", "-f", "plan.json"), 2, "places no job")
 
 
 def test_a_job_that_is_not_there_is_exit_code_4(tmp_path: Path) -> None:
