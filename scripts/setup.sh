@@ -12,6 +12,7 @@ unset PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX PIP_REQUIRE_VIRTUALEN
 
 oldest=11
 newest=14
+# shellcheck disable=SC2154 # whoever sources this says where the root is
 venv=$root/.venv
 
 # Does this command start a CPython that we support?
