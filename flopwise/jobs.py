@@ -74,7 +74,9 @@ def submit(
         world = _world(state_dir)
         launch = anchored(_launch_of(_only_job(file), world.now()), Path.cwd())
         submit_job(launch, Options(address=address, environment=os.environ), world)
-        say("it runs at once and holds no GPU of a plan; `flopwise cancel --all` also stops Ray")
+        say("it runs at once and holds no GPU of a plan")
+        if not address:
+            say("our Ray keeps running: `flopwise cancel --all` ends both")
         typer.echo(launch.name)
 
 

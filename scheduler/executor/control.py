@@ -87,6 +87,7 @@ def submit_job(launch: Launch, options: Options, world: World) -> str:
         cluster = given_ray(options.address, options.environment)
     else:
         cluster = own_ray({}, world)
+    cluster.jobs(())  # nothing is written down for a Ray that does not answer
     name = f"submit-{secrets.token_hex(3)}"
     now = world.now()
     clock = PlanClock(real=now, plan=now)
@@ -128,9 +129,8 @@ def _attend(world: World, options: Options, only: tuple[type[Action], ...]) -> M
 
 
 def _cluster_of(run: Run, options: Options, world: World) -> Cluster:
-    heads = {a.head for record in run.records.values() for a in record.attempts}
-    if given := sorted(head for head in heads if "://" in head):
-        return given_ray(given[-1], options.environment)
+    if run.address:
+        return given_ray(run.address, options.environment)
     head = local_ray.recorded(world.state)
     if head and local_ray.alive(head):
         return OwnRay(world.state, head, say=world.say)

@@ -122,14 +122,16 @@ def apply_plan(problem: Problem, plan: Plan, options: Options, world: World, cwd
             raise BadRequestError("the plan places no job: there is nothing to start")
         nodes = node_gpu_milli(problem, made)
         cluster = _cluster(made, nodes, options, world)
+        cluster.jobs(())  # nothing is written down for a Ray that does not answer
         if name not in runs:
             now = world.now()
             clock = clock_for(problem.grid.start, now, options.speed)
             opened = RunOpened(run=name, at=now, clock=clock, launches=made, planned=True)
             world.journal.append(opened)
         run = carry_out(name, cluster, nodes, world)
-        _note_submitted(cluster, world)
-        _leave_ray(options, world)
+        if not options.address:
+            _note_submitted(cluster, world)
+            _leave_ray(options, world)
         return run
 
 
@@ -161,28 +163,31 @@ def given_ray(address: str, environment: Mapping[str, str]) -> GivenRay:
 def own_ray(resources: Mapping[str, float], world: World) -> OwnRay:
     """Our own Ray, started where there is none."""
 
-    def busy() -> bool:
-        return any(not run.finished for run in world.journal.refresh().values())
-
-    head = local_ray.ensure(world.state, resources, busy=busy, say=world.say)
+    head = local_ray.ensure(world.state, resources, busy=lambda: _in_use(world), say=world.say)
     return OwnRay(world.state, head, say=world.say)
+
+
+def _in_use(world: World) -> bool:
+    """Whether jobs that have not ended depend on our Ray."""
+    runs = world.journal.refresh().values()
+    return any(not run.finished and not run.address for run in runs)
 
 
 def _note_submitted(cluster: Cluster, world: World) -> None:
     """What has ended of the jobs that were submitted beside the plan."""
     for run in tuple(world.journal.refresh().values()):
-        if not run.finished and not run.planned:
+        if not (run.finished or run.planned or run.address):
             step(run, cluster, {}, world, only=(Ended, Settled))
 
 
 def _leave_ray(options: Options, world: World) -> None:
     """Stop our Ray at the end of a plan, unless it is wanted or others' jobs run on it."""
     head = local_ray.recorded(world.state)
-    if options.address or head is None:
+    if head is None:
         return
     if options.keep_ray:
         world.say(f"Ray keeps running: {head.url}")
-    elif any(not run.finished for run in world.journal.refresh().values()):
+    elif _in_use(world):
         world.say("Ray keeps running for the jobs submitted beside the plan")
     else:
         local_ray.stop(world.state, head)

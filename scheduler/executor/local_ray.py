@@ -27,7 +27,7 @@ from pathlib import Path
 from planner.codec import CodecError, decode, encode
 from scheduler.executor.errors import ExecutorError, RayRefusedError
 from scheduler.executor.journal import StateDirectory, held
-from scheduler.executor.ray_jobs import RayJobs
+from scheduler.executor.ray_jobs import RayJobs, own_lines
 
 START_SECONDS = 120.0
 STOP_SECONDS = 2.0  # nothing in a head of ours is worth saving
@@ -129,9 +129,10 @@ def logged(head: Head) -> Iterator[str]:
 def read_log(head: Head, submission_id: str) -> str:
     """A job's log as Ray has it on disk, dead or alive; empty for none."""
     try:
-        return (_logs(head) / f"{_LOG}{submission_id}.log").read_text(errors="replace")
+        text = (_logs(head) / f"{_LOG}{submission_id}.log").read_text(errors="replace")
     except OSError:
         return ""
+    return own_lines(text, submission_id)
 
 
 def _logs(head: Head) -> Path:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import urllib.error
 import urllib.request
 import zipfile
@@ -26,6 +27,7 @@ from scheduler.executor.records import RunStatus
 
 CALL_SECONDS = 15.0
 PACKAGE_BYTES_MOST = 100 * 2**20  # Ray keeps packages in the head's memory
+_RAY_SETS_UP = r"[-\d]+ [:,\d]+\s+INFO job_manager\.py:\d+ -- Runtime env is setting up"
 _EARLIEST_ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 # Our own head, or one reached by a tunnel: never through the proxy of the web.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -87,7 +89,7 @@ class RayJobs:
     def log(self, submission_id: str) -> str:
         """What a job has written so far."""
         answer = json.loads(self._call("GET", f"/api/jobs/{quote(submission_id, safe='')}/logs"))
-        return str(answer["logs"])
+        return own_lines(str(answer["logs"]), submission_id)
 
     def _packed(self, runtime_env: Mapping[str, Any]) -> dict[str, Any]:
         """``runtime_env`` with a local ``working_dir`` replaced by the package made of it."""
@@ -158,6 +160,16 @@ def package(folder: Path) -> bytes:
             entry.external_attr = path.stat().st_mode << 16
             archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
     return out.getvalue()
+
+
+def own_lines(log: str, submission_id: str) -> str:
+    """``log`` without what Ray puts in it: not always first, for Ray may be slower than the job.
+
+    >>> own_lines("Running entrypoint for job a-1: echo hi\\nhi\\n", "a-1")
+    'hi\\n'
+    """
+    told = rf"(?:Running entrypoint for job {re.escape(submission_id)}: |{_RAY_SETS_UP}).*\n?"
+    return re.sub(told, "", log)
 
 
 def token_from(environment: Mapping[str, str]) -> str:

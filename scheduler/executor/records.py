@@ -197,6 +197,12 @@ class Run:
         return frozenset(r.open.submission_id for r in self.records.values() if r.open)
 
     @property
+    def address(self) -> str:
+        """The given Ray that it runs on; empty: our own, or none yet."""
+        heads = (a.head for record in self.records.values() for a in record.attempts)
+        return next((head for head in heads if "://" in head), "")
+
+    @property
     def finished(self) -> bool:
         return all(record.outcome for record in self.records.values())
 

@@ -171,7 +171,7 @@ def test_a_plan_runs_in_order_with_logs_exit_codes_and_times(root: Path, tmp_pat
     assert {v.status for v in views.values()} == {Outcome.SUCCEEDED}
     assert {v.exit_code for v in views.values()} == {0}
     log = read_log(views["first"], options(), world_in(root))
-    assert log.endswith("on h-0,h-1 with 4\n")
+    assert log == "on h-0,h-1 with 4\n"
     seen = {o.launch: o for o in observed_runs(root) if o.run == views["first"].run}
     assert seen["first"].end <= seen["second"].start
     # Half a second of sleep is at least 0.3 s x 7200 = 36 minutes of the plan.
@@ -202,7 +202,7 @@ def test_a_crash_is_tried_again_and_a_hopeless_job_holds_back_what_waits_for_it(
     assert views["hopeless"].attempts == 2
     assert views["waiting"].status == Outcome.NOT_STARTED
     assert views["waiting"].message == "waits for hopeless, which is failed"
-    assert read_log(views["hopeless"], options(), world_in(root)).endswith("why\n")
+    assert read_log(views["hopeless"], options(), world_in(root)) == "why\n"
 
 
 def test_a_submitted_job_runs_at_once_and_can_be_cancelled(root: Path, tmp_path: Path) -> None:
@@ -238,6 +238,34 @@ def test_our_ray_listens_to_this_machine_alone_and_asks_for_its_token(root: Path
     for address in _other_addresses():
         with socket.socket() as attempt:
             assert attempt.connect_ex((address, port)) != 0
+
+
+def test_a_given_ray_runs_a_plan_and_is_left_as_it_is(root: Path, tmp_path: Path) -> None:
+    state = StateDirectory(root=root)
+    head = local_ray.recorded(state)
+    assert head is not None
+    problem, plan = problem_and_plan(given=(0, "echo $FLOPWISE_NODES"))
+    token = {"RAY_AUTH_TOKEN_PATH": str(state.ray / "token")}
+    address = Options(speed=SPEED, address=head.url, environment=token)
+    world = world_in(tmp_path / "other")
+    [view] = views_of(apply_plan(problem, plan, address, world, ROOT))
+    assert (view.status, view.exit_code) == (Outcome.SUCCEEDED, 0)
+    assert read_log(view, address, world) == "h-0,h-1\n"
+    assert local_ray.recorded(world.state) is None
+    assert local_ray.alive(head)
+
+
+def test_nothing_is_written_down_for_a_ray_that_does_not_take_us(
+    root: Path, tmp_path: Path
+) -> None:
+    head = local_ray.recorded(StateDirectory(root=root))
+    assert head is not None
+    problem, plan = problem_and_plan(given=(0, "true"))
+    wrong = Options(speed=SPEED, address=head.url, environment={"RAY_AUTH_TOKEN": "wrong"})
+    world = world_in(tmp_path)
+    with pytest.raises(ExecutorError, match="does not take our token"):
+        apply_plan(problem, plan, wrong, world, ROOT)
+    assert world.journal.refresh() == {}
 
 
 def _other_addresses() -> set[str]:
