@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -49,6 +50,7 @@ from scheduler.executor.records import (
 )
 
 POLL_SECONDS = 0.5
+WALL_CLOCK_POLL_SECONDS = 2.0  # hours are hours: nobody waits for half a second
 LOOK_SECONDS = 10.0  # a `get` beside us holds the lock for a moment
 
 Say = Callable[[str], None]
@@ -117,6 +119,7 @@ def apply_plan(problem: Problem, plan: Plan, options: Options, world: World, cwd
         _refuse_another(runs, name)
         if name in runs and runs[name].finished:
             world.say("this plan has been carried out already")
+            _leave_ray(options, world)  # the last life may have ended just before it did
             return runs[name]
         if not made:
             raise BadRequestError("the plan places no job: there is nothing to start")
@@ -128,11 +131,16 @@ def apply_plan(problem: Problem, plan: Plan, options: Options, world: World, cwd
             clock = clock_for(problem.grid.start, now, options.speed)
             opened = RunOpened(run=name, at=now, clock=clock, launches=made, planned=True)
             world.journal.append(opened)
+            _say_wait(clock.real_time(made[0].start), now, world.say)
         run = carry_out(name, cluster, nodes, world)
-        if not options.address:
-            _note_submitted(cluster, world)
-            _leave_ray(options, world)
+        _note_submitted(world)
+        _leave_ray(options, world)
         return run
+
+
+def _say_wait(first: datetime, now: datetime, say: Say) -> None:
+    if first > now:
+        say(f"the first job starts at {first.astimezone():%Y-%m-%d %H:%M:%S %Z}")
 
 
 def _refuse_another(runs: Mapping[str, Run], name: str) -> None:
@@ -163,7 +171,11 @@ def given_ray(address: str, environment: Mapping[str, str]) -> GivenRay:
 def own_ray(resources: Mapping[str, float], world: World) -> OwnRay:
     """Our own Ray, started where there is none."""
 
-    head = local_ray.ensure(world.state, resources, busy=lambda: _in_use(world), say=world.say)
+    def busy() -> bool:
+        _note_submitted(world)
+        return _in_use(world)
+
+    head = local_ray.ensure(world.state, resources, busy=busy, say=world.say)
     return OwnRay(world.state, head, say=world.say)
 
 
@@ -173,17 +185,22 @@ def _in_use(world: World) -> bool:
     return any(not run.finished and not run.address for run in runs)
 
 
-def _note_submitted(cluster: Cluster, world: World) -> None:
-    """What has ended of the jobs that were submitted beside the plan."""
+def _note_submitted(world: World) -> None:
+    """What has ended of the jobs that were submitted by themselves to our Ray."""
+    head = local_ray.recorded(world.state)
+    if head is None or not local_ray.alive(head):
+        return
+    cluster = OwnRay(world.state, head, say=world.say)
     for run in tuple(world.journal.refresh().values()):
         if not (run.finished or run.planned or run.address):
-            step(run, cluster, {}, world, only=(Ended, Settled))
+            with suppress(RayUnreachableError):
+                step(run, cluster, {}, world, only=(Ended, Settled))
 
 
 def _leave_ray(options: Options, world: World) -> None:
     """Stop our Ray at the end of a plan, unless it is wanted or others' jobs run on it."""
     head = local_ray.recorded(world.state)
-    if head is None:
+    if options.address or head is None:
         return
     if options.keep_ray:
         world.say(f"Ray keeps running: {head.url}")
@@ -203,7 +220,7 @@ def carry_out(name: str, cluster: Cluster, nodes: Mapping[str, int], world: Worl
             step(run, cluster, nodes, world)
         except RayUnreachableError:
             cluster.revive()
-        world.sleep(POLL_SECONDS)
+        world.sleep(WALL_CLOCK_POLL_SECONDS if run.clock.speed == 1 else POLL_SECONDS)
 
 
 def step(

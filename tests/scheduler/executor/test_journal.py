@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -77,8 +78,6 @@ def test_no_journal_is_an_empty_one(tmp_path: Path) -> None:
 
 @given(st.integers(1, 2000))
 def test_a_journal_cut_anywhere_is_read_up_to_the_cut_and_written_on(cut: int) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "j"
         written(path, *STORY)
