@@ -185,12 +185,12 @@ def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
     """
     problem = table.problem
     busy: dict[str, dict[int, int]] = defaultdict(dict)  # node -> device -> busy until
-    had: dict[tuple[str, str], tuple[int, ...]] = {}
+    had: dict[tuple[str, str, int], tuple[int, ...]] = {}  # (job, node, until when) -> devices
     named: list[Segment] = []
     for _, group in groupby(sorted(made, key=lambda s: (s.start, s.job)), key=lambda s: s.start):
         together = list(group)
         kept = {
-            (s.job, p.node): _keep(problem, s, p, had.get((s.job, p.node), ()))
+            (s.job, p.node): _keep(problem, s, p, had.get((s.job, p.node, s.start), ()))
             for s in together
             for p in s.placement
         }
@@ -199,7 +199,7 @@ def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
             busy[node].update(dict.fromkeys(devices, end))
         for s in together:
             places = tuple(_name(problem, s, p, kept[s.job, p.node], busy[p.node]) for p in s.placement)
-            had.update({(s.job, p.node): p.devices for p in places})
+            had.update({(s.job, p.node, s.end): p.devices for p in places})
             named.append(replace(s, placement=places))
     return tuple(named)
 

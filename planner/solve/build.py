@@ -208,15 +208,3 @@ def replace_counted(table: Table, bookings: Iterable[Booking], counted: Iterable
         occupancy.take(booking)
         placed[o.job] = booking
     return placed
-
-
-def opportunity(
-    table: Table, energy_price: Iterable[tuple[int, int, int, int, float]]
-) -> npt.NDArray[np.float64]:
-    """What each option's capacity is worth, from (pool, resource, start, end, USD per unit-slot)."""
-    worth = np.zeros(len(table.options))
-    for pool, resource, start, end, usd in energy_price:
-        for i in table.of_pool[pool]:
-            o = table.options[i]
-            worth[i] += usd * o.least_inside(start, end) * o.takes[resource]
-    return worth

@@ -96,9 +96,8 @@ def _run(table: Table, clock: Clock, hint: Bookings | None, caps: Caps, gap: flo
     if answer.bookings is None:
         return Found(bookings=None, bound_usd=answer.bound_usd, infeasible=answer.infeasible)
     bookings = named(table, answer.bookings)
-    if not m.exact_bills:  # the model paid every start-up: its bound is of no use, its plan is
-        return Found(bookings=bookings, bound_usd=0.0)
-    return Found(bookings=bookings, bound_usd=answer.bound_usd, optimal=answer.optimal)
+    optimal = answer.optimal and m.exact_bills  # else the model's bills are too low
+    return Found(bookings=bookings, bound_usd=answer.bound_usd, optimal=optimal)
 
 
 def named(table: Table, bookings: tuple[Booking, ...]) -> Bookings:

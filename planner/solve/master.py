@@ -10,7 +10,10 @@ Variables
 Model: least  sum of floor_usd[o] x[o] + unplaced_usd[j] u[j] + startup_usd[p] n[p]
     choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
     area     sum of energy[o, w] x[o] <= capacity[p, w]     for stretches w of pool p (cut as needed)
+    nodes    sum of nodes[o, w] x[o] <= node-slots[p, w]    over options that leave no room on a node
+             for a replica of option q, and q itself by the nodes it touches
     quota    the same by queue and accelerator, over the whole grid
+    clash    x[o] + x[q] <= 1  where o and q are too large for their pool together, and have no order
     start    n[p] >= nodes[o] x[o]
     wait     u[j] >= u[before]
     budget   sum of usd_in_month[o] x[o] <= budget
@@ -28,6 +31,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -35,19 +39,55 @@ from ortools.math_opt.python import mathopt
 
 from planner import cost
 from planner.plan import Price
-from planner.problem import Billing
+from planner.problem import GPU_MILLI, Billing
 from planner.table import RESOURCES, Option, Table
 
+MOST_PARTIAL = 6  # options of a pool whose touched nodes are counted
 MOST_POINTS = 48  # ends of stretches tried a pool and round
 ROUNDS = 12
 
 
+NODES = len(RESOURCES)  # beside the resources: whole nodes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """An area constraint: the energy of options on a pool's resource over [start, end)."""
+class Measure:
+    """What an area counts: units of a resource, or nodes that options take for themselves.
+
+    With ``beside``, an option that needs only a part of its nodes counts by the nodes it touches,
+    and the others are those whose replicas share a node neither with its nor with one another's.
+    """
 
     pool: int
     resource: int
+    beside: int = -1
+
+    def loads(self, table: Table, o: Option) -> tuple[tuple[int, int, int], ...]:
+        """(start, end, amount) of the runs of ``o``, relative to its start."""
+        if self.resource < NODES:
+            each = o.takes[self.resource]
+            return tuple((r.start, r.end, r.replicas * each) for r in o.runs) if each else ()
+        if o.index == self.beside:
+            return tuple((r.start, r.end, -(-r.replicas // o.per_node)) for r in o.runs)
+        have = table.capacity[self.pool][0]
+        with_other = table.options[self.beside].takes[0] if self.beside >= 0 else have
+        if 2 * o.takes[0] > have and o.takes[0] + with_other > have:
+            return tuple((r.start, r.end, r.replicas) for r in o.runs)
+        return ()
+
+    def capacity(self, table: Table, start: int, end: int) -> float:
+        """What the pool has over [start, end), in the measure's unit times slots."""
+        slots = 0
+        for gaps in table.away[self.pool]:
+            slots += end - start - sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
+        return float(slots) * (1 if self.resource == NODES else table.capacity[self.pool][self.resource])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """An area constraint: what options take, by a measure, over [start, end)."""
+
+    measure: Measure
     start: int
     end: int
     capacity: float
@@ -60,7 +100,7 @@ class Relaxed:
     usd: float  # proved lower bound
     share: npt.NDArray[np.float64]
     prices: tuple[Price, ...] = ()
-    duals: tuple[tuple[Stretch, float], ...] = ()  # USD per resource unit and slot
+    duals: tuple[tuple[Stretch, float], ...] = ()  # USD per unit of the measure and slot
     feasible: bool = True
 
 
@@ -69,20 +109,31 @@ class Master:
     """The relaxation under construction; stretches and packs only get more."""
 
     table: Table
-    stretches: dict[tuple[int, int, int, int], Stretch] = field(default_factory=dict)
+    stretches: dict[tuple[Measure, int, int], Stretch] = field(default_factory=dict)
     packs: list[tuple[int, ...]] = field(default_factory=list)  # options proved not to fit together
     squeeze: dict[int, float] = field(default_factory=dict)  # fraction of a pool left to the primal
+    clashes: list[tuple[int, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         slots = self.table.problem.grid.slots
-        for p in range(len(self.table.problem.pools)):
-            for r in _resources(self.table, p):
-                self._add(p, r, 0, slots)
+        for measure in self._measures():
+            self._add(measure, 0, slots)
 
-    def _add(self, p: int, r: int, start: int, end: int) -> None:
-        capacity = _capacity(self.table, p, r, start, end)
-        self.stretches[p, r, start, end] = Stretch(
-            pool=p, resource=r, start=start, end=end, capacity=capacity
+        self.clashes = [pair for p in range(len(self.table.of_pool)) for pair in _clashes(self.table, p)]
+
+    def _measures(self) -> list[Measure]:
+        found = []
+        for p in range(len(self.table.problem.pools)):
+            found += [Measure(pool=p, resource=r) for r in _resources(self.table, p)]
+            found += [Measure(pool=p, resource=NODES, beside=i) for i in _partial(self.table, p)]
+        return found
+
+    def _add(self, measure: Measure, start: int, end: int) -> None:
+        self.stretches[measure, start, end] = Stretch(
+            measure=measure,
+            start=start,
+            end=end,
+            capacity=measure.capacity(self.table, start, end),
         )
 
     def relax(self, *, seconds: float) -> Relaxed:
@@ -104,12 +155,11 @@ class Master:
 
     def _cut(self, share: npt.NDArray[np.float64]) -> bool:
         added = False
-        for p in range(len(self.table.problem.pools)):
-            for r in _resources(self.table, p):
-                for start, end in _broken(self.table, p, r, share):
-                    if (p, r, start, end) not in self.stretches:
-                        self._add(p, r, start, end)
-                        added = True
+        for measure in {w.measure: None for w in self.stretches.values()}:
+            for start, end in _broken(self.table, measure, share):
+                if (measure, start, end) not in self.stretches:
+                    self._add(measure, start, end)
+                    added = True
         return added
 
     def _solve(
@@ -129,6 +179,8 @@ class Master:
         rows = self._define_areas(model, x, primal)
         self._define_quotas(model, x)
         self._define_budgets(model, x)
+        for a, b in self.clashes:
+            model.add_linear_constraint(x[a] + x[b] <= 1)
         for options in self.packs:
             model.add_linear_constraint(mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1)
         objective = [table.floor_usd(o) * x[o.index] for o in table.options]
@@ -174,10 +226,10 @@ class Master:
         rows = []
         for w in self.stretches.values():
             terms = []
-            for i in self.table.of_pool[w.pool]:
-                if energy := _energy(self.table.options[i], w.resource, w.start, w.end):
+            for i in self.table.of_pool[w.measure.pool]:
+                if energy := _energy(self.table, w.measure, self.table.options[i], w.start, w.end):
                     terms.append(energy * x[i])
-            left = self.squeeze.get(w.pool, 1.0) if primal else 1.0
+            left = self.squeeze.get(w.measure.pool, 1.0) if primal else 1.0
             row = model.add_linear_constraint(mathopt.fast_sum(terms) <= w.capacity * left)
             rows.append((w, row))
         return rows
@@ -187,7 +239,7 @@ class Master:
         for queue in problem.queues:
             for accelerator, most in queue.limit:
                 terms = [
-                    _energy(o, 0, 0, problem.grid.slots) / 1000 * x[o.index]
+                    o.replica_slots * o.takes[0] / GPU_MILLI * x[o.index]
                     for o in self.table.options
                     if problem.pools[o.pool].accelerator == accelerator
                     and queue.name in problem.queue_path(problem.jobs[o.job].queue)
@@ -225,6 +277,21 @@ class Master:
         return terms
 
 
+def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
+    """Pairs of wide options of a pool of which only one can be chosen."""
+    have = len(table.nodes[p]) * table.capacity[p][0]
+    wide = [o for o in map(table.options.__getitem__, table.of_pool[p]) if o.first + o.length > o.last]
+    found = []
+    for a, b in combinations(wide, 2):
+        together = (min(r.replicas for r in a.runs) * a.takes[0]) + (
+            min(r.replicas for r in b.runs) * b.takes[0]
+        )
+        no_order = a.first + a.length > b.last and b.first + b.length > a.last
+        if a.job != b.job and together > have and no_order:
+            found.append((a.index, b.index))
+    return found
+
+
 def _resources(table: Table, p: int) -> list[int]:
     """Resources that some option of the pool takes, less those that can never bind first."""
     options = [table.options[i] for i in table.of_pool[p]]
@@ -244,25 +311,37 @@ def _resources(table: Table, p: int) -> list[int]:
     ]
 
 
-def _capacity(table: Table, p: int, r: int, start: int, end: int) -> float:
-    """Units of the resource times slots that the pool has over [start, end)."""
-    total = 0
-    for gaps in table.away[p]:
-        gone = sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
-        total += end - start - gone
-    return float(total) * table.capacity[p][r]
+def _partial(table: Table, p: int) -> list[int]:
+    """The options of a pool, at most `MOST_PARTIAL`, that hold parts of nodes the longest."""
+    have = table.capacity[p][0]
+    options = [table.options[i] for i in table.of_pool[p]]
+    if not any(2 * o.takes[0] > have for o in options):
+        return []
+    parts = [o for o in options if 2 * o.takes[0] <= have]
+    parts.sort(key=lambda o: (-o.length, o.index))
+    return [o.index for o in parts[:MOST_PARTIAL]] or [-1]
 
 
-def _energy(o: Option, r: int, start: int, end: int) -> float:
-    """The least units x slots that ``o`` takes of [start, end), wherever it starts."""
-    return float(o.least_inside(start, end) * o.takes[r]) if o.takes[r] else 0.0
+def _energy(table: Table, measure: Measure, o: Option, start: int, end: int) -> float:
+    """The least that ``o`` takes of [start, end), wherever it starts."""
+    loads = measure.loads(table, o)
+    return float(
+        min(
+            sum(max(0, min(at + b, end) - max(at + a, start)) * n for a, b, n in loads)
+            for at in (o.first, o.last)
+        )
+    )
 
 
 def _broken(
-    table: Table, p: int, r: int, share: npt.NDArray[np.float64]
+    table: Table, measure: Measure, share: npt.NDArray[np.float64]
 ) -> list[tuple[int, int]]:
-    """Stretches of the pool whose area ``share`` overfills, the worst few."""
-    used = [table.options[i] for i in table.of_pool[p] if share[i] > 1e-6]
+    """Stretches whose area ``share`` overfills, the worst few."""
+    used = [
+        o
+        for o in map(table.options.__getitem__, table.of_pool[measure.pool])
+        if share[o.index] > 1e-6 and measure.loads(table, o)
+    ]
     if not used:
         return []
     starts = _points([o.first for o in used] + [o.last for o in used if o.last > o.first])
@@ -270,10 +349,14 @@ def _broken(
     over = np.zeros((len(starts), len(ends)))
     a, b = np.array(starts)[:, None], np.array(ends)[None, :]
     for o in used:
-        held = np.minimum(_used_grid(o, o.first, a, b), _used_grid(o, o.last, a, b))
-        over += share[o.index] * o.takes[r] * held
-    have = np.array([[_capacity(table, p, r, s, e) if e > s else np.inf for e in ends] for s in starts])
-    excess = np.where(np.isinf(have), -1.0, (over - have) / np.where(np.isinf(have), 1.0, np.maximum(have, 1.0)))
+        loads = measure.loads(table, o)
+        held = np.minimum(_taken(loads, o.first, a, b), _taken(loads, o.last, a, b))
+        over += share[o.index] * held
+    have = np.array(
+        [[measure.capacity(table, s, e) if e > s else np.inf for e in ends] for s in starts]
+    )
+    real = np.isfinite(have)
+    excess = np.where(real, (over - have) / np.where(real, np.maximum(have, 1.0), 1.0), -1.0)
     worst = np.argsort(-excess, axis=None)[:8]
     return [
         (starts[i // len(ends)], ends[i % len(ends)])
@@ -282,13 +365,17 @@ def _broken(
     ]
 
 
-def _used_grid(
-    o: Option, at: int, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+def _taken(
+    loads: Sequence[tuple[int, int, int]],
+    at: int,
+    a: npt.NDArray[np.int64],
+    b: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
+    """What runs from ``at`` on take of each [a, b)."""
     total = np.zeros((a.size, b.size))
-    for run in o.runs:
-        inside = np.minimum(at + run.end, b) - np.maximum(at + run.start, a)
-        total += np.maximum(inside, 0) * run.replicas
+    for begin, end, amount in loads:
+        inside = np.minimum(at + end, b) - np.maximum(at + begin, a)
+        total += np.maximum(inside, 0) * amount
     return total
 
 
@@ -305,14 +392,17 @@ def _prices(table: Table, duals: Sequence[tuple[Stretch, float]]) -> tuple[Price
     """USD per GPU-hour by pool and stretch of time: the sum of the duals over it."""
     by_pool: dict[int, list[tuple[Stretch, float]]] = defaultdict(list)
     for w, dual in duals:
-        if w.resource == 0:
-            by_pool[w.pool].append((w, dual))
+        if w.measure.resource == 0:
+            by_pool[w.measure.pool].append((w, dual * GPU_MILLI))
+        elif w.measure.resource == NODES:
+            gpus = table.problem.pools[w.measure.pool].gpus_per_node
+            by_pool[w.measure.pool].append((w, dual / gpus))
     found = []
     for p, ours in sorted(by_pool.items()):
         edges = sorted({w.start for w, _ in ours} | {w.end for w, _ in ours})
         levels = [sum(dual for w, dual in ours if w.start <= a and b <= w.end) for a, b in zip(edges, edges[1:], strict=False)]
         for start, end, level in _joined(edges, levels):
-            usd = level * 1000 / table.problem.grid.slot_hours
+            usd = level / table.problem.grid.slot_hours
             if usd > 1e-6:
                 found.append(
                     Price(pool=table.problem.pools[p].name, start=start, end=end, usd_per_gpu_hour=usd)
@@ -328,3 +418,12 @@ def _joined(edges: Sequence[int], levels: Sequence[float]) -> list[tuple[int, in
         else:
             found.append((start, end, level))
     return found
+
+
+def opportunity(table: Table, relaxed: Relaxed) -> npt.NDArray[np.float64]:
+    """What the capacity that each option takes is worth to others (USD)."""
+    worth = np.zeros(len(table.options))
+    for w, dual in relaxed.duals:
+        for i in table.of_pool[w.measure.pool]:
+            worth[i] += dual * _energy(table, w.measure, table.options[i], w.start, w.end)
+    return worth

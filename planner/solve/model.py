@@ -7,7 +7,8 @@ Variables
     u[j]          job j is left out
     s[j]          start of batch job j (slots)
     k[o, r, n]    replicas of option o on node n during run r
-    on[n, t]      node n of a pool billed by node is paid for in slot t (small problems only)
+    on[n, t]      node n of a pool billed by node is paid for in slot t (small problems; in larger
+                  ones a bill is no less than its jobs' shares and one start of the nodes they need)
 
 Model
     choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
@@ -260,11 +261,21 @@ def _define_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Bookin
     if pool.billing is not Billing.NODE:
         m.terms += [Term(m.chosen[i], m.table.options[i].usd) for i in ours]
     elif not m.exact_bills:
-        m.terms += [
-            Term(m.chosen[i], m.table.options[i].usd + m.table.options[i].startup_usd) for i in ours
-        ]
+        _define_least_bills(m, p, ours)
     else:
         _define_exact_bills(m, p, ours, booked)
+
+
+def _define_least_bills(m: Model, p: int, ours: Sequence[int]) -> None:
+    """Less than any bill: each option's share, and one start of as many nodes as the widest needs."""
+    pool = m.table.problem.pools[p]
+    nodes = len(m.table.nodes[p])
+    started = m.cp.new_int_var(0, nodes, f"started[{pool.name}]")
+    for i in ours:
+        m.cp.add(started >= m.table.options[i].nodes).only_enforce_if(m.chosen[i])
+    usd = cost.node_usd(pool, -pool.startup_seconds, 0, m.table.problem.grid.slot_seconds)
+    m.terms += [Term(m.chosen[i], m.table.options[i].usd) for i in ours]
+    m.terms.append(Term(started, usd, nodes))
 
 
 def _define_exact_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:

@@ -2,7 +2,8 @@
 
 The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt and G. Dueck, *Record
 Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of Computational Physics
-159 (2000), with threshold acceptance. Costs are those of jobs by themselves; the caller judges what
+159 (2000), with G. Dueck's record-to-record travel: a step may lose as long as the plan stays within a
+shrinking distance of the best one. Costs are those of jobs by themselves; the caller judges what
 comes out by its true cost.
 """
 
@@ -21,7 +22,7 @@ from planner.solve.build import Bookings
 from planner.table import Table
 
 MOST_OUT = 24  # jobs taken out at once
-WARMTH = 0.3  # of the mean cost of a job: what the first steps may lose
+DEVIATION = 0.01  # of the plan's cost: how far above the best one the first steps may go
 
 
 @dataclass(slots=True)
@@ -54,7 +55,7 @@ class Ruin:
             del self.placed[j]
         self._recreate(out)
         change = self._usd(out) - before
-        if change <= threshold:
+        if change <= max(threshold, -1e-9):
             return change
         for j in out:
             if j in self.placed:
@@ -128,14 +129,11 @@ def improve(
     ruin = Ruin(table, dict(start), random.Random(seed))
     if not ruin.movable:
         return
-    warmth = WARMTH * math.fsum(build.usd_of(table, b) for b in start.values()) / max(1, len(start))
+    total = math.fsum(build.usd_of(table, b) for b in start.values())
     usd = best = 0.0
-    offered = best
     while (used := share()) < 1.0:
-        usd += ruin.step(warmth * max(0.0, 0.9 - used) ** 3 * ruin.rng.random() ** 3)
+        usd += ruin.step(best + DEVIATION * total * max(0.0, 1 - used) ** 2 - usd)
         if usd < best - 1e-9:
             best = usd
-        if best < offered - 1e-9 and (usd <= best + 1e-9):
-            offered = best
             if offer(dict(ruin.placed)):
                 return

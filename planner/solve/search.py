@@ -22,7 +22,7 @@ from planner.solve import build, exact, model, ruin
 from planner.solve.build import Bookings
 from planner.solve.clock import Clock
 from planner.solve.exact import Found
-from planner.solve.master import Master, Relaxed
+from planner.solve.master import Master, Relaxed, opportunity
 from planner.table import Table
 
 PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
@@ -78,17 +78,16 @@ class Search:
 def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Found:
     """The best plan found within the limits, and a proved bound."""
     state = Search(table, clock, bound_usd=relaxed.usd)
-    worth = build.opportunity(
-        table, [(w.pool, w.resource, w.start, w.end, usd) for w, usd in relaxed.duals]
-    )
+    worth = opportunity(table, relaxed)
     state.say("bounding")
     if not relaxed.feasible:
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _assign_and_pack(state, master, relaxed, worth)
-    if not state.done and len(table.options) <= 1500 and _whole(state):
-        return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
+    few = len(table.options) <= CHOOSABLE
     if not state.done:
-        _ruin(state, clock.left if len(table.options) > CHOOSABLE else 0.3 * clock.left)
+        _ruin(state, 0.5 * clock.left if few else clock.left)
+    if not state.done and few and _whole(state):
+        return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _improve(state)
     return Found(
         bookings=state.best, bound_usd=state.bound_usd, optimal=state.best is not None and state.gap == 0.0
@@ -227,7 +226,7 @@ def _whole(state: Search) -> bool:
     )
     if answer.bookings is not None:
         state.offer(exact.named(table, answer.bookings), "solving")
-    if m.exact_bills and not caps:
+    if not caps:
         state.bound_usd = max(state.bound_usd, answer.bound_usd)
         state.say("solving")
     return answer.infeasible and state.best is None
