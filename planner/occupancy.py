@@ -175,6 +175,8 @@ class Occupancy:
 
 def spent_usd(option: Option, start: int, first: int, last: int) -> float:
     """Money of ``option`` between two slots, if it starts at ``start``."""
+    if not option.usd:  # a service that nobody asks for has no replicas to divide by
+        return 0.0
     return option.usd * option.inside(start, first, last) / option.replica_slots
 
 

@@ -111,6 +111,19 @@ class Table:
         """The least that an option can cost: its share, and the lateness of its earliest end."""
         return option.usd + self.late_usd(option.job, option.first + option.length)
 
+    def paying(self) -> dict[int, list[int]]:
+        """Options by job that, by their own share, cost less than leaving the job out.
+
+        All of them where it must run, or where others wait for it.
+        """
+        kept = {before for befores in self.after for before in befores}
+        kept |= {j for j, job in enumerate(self.problem.jobs) if job.required}
+        most = [math.inf if j in kept else job.unplaced_usd for j, job in enumerate(self.problem.jobs)]
+        return {
+            j: [i for i in ours if self.floor_usd(self.options[i]) < most[j]]
+            for j, ours in enumerate(self.of_job)
+        }
+
 
 def build(problem: Problem) -> Table:
     """The options of ``problem``. Raises `Unsupported` naming all that cannot be planned yet."""
@@ -215,12 +228,14 @@ def _option(
         return Reason.QUEUE_LIMIT
     if job.max_cost_usd is not None and usd > job.max_cost_usd:
         return Reason.BUDGET
-    late = cost.lateness_usd(problem, job, first + length)
-    if not (job.required or awaited) and usd + late >= job.unplaced_usd:
+    # On a node that others keep running it costs nothing more, whatever its share.
+    least = 0.0 if pool.billing is Billing.NODE else usd
+    least += cost.lateness_usd(problem, job, first + length)
+    if not (job.required or awaited) and least >= job.unplaced_usd:
         return Reason.NOT_WORTH
     startup = 0.0
     if pool.billing is Billing.NODE:
-        count = -(-max(r.replicas for r in runs) // per_node)
+        count = -(-max(r.replicas for r in runs) // max(1, per_node))
         startup = count * cost.node_usd(
             pool, first * problem.grid.slot_seconds - pool.startup_seconds,
             first * problem.grid.slot_seconds, problem.grid.slot_seconds,

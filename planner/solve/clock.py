@@ -9,12 +9,19 @@ from dataclasses import dataclass, field
 from planner.plan import gap_of
 
 
+GOOD_GAP = 0.01
+STALL_SECONDS = 1.0  # without a gain of `GAIN`, or as long as `STALL_FRACTION` of the time so far
+STALL_FRACTION = 0.3
+GAIN = 2e-5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """When to stop."""
 
     seconds: float = 60.0
-    gap: float = 0.0  # stop once this gap is proved; 0: go on to the optimum
+    gap: float | None = 0.0  # stop once this gap is proved; 0: go on to the optimum
+    # None: stop once a gap of `GOOD_GAP` is proved and the search has stalled
     seed: int = 0
 
 
@@ -45,6 +52,13 @@ class Clock:
     def left(self) -> float:
         """Seconds left, never below 0."""
         return max(0.0, self.limits.seconds - self.seconds)
+
+    def enough(self, gap: float, gained: float) -> bool:
+        """Whether to stop at ``gap``, the last gain being ``gained`` seconds from the start."""
+        if self.limits.gap is not None:
+            return gap <= self.limits.gap
+        stalled = self.seconds - gained > max(STALL_SECONDS, STALL_FRACTION * self.seconds)
+        return gap == 0.0 or (gap <= GOOD_GAP and stalled)
 
     def say(self, doing: str, *, bound: float, best: float, not_running: float = 0.0) -> None:
         if self.listen is not None:

@@ -27,10 +27,16 @@ class Found:
 
 
 def upper_tiers(table: Table) -> list[frozenset[int]]:
-    """Jobs by tier, highest first, without the lowest: what lower tiers must not crowd out."""
-    jobs = table.problem.jobs
+    """Jobs by tier, highest first, without the lowest: what lower tiers must not crowd out.
+
+    A job that costs more than leaving it out is left out for that: nobody crowds it out.
+    """
+    jobs, paying = table.problem.jobs, table.paying()
     tiers = sorted({j.tier for j in jobs}, reverse=True)[:-1]
-    return [frozenset(i for i, j in enumerate(jobs) if j.tier == tier) for tier in tiers]
+    return [
+        frozenset(i for i, j in enumerate(jobs) if j.tier == tier and paying[i])
+        for tier in tiers
+    ]
 
 
 def left_out_usd(table: Table, bookings: Mapping[int, Booking], jobs: frozenset[int]) -> float:
@@ -47,7 +53,7 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
     found = _run(table, clock, hint, [], gap)
     tiers = upper_tiers(table)
     if found.bookings is None or all(
-        left_out_usd(table, found.bookings, jobs) <= _hopeless_usd(table, jobs) + 1e-6 for jobs in tiers
+        left_out_usd(table, found.bookings, jobs) <= 1e-6 for jobs in tiers
     ):
         return found
     caps: Caps = []
@@ -67,15 +73,10 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
     )
 
 
-def _hopeless_usd(table: Table, jobs: frozenset[int]) -> float:
-    """Not-running cost that no plan can avoid: jobs without any option."""
-    return math.fsum(table.problem.jobs[j].unplaced_usd for j in jobs if not table.of_job[j])
-
-
 def _least_left_out(
     table: Table, clock: Clock, jobs: frozenset[int], caps: Caps, hint: Bookings
 ) -> float | None:
-    m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
+    m = model.define(table, allowed=table.paying(), caps=caps)
     model.only_leaving_out(m, jobs)
     answer = model.solve(m, seconds=clock.left, seed=clock.limits.seed, hint=tuple(hint.values()))
     if not answer.optimal or answer.bookings is None:

@@ -258,7 +258,9 @@ class Master:
             ]
             for _, first, last in problem.grid.months():
                 terms = [
-                    o.usd * o.least_inside(first, last) / o.replica_slots * x[o.index] for o in ours
+                    o.usd * o.least_inside(first, last) / o.replica_slots * x[o.index]
+                    for o in ours
+                    if o.usd
                 ]
                 model.add_linear_constraint(mathopt.fast_sum(terms) <= queue.budget_usd_per_month)
 

@@ -3,8 +3,7 @@
 The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt and G. Dueck, *Record
 Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of Computational Physics
 159 (2000), with G. Dueck's record-to-record travel: a step may lose as long as the plan stays within a
-shrinking distance of the best one. Costs are those of jobs by themselves; the caller judges what
-comes out by its true cost.
+shrinking distance of the best one.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
+from planner.problem import Billing
 from planner.solve import build
 from planner.solve.build import Bookings
 from planner.table import Table
 
-MOST_OUT = 24  # jobs taken out at once
-DEVIATION = 0.01  # of the plan's cost: how far above the best one the first steps may go
+MOST_OUT = 16  # jobs taken out at once
+DEVIATION = 0.001  # of the plan's cost: how far above the best one the first steps may go
 
 
 @dataclass(slots=True)
@@ -48,13 +49,14 @@ class Ruin:
         """One ruin and recreation; the change of cost, 0 where it was taken back."""
         out = self._choose()
         old = {j: self.placed[j] for j in out if j in self.placed}
-        before = self._usd(out)
+        pools = {self.table.options[i].pool for j in out for i in self.table.of_job[j]}
+        before = self._usd(out, pools)
         for booking in old.values():
             self.occupancy.release(booking)
         for j in old:
             del self.placed[j]
         self._recreate(out)
-        change = self._usd(out) - before
+        change = self._usd(out, pools) - before
         if change <= max(threshold, -1e-9):
             return change
         for j in out:
@@ -67,7 +69,7 @@ class Ruin:
 
     def _choose(self) -> list[int]:
         """A job that could cost less, and others in its way."""
-        sample = self.rng.choices(self.movable, k=min(12, len(self.movable)))
+        sample = self.rng.choices(self.movable, k=self.rng.choice((1, 4, 12)))
         seed = max(sample, key=lambda j: build.regret(self.table, self.placed, j))
         pools = {self.table.options[i].pool for i in self.table.of_job[seed]}
         size = self.rng.randint(2, MOST_OUT)
@@ -105,13 +107,25 @@ class Ruin:
         ours = [self.table.floor_usd(self.table.options[i]) for i in self.table.of_job[j]]
         return (ours[1] if len(ours) > 1 else self.table.problem.jobs[j].unplaced_usd) - ours[0]
 
-    def _usd(self, jobs: list[int]) -> float:
-        return math.fsum(
-            build.usd_of(self.table, self.placed[j])
-            if j in self.placed
-            else self.table.problem.jobs[j].unplaced_usd
-            for j in jobs
-        )
+    def _usd(self, jobs: list[int], pools: set[int]) -> float:
+        """What ``jobs`` cost, and the whole-node bills of ``pools``."""
+        problem = self.table.problem
+        total = 0.0
+        for j in jobs:
+            if j not in self.placed:
+                total += problem.jobs[j].unplaced_usd
+                continue
+            booking = self.placed[j]
+            o = self.table.options[booking.option]
+            total += self.table.late_usd(j, booking.end(self.table))
+            if problem.pools[o.pool].billing is not Billing.NODE:
+                total += o.usd
+        billed = {p for p in pools if problem.pools[p].billing is Billing.NODE}
+        if billed:
+            here = [b for b in self.placed.values() if self.table.options[b.option].pool in billed]
+            segments = placement.unnamed_segments(self.table, here)
+            total += math.fsum(r.usd for r in cost.rentals(problem, segments))
+        return total
 
 
 def improve(

@@ -20,7 +20,7 @@ from planner.plan import Costs, gap_of
 from planner.problem import Billing
 from planner.solve import build, exact, model, ruin
 from planner.solve.build import Bookings
-from planner.solve.clock import Clock
+from planner.solve.clock import GAIN, Clock
 from planner.solve.exact import Found
 from planner.solve.master import Master, Relaxed, opportunity
 from planner.table import Table
@@ -28,6 +28,7 @@ from planner.table import Table
 PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
 CHOOSABLE = 800  # most options for which the choice is made by integers
 ATTEMPTS = 6
+FIRST_RUIN = 1.2  # seconds, before CP-SAT is asked anything
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -41,6 +42,8 @@ class Search:
     best: Bookings | None = None
     costs: Costs = field(default_factory=Costs)
     tiers: list[frozenset[int]] = field(default_factory=list)
+    gained: float = 0.0  # seconds from the start to the last gain worth the name
+    mark: float = float("inf")  # the objective then
 
     def __post_init__(self) -> None:
         self.tiers = exact.upper_tiers(self.table)
@@ -53,6 +56,8 @@ class Search:
         )
         if better and all(j in bookings for j, job in enumerate(self.table.problem.jobs) if job.required):
             self.best, self.costs = dict(bookings), costs
+            if costs.objective < self.mark * (1 - GAIN):
+                self.gained, self.mark = self.clock.seconds, costs.objective
             self.say(doing)
         return better
 
@@ -72,7 +77,7 @@ class Search:
 
     @property
     def done(self) -> bool:
-        return self.gap <= self.clock.limits.gap or self.clock.left <= 0
+        return self.clock.left <= 0 or self.clock.enough(self.gap, self.gained)
 
 
 def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Found:
@@ -104,7 +109,7 @@ def _assign_and_pack(
         chosen = master.choose(seconds=min(clock.left, 0.25 * clock.limits.seconds), gap=1e-4)
         state.bound_usd = max(state.bound_usd, chosen.usd)
     failed: list[int] = []
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         if not chosen.feasible or state.done:
             return
         wanted = _wanted(table, chosen.share)
@@ -112,6 +117,8 @@ def _assign_and_pack(
         missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
+        if not attempt:
+            _ruin(state, min(clock.left, FIRST_RUIN))
         if state.done or not (missed or late):
             return
         failed = [*missed, *failed][:30]
@@ -222,7 +229,7 @@ def _whole(state: Search) -> bool:
         seconds=min(clock.left, 0.4 * clock.limits.seconds),
         seed=clock.limits.seed,
         hint=tuple((state.best or {}).values()),
-        gap=clock.limits.gap,
+        gap=clock.limits.gap or 0.0,
     )
     if answer.bookings is not None:
         state.offer(exact.named(table, answer.bookings), "solving")
@@ -246,7 +253,7 @@ def _ruin(state: Search, seconds: float) -> None:
     ruin.improve(
         table,
         state.best,
-        share=lambda: (clock.seconds - begin) / seconds,
+        share=lambda: 1.0 if state.done else (clock.seconds - begin) / seconds,
         seed=clock.limits.seed,
         offer=offer,
     )
