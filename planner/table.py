@@ -118,7 +118,9 @@ class Table:
         """
         kept = {before for befores in self.after for before in befores}
         kept |= {j for j, job in enumerate(self.problem.jobs) if job.required}
-        most = [math.inf if j in kept else job.unplaced_usd for j, job in enumerate(self.problem.jobs)]
+        most = [
+            math.inf if j in kept else job.unplaced_usd for j, job in enumerate(self.problem.jobs)
+        ]
         return {
             j: [i for i in ours if self.floor_usd(self.options[i]) < most[j]]
             for j, ours in enumerate(self.of_job)
@@ -132,9 +134,7 @@ def build(problem: Problem) -> Table:
         tuple(n for n in problem.nodes_of(p.name) if not n.cordoned and not _unhealthy(n))
         for p in problem.pools
     )
-    capacity = tuple(
-        tuple(getattr(p.capacity, what) for what in RESOURCES) for p in problem.pools
-    )
+    capacity = tuple(tuple(getattr(p.capacity, what) for what in RESOURCES) for p in problem.pools)
     number = {j.name: i for i, j in enumerate(problem.jobs)}
     after = tuple(tuple(number[a] for a in j.after) for j in problem.jobs)
     earliest = _earliest(problem, after)
@@ -178,9 +178,7 @@ def build(problem: Problem) -> Table:
         of_pool=tuple(map(tuple, of_pool)),
         nodes=nodes,
         capacity=capacity,
-        away=tuple(
-            tuple(_away(p, n) for n in nodes[i]) for i, p in enumerate(problem.pools)
-        ),
+        away=tuple(tuple(_away(p, n) for n in nodes[i]) for i, p in enumerate(problem.pools)),
         after=after,
         dropped=dropped,
     )
@@ -220,7 +218,7 @@ def _option(
     most = per_node * nodes
     if mode.together_required:
         most = min(most, per_node)
-    if max(r.replicas for r in runs) > most:
+    if not per_node or max(r.replicas for r in runs) > most:
         return Reason.NO_OPTION
     if last < first:
         return Reason.WINDOW
@@ -235,10 +233,12 @@ def _option(
         return Reason.NOT_WORTH
     startup = 0.0
     if pool.billing is Billing.NODE:
-        count = -(-max(r.replicas for r in runs) // max(1, per_node))
+        count = -(-max(r.replicas for r in runs) // per_node)
         startup = count * cost.node_usd(
-            pool, first * problem.grid.slot_seconds - pool.startup_seconds,
-            first * problem.grid.slot_seconds, problem.grid.slot_seconds,
+            pool,
+            first * problem.grid.slot_seconds - pool.startup_seconds,
+            first * problem.grid.slot_seconds,
+            problem.grid.slot_seconds,
         )
     return length, first, last, runs, per_node, usd, startup
 

@@ -1,7 +1,7 @@
 """The optimum by trying everything: no OR-Tools, nothing of the solver's tables.
 
-Every way to run each job is listed (mode, start, nodes run by run), then a depth-first search tries
-every combination, keeping the least (left-out cost of each tier above the lowest, objective).
+Every way to run each job is listed (mode, start, nodes slot by slot), then a depth-first search
+tries every combination, keeping the least (left-out cost of each tier above the lowest, objective).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, timedelta
 
-from planner.problem import Amounts, Billing, Demand, Job, Mode, Pool, Problem, Work
+from planner.problem import Amounts, Billing, Demand, Grid, Job, Mode, Node, Pool, Problem, Work
 
 WHAT = ("gpu_milli", "cpu_milli", "memory_bytes")
 
@@ -35,35 +36,74 @@ class Way:
     def end(self) -> int:
         return self.runs[-1][1]
 
+    def replicas_at(self, slot: int) -> int:
+        return sum(sum(counts) for start, end, counts in self.runs if start <= slot < end)
 
-def optimum(problem: Problem) -> tuple[tuple[float, ...], dict[str, Way]] | None:
-    """((left-out cost by upper tier..., objective), ways by job), or None if nothing is feasible."""
-    ways = {j.name: list(_ways(problem, j)) for j in problem.jobs}
-    tiers = sorted({j.tier for j in problem.jobs}, reverse=True)[:-1]
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best plan."""
+
+    objective_usd: float
+    ways: dict[str, Way]
+
+
+Caps = list[tuple[int, float]]  # (tier, most USD of paying jobs of it that may be left out)
+
+
+def optimum(problem: Problem) -> Optimum | None:
+    """The best plan, or None if nothing is feasible.
+
+    Tier by tier, highest first, the least that has to be left out is found and held; of two ways
+    that cost more than leaving a job out, neither counts there as a way to run it.
+    """
+    paying = {j.name: list(_paying_ways(problem, j)) for j in problem.jobs}
+    everything = {j.name: list(_ways(problem, j)) for j in problem.jobs}
+    caps: Caps = []
+    for tier in sorted({j.tier for j in problem.jobs}, reverse=True)[:-1]:
+        least = _search(problem, paying, caps, tier)
+        if least is None:
+            return None
+        caps.append((tier, least.objective_usd))
+    return _search(problem, everything, caps)
+
+
+def _search(
+    problem: Problem, ways: dict[str, list[Way]], caps: Caps, tier: int | None = None
+) -> Optimum | None:
+    """The cheapest plan within ``caps``; with ``tier``, what leaves least of that tier out."""
     order = _dependency_order(problem)
-    best: list[tuple[tuple[float, ...], dict[str, Way]] | None] = [None]
+    counted = {j.name for j in problem.jobs if any(m for m in j.modes if _pays(problem, j, m))}
+    best: list[Optimum | None] = [None]
 
-    def descend(at: int, chosen: dict[str, Way], sure: float, out: tuple[float, ...]) -> None:
-        if best[0] is not None and (*out, sure) >= best[0][0]:
+    def descend(at: int, chosen: dict[str, Way], usd: float, out: dict[int, float]) -> None:
+        if best[0] is not None and usd >= best[0].objective_usd - 1e-9:
+            return
+        if any(out.get(t, 0.0) > most + 1e-6 for t, most in caps):
             return
         if at == len(order):
-            key = (*out, sure + _node_bills(problem, chosen))
-            if best[0] is None or key < best[0][0]:
-                best[0] = (key, dict(chosen))
+            found = usd + (_node_bills(problem, chosen) if tier is None else 0.0)
+            if best[0] is None or found < best[0].objective_usd:
+                best[0] = Optimum(found, chosen)
             return
         job = order[at]
         for way in ways[job.name]:
             if _fits(problem, job, way, chosen):
-                chosen[job.name] = way
-                billed = 0.0 if _pool(problem, way).billing is Billing.NODE else way.usd
-                descend(at + 1, chosen, sure + billed + way.late_usd, out)
-                del chosen[job.name]
+                more = _sure_usd(problem, way) if tier is None else 0.0
+                descend(at + 1, {**chosen, job.name: way}, usd + more, out)
         if not job.required:
-            more = tuple(o + (job.unplaced_usd if t == job.tier else 0) for o, t in zip(out, tiers, strict=True))
-            descend(at + 1, chosen, sure + job.unplaced_usd, more)
+            lost = job.unplaced_usd if job.name in counted else 0.0
+            more = job.unplaced_usd if tier is None else lost * (job.tier == tier)
+            descend(at + 1, chosen, usd + more, {**out, job.tier: out.get(job.tier, 0.0) + lost})
 
-    descend(0, {}, 0.0, (0.0,) * len(tiers))
+    descend(0, {}, 0.0, {})
     return best[0]
+
+
+def _sure_usd(problem: Problem, way: Way) -> float:
+    """What a way costs whatever the others do."""
+    billed_by_node = _pool(problem, way.pool).billing is Billing.NODE
+    return way.late_usd + (0.0 if billed_by_node else way.usd)
 
 
 def _dependency_order(problem: Problem) -> list[Job]:
@@ -74,110 +114,132 @@ def _dependency_order(problem: Problem) -> list[Job]:
     return order
 
 
-def _pool(problem: Problem, way: Way) -> Pool:
-    return next(p for p in problem.pools if p.name == way.pool)
+def _pool(problem: Problem, name: str) -> Pool:
+    return next(p for p in problem.pools if p.name == name)
+
+
+def _slot_hours(grid: Grid) -> float:
+    return grid.slot_seconds / 3600
 
 
 def _ways(problem: Problem, job: Job) -> Iterator[Way]:
-    awaited = any(job.name in j.after for j in problem.jobs)
-    for mode in job.modes:
-        listed = list(
-            _service_ways(problem, job, mode) if isinstance(job.need, Demand) else _batch_ways(problem, job, mode)
-        )
-        least = min((w.usd + w.late_usd for w in listed), default=0.0)
-        floor = _least_usd(problem, job, mode, least)
-        if not job.required and not awaited and floor >= job.unplaced_usd:
-            continue  # never worth it, whatever the others do
-        for way in listed:
+    for mode in (m for m in job.modes if _replicas_of(m, _pool(problem, m.pool).capacity)):
+        listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
+        for way in listed(problem, job, mode):
             if job.max_cost_usd is None or way.usd <= job.max_cost_usd:
                 yield way
 
 
-def _least_usd(problem: Problem, job: Job, mode: Mode, least: float) -> float:
-    """What the mode costs on an empty, always present fleet: the first start that it may have."""
-    if isinstance(job.need, Demand):
-        return least
-    hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
-    usd = hours * mode.replicas * mode.usd_per_replica_hour
-    first = max(_earliest(problem, job), _ready(problem, mode))
-    return usd + _late(job, first + _length(hours))
+def _paying_ways(problem: Problem, job: Job) -> Iterator[Way]:
+    modes = tuple(m for m in job.modes if _pays(problem, job, m))
+    return _ways(problem, replace(job, modes=modes))
+
+
+def _pays(problem: Problem, job: Job, mode: Mode) -> bool:
+    """Whether it is worth running, by its own share, at the earliest start that it may have.
+
+    One that must run, or that others wait for, is.
+    """
+    if job.required or any(job.name in j.after for j in problem.jobs):
+        return True
+    way = next(_ways(problem, replace(job, modes=(mode,))), None)
+    if way is None:
+        return False
+    first = max(_earliest(problem, job), _ready(problem, _pool(problem, mode.pool)))
+    late = _late(problem.grid, job, first + way.end - way.start)
+    return way.usd + late < job.unplaced_usd
 
 
 def _earliest(problem: Problem, job: Job) -> int:
     """Release, or the earliest end of what it waits for on an empty fleet."""
-    at = job.release
-    for name in job.after:
-        before = next(j for j in problem.jobs if j.name == name)
-        assert isinstance(before.need, Work)
-        lengths = [
-            _length(before.need.amount / (m.replicas * m.work_per_replica_hour)) for m in before.modes
-        ]
-        at = max(at, _earliest(problem, before) + min(lengths, default=1))
-    return at
+    befores = [j for j in problem.jobs if j.name in job.after]
+    return max([job.release, *(_earliest_end(problem, b) for b in befores)])
 
 
-def _length(hours: float) -> int:
-    return max(1, math.ceil(hours - 1e-6))  # slots of an hour
+def _earliest_end(problem: Problem, job: Job) -> int:
+    assert isinstance(job.need, Work)
+    hours = [job.need.amount / (m.replicas * m.work_per_replica_hour) for m in job.modes]
+    return _earliest(problem, job) + _length(problem.grid, min(hours, default=0.0))
 
 
-def _late(job: Job, end: int) -> float:
-    return 0.0 if job.due is None else max(0, end - job.due) * job.lateness_usd_per_hour
+def _length(grid: Grid, hours: float) -> int:
+    return max(1, math.ceil(hours / _slot_hours(grid) - 1e-6))
 
 
-def _ready(problem: Problem, mode: Mode) -> int:
-    pool = next(p for p in problem.pools if p.name == mode.pool)
-    return 0 if pool.billing is Billing.SUNK else math.ceil(pool.startup_seconds / 3600)
+def _late(grid: Grid, job: Job, end: int) -> float:
+    if job.due is None:
+        return 0.0
+    return max(0, end - job.due) * _slot_hours(grid) * job.lateness_usd_per_hour
 
 
-def _spreads(problem: Problem, mode: Mode, replicas: int, start: int, end: int) -> list[tuple[int, ...]]:
+def _ready(problem: Problem, pool: Pool) -> int:
+    return 0 if pool.billing is Billing.SUNK else _slots_of(problem.grid, pool.startup_seconds)
+
+
+def _slots_of(grid: Grid, seconds: int) -> int:
+    return math.ceil(seconds / grid.slot_seconds)
+
+
+def _nodes(problem: Problem, pool: Pool) -> list[Node]:
+    return [n for n in problem.nodes if n.pool == pool.name]
+
+
+def _replicas_of(mode: Mode, node: Amounts) -> int:
+    """Replicas that an empty node holds."""
+    taken = {what: int(getattr(mode.amounts, what)) for what in WHAT}
+    return min(int(getattr(node, what)) // each for what, each in taken.items() if each)
+
+
+def _spreads(
+    problem: Problem, mode: Mode, replicas: int, start: int, end: int
+) -> list[tuple[int, ...]]:
     """All ways to put ``replicas`` on the pool's nodes that are there for all of [start, end)."""
-    pool = next(p for p in problem.pools if p.name == mode.pool)
+    pool = _pool(problem, mode.pool)
     most = []
-    for node in (n for n in problem.nodes if n.pool == pool.name):
+    for node in _nodes(problem, pool):
         there = all(node.index < pool.nodes_at(t) for t in range(start, end))
-        fits = [
-            getattr(node.capacity, w) // getattr(mode.amounts, w)
-            for w in WHAT
-            if getattr(mode.amounts, w)
-        ]
-        each = min(fits) if there else 0
+        each = _replicas_of(mode, node.capacity) if there and not node.cordoned else 0
         most.append(min(each, 1) if mode.spread else each)
     found = [c for c in itertools.product(*(range(m + 1) for m in most)) if sum(c) == replicas]
-    return [c for c in found if not mode.together_required or sum(1 for n in c if n) == 1]
+    return [c for c in found if not mode.together_required or sum(1 for n in c if n) <= 1]
 
 
 def _batch_ways(problem: Problem, job: Job, mode: Mode) -> Iterator[Way]:
     assert isinstance(job.need, Work)
     hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
-    length = _length(hours)
+    length = _length(problem.grid, hours)
     usd = hours * mode.replicas * mode.usd_per_replica_hour
     last = min(job.deadline, problem.grid.slots) - length
-    for start in range(max(job.release, _ready(problem, mode)), last + 1):
-        for counts in _spreads(problem, mode, mode.replicas, start, start + length):
-            yield Way(mode.pool, ((start, start + length, counts),), mode.amounts, usd, _late(job, start + length))
+    for start in range(max(job.release, _ready(problem, _pool(problem, mode.pool))), last + 1):
+        end = start + length
+        for counts in _spreads(problem, mode, mode.replicas, start, end):
+            late = _late(problem.grid, job, end)
+            yield Way(mode.pool, ((start, end, counts),), mode.amounts, usd, late)
 
 
 def _service_ways(problem: Problem, job: Job, mode: Mode) -> Iterator[Way]:
-    assert isinstance(job.need, Demand)
+    need = job.need
+    assert isinstance(need, Demand)
     end = min(job.deadline, problem.grid.slots)
-    wanted = [
-        max(job.need.min_replicas, math.ceil(job.need.per_slot[t] / mode.work_per_replica_hour - 1e-9))
+    wanted = {
+        t: max(need.min_replicas, math.ceil(need.per_slot[t] / mode.work_per_replica_hour - 1e-9))
         for t in range(job.release, end)
-    ]
-    usd = sum(wanted) * mode.usd_per_replica_hour
+    }
+    usd = sum(wanted.values()) * _slot_hours(problem.grid) * mode.usd_per_replica_hour
 
     def grow(t: int, runs: tuple[tuple[int, int, tuple[int, ...]], ...]) -> Iterator[Way]:
         if t == end:
             yield Way(mode.pool, runs, mode.amounts, usd, 0.0)
             return
-        for counts in _spreads(problem, mode, wanted[t - job.release], t, t + 1):
+        for counts in _spreads(problem, mode, wanted[t], t, t + 1):
             if runs:
                 change = [b - a for a, b in zip(runs[-1][2], counts, strict=True)]
                 if min(change) < 0 < max(change):
                     continue  # a replica would move
             yield from grow(t + 1, (*runs, (t, t + 1, counts)))
 
-    yield from grow(job.release, ())
+    if job.release < end:
+        yield from grow(job.release, ())
 
 
 def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
@@ -192,7 +254,7 @@ def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
 
 
 def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
-    capacity = _pool(problem, way).capacity
+    capacity = _pool(problem, way.pool).capacity
     for t in range(way.start, way.end):
         held: dict[tuple[int, str], int] = defaultdict(int)
         for w in here:
@@ -219,48 +281,69 @@ def _limits_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
     queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
     for queue in problem.queues:
         for accelerator, most in queue.limit:
-            used: dict[int, int] = defaultdict(int)
-            for name, w in everyone:
-                if queue.name in queue_of[name] and _pool(problem, w).accelerator == accelerator:
-                    for start, end, counts in w.runs:
-                        for t in range(start, end):
-                            used[t] += sum(counts) * w.amounts.gpu_milli // 1000
-            if any(u > most for u in used.values()):
-                return False
+            ours = [
+                w
+                for name, w in everyone
+                if queue.name in queue_of[name]
+                and _pool(problem, w.pool).accelerator == accelerator
+            ]
+            for t in range(problem.grid.slots):
+                if sum(w.replicas_at(t) * w.amounts.gpu_milli // 1000 for w in ours) > most:
+                    return False
     return True
+
+
+def _months(grid: Grid) -> list[list[int]]:
+    """Slots by the calendar month (UTC) in which they begin."""
+    begins = [
+        (grid.start + timedelta(seconds=t * grid.slot_seconds)).astimezone(UTC)
+        for t in range(grid.slots)
+    ]
+    by_month = itertools.groupby(range(grid.slots), lambda t: (begins[t].year, begins[t].month))
+    return [list(slots) for _, slots in by_month]
+
+
+def _spent(way: Way, slots: list[int]) -> float:
+    """Of the way's money, what falls in ``slots``: in proportion to the replicas that run."""
+    total = sum(way.replicas_at(t) for t in range(way.start, way.end))
+    return way.usd * sum(way.replicas_at(t) for t in slots) / total if total else 0.0
 
 
 def _budgets_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
     queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
     return all(
-        q.budget_usd_per_month is None
-        or math.fsum(w.usd for name, w in everyone if q.name in queue_of[name])
+        math.fsum(_spent(w, slots) for name, w in everyone if q.name in queue_of[name])
         <= q.budget_usd_per_month + 1e-6
         for q in problem.queues
-    )  # worlds lie inside one month
+        if q.budget_usd_per_month is not None
+        for slots in _months(problem.grid)
+    )
 
 
 def _node_bills(problem: Problem, chosen: dict[str, Way]) -> float:
     """Cheapest on/off pattern of each rented node, by dynamic programming over slots."""
-    total = 0.0
-    for pool in problem.pools:
-        if pool.billing is not Billing.NODE:
-            continue
-        rate = pool.windows[0].usd_per_node_hour
-        startup = rate * pool.startup_seconds / 3600
-        for node in (n for n in problem.nodes if n.pool == pool.name):
-            used = {
-                t
-                for w in chosen.values()
-                if w.pool == pool.name
-                for start, end, counts in w.runs
-                if counts[node.index]
-                for t in range(start, end)
-            }
-            off, on = 0.0, math.inf
-            for t in range(problem.grid.slots):
-                there = node.index < pool.nodes_at(t)
-                stay_on = min(on, off + startup) + rate if there else math.inf
-                off, on = (math.inf if t in used else min(off, on)), stay_on
-            total += min(off, on)
-    return total
+    return math.fsum(
+        _node_bill(problem, pool, node, [w for w in chosen.values() if w.pool == pool.name])
+        for pool in problem.pools
+        if pool.billing is Billing.NODE
+        for node in _nodes(problem, pool)
+    )
+
+
+def _node_bill(problem: Problem, pool: Pool, node: Node, ways: list[Way]) -> float:
+    usd_per_hour = pool.windows[0].usd_per_node_hour
+    rate = usd_per_hour * _slot_hours(problem.grid)
+    startup = usd_per_hour * pool.startup_seconds / 3600
+    used = {
+        t
+        for w in ways
+        for start, end, counts in w.runs
+        if counts[node.index]
+        for t in range(start, end)
+    }
+    off, on = 0.0, math.inf
+    for t in range(problem.grid.slots):
+        there = node.index < pool.nodes_at(t)
+        stay_on = min(on, off + startup) + rate if there else math.inf
+        off, on = (math.inf if t in used else min(off, on)), stay_on
+    return min(off, on)

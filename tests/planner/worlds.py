@@ -22,10 +22,13 @@ from planner.problem import (
 )
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
+MONTH_END = datetime(2026, 11, 30, 22, tzinfo=UTC)  # two hours before December
+HOSTNAME = "kubernetes.io/hostname"
+GIB = 2**30
 
 
-def grid(slots: int = 6, slot_seconds: int = 3600) -> Grid:
-    return Grid(start=START, slot_seconds=slot_seconds, slots=slots)
+def grid(slots: int = 6, slot_seconds: int = 3600, start: datetime = START) -> Grid:
+    return Grid(start=start, slot_seconds=slot_seconds, slots=slots)
 
 
 def pool(
@@ -38,17 +41,18 @@ def pool(
     slots: int = 6,
     windows: tuple[tuple[int, int, int], ...] = (),
     cpus: int = 0,
+    gib: int = 0,
     startup_seconds: int = 0,
     accelerator: str = "",
     interruptions_per_hour: float = 0.0,
 ) -> Pool:
-    """A pool of ``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
+    """``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
     spans = windows or ((0, slots, nodes),)
     return Pool(
         name=name,
         accelerator=accelerator or name,
         gpus_per_node=gpus,
-        capacity=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus),
+        capacity=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus, memory_bytes=GIB * gib),
         windows=tuple(
             Window(
                 start=a,
@@ -66,9 +70,16 @@ def pool(
     )
 
 
-def nodes_of(pools: tuple[Pool, ...]) -> tuple[Node, ...]:
+def nodes_of(pools: tuple[Pool, ...], cordoned: frozenset[str] = frozenset()) -> tuple[Node, ...]:
+    """The pools' nodes, ``h100-0``, ``h100-1``, ...; those named in ``cordoned`` take nothing."""
     return tuple(
-        Node(name=f"{p.name}-{i}", pool=p.name, index=i, capacity=p.capacity)
+        Node(
+            name=f"{p.name}-{i}",
+            pool=p.name,
+            index=i,
+            capacity=p.capacity,
+            cordoned="under repair" if f"{p.name}-{i}" in cordoned else "",
+        )
         for p in pools
         for i in range(max(w.nodes for w in p.windows))
     )
@@ -81,17 +92,18 @@ def mode(
     replicas: int = 1,
     gpus: int = 1,
     cpus: int = 0,
+    gib: int = 0,
     usd: float | None = None,
     serves: float | None = None,
     spread: str = "",
     together: str = "",
 ) -> Mode:
-    """A mode on ``of`` whose gang does one unit of work in ``hours`` (or serves ``serves`` a replica)."""
+    """A mode on ``of``: the gang does one unit in ``hours``; of a service, a replica ``serves``."""
     rate = of.windows[0].usd_per_node_hour / max(1, of.gpus_per_node) if usd is None else usd
     return Mode(
         pool=of.name,
         replicas=replicas,
-        amounts=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus),
+        amounts=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus, memory_bytes=GIB * gib),
         work_per_replica_hour=serves if serves is not None else 1 / (hours * replicas),
         usd_per_replica_hour=rate * gpus,
         full_usd_per_replica_hour=rate * gpus,
@@ -108,10 +120,21 @@ def job(name: str, *modes: Mode, slots: int = 6, **fields: object) -> Job:
 
 
 def problem(
-    pools: tuple[Pool, ...], jobs: tuple[Job, ...], *, slots: int = 6, queues: tuple[Queue, ...] = ()
+    pools: tuple[Pool, ...],
+    jobs: tuple[Job, ...],
+    *,
+    slots: int = 6,
+    slot_seconds: int = 3600,
+    start: datetime = START,
+    queues: tuple[Queue, ...] = (),
+    cordoned: frozenset[str] = frozenset(),
 ) -> Problem:
     return Problem(
-        grid=grid(slots), pools=pools, nodes=nodes_of(pools), jobs=jobs, queues=queues
+        grid=grid(slots, slot_seconds, start),
+        pools=pools,
+        nodes=nodes_of(pools, cordoned),
+        jobs=jobs,
+        queues=queues,
     )
 
 
@@ -125,37 +148,51 @@ def random_problem(seed: int) -> Problem:
     pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(rng.choice([1, 2, 2])))
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
-    return problem(pools, _random_dependencies(rng, jobs), slots=slots, queues=queues)
+    names = [n.name for n in nodes_of(pools)]
+    return problem(
+        pools,
+        _random_dependencies(rng, jobs),
+        slots=slots,
+        slot_seconds=rng.choice([3600, 3600, 3600, 1800, 5400]),
+        start=rng.choice([START, MONTH_END]),
+        queues=queues,
+        cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
+    )
 
 
 def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
     nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
-    windows: tuple[tuple[int, int, int], ...] = ()
-    if rng.random() < 0.3:
-        cut = rng.randint(1, slots - 1)
-        windows = ((0, cut, nodes), (cut, slots, rng.randint(0, nodes)))
-        windows = windows if rng.random() < 0.5 else ((0, cut, rng.randint(0, nodes)), (cut, slots, nodes))
     return pool(
         name,
         nodes=nodes,
         gpus=gpus,
         usd=round(rng.uniform(0.5, 6.0), 2),
-        billing=rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.SUNK]),
+        billing=rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.NODE, Billing.SUNK]),
         slots=slots,
-        windows=windows,
-        cpus=rng.choice([0, 0, 3, 4]),
+        windows=_random_windows(rng, nodes, slots),
+        cpus=rng.choice([2, 3, 4]),
+        gib=rng.choice([2, 3, 4]),
         startup_seconds=rng.choice([0, 0, 600, 3600]),
         accelerator=rng.choice(["a", "b"]),
-        interruptions_per_hour=0.0,
     )
+
+
+def _random_windows(rng: random.Random, nodes: int, slots: int) -> tuple[tuple[int, int, int], ...]:
+    """Nothing (always there), some nodes that leave or come, or maintenance in the middle."""
+    fewer = rng.randint(0, nodes - 1)
+    cut, back = sorted(rng.sample(range(1, slots), 2))
+    shapes: list[tuple[tuple[int, int, int], ...]] = [
+        ((0, cut, nodes), (cut, slots, fewer)),
+        ((0, cut, fewer), (cut, slots, nodes)),
+        ((0, cut, nodes), (cut, back, fewer), (back, slots, nodes)),
+    ]
+    return rng.choice(shapes) if rng.random() < 0.4 else ()
 
 
 def _random_queues(rng: random.Random, pools: tuple[Pool, ...]) -> tuple[Queue, ...]:
     if rng.random() < 0.5:
         return ()
-    root = Queue(
-        name="root", budget_usd_per_month=rng.choice([None, round(rng.uniform(5, 40), 2)])
-    )
+    root = Queue(name="root", budget_usd_per_month=rng.choice([None, round(rng.uniform(1, 30), 2)]))
     accelerator = rng.choice(pools).accelerator
     limit = ((accelerator, rng.randint(1, 3)),) if rng.random() < 0.6 else ()
     return (root, Queue(name="team", parent="root", limit=limit))
@@ -165,47 +202,46 @@ def _random_job(
     rng: random.Random, i: int, pools: tuple[Pool, ...], slots: int, queues: tuple[Queue, ...]
 ) -> Job:
     release = rng.choice([0, 0, 0, rng.randint(0, slots - 1)])
-    service = rng.random() < 0.2
-    cpus = any(p.capacity.cpu_milli for p in pools)
+    service = rng.random() < 0.25
     modes = tuple(
-        _random_mode(rng, p, service, cpus) for p in pools for _ in range(rng.choice([0, 1, 1, 2]))
+        _random_mode(rng, p, service) for p in pools for _ in range(rng.choice([0, 1, 1, 2]))
     )
     fields: dict[str, object] = {
         "release": release,
         "deadline": rng.choice([slots, slots, rng.randint(release + 1, slots)]),
-        "unplaced_usd": round(rng.uniform(8, 90), 2),
+        "unplaced_usd": round(rng.choice([rng.uniform(1, 10), rng.uniform(8, 90)]), 2),
         "tier": rng.choice([0, 0, 0, 1, 2]),
         "required": rng.random() < 0.06,
         "queue": rng.choice(["", "team", "root"]) if queues else "",
-        "max_cost_usd": rng.choice([None, None, None, None, round(rng.uniform(4, 40), 2)]),
+        "max_cost_usd": rng.choice([None, None, None, None, round(rng.uniform(1, 20), 2)]),
     }
     if service:
         demand = tuple(float(rng.randint(0, 3)) for _ in range(slots))
-        fields["need"] = Demand(per_slot=demand, min_replicas=rng.randint(0, 1) or 1)
+        fields["need"] = Demand(per_slot=demand, min_replicas=rng.randint(0, 1))
     elif rng.random() < 0.4:
         fields["due"] = rng.randint(release, slots)
         fields["lateness_usd_per_hour"] = round(rng.uniform(0.1, 5), 2)
     return job(f"j{i}", *modes, slots=slots, **fields)
 
 
-def _random_mode(rng: random.Random, of: Pool, service: bool, cpus: bool) -> Mode:
-    replicas = 1 if service else rng.choice([1, 1, 1, 2, 3])
+def _random_mode(rng: random.Random, of: Pool, service: bool) -> Mode:
     return mode(
         of,
         hours=rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 2.7, 3.0]),
-        replicas=replicas,
+        replicas=1 if service else rng.choice([1, 1, 2, 2, 3]),
         gpus=rng.choice([1, 1, 2]),
-        cpus=rng.choice([0, 1, 2]) if cpus else 0,
+        cpus=rng.choice([0, 0, 1, 2]),
+        gib=rng.choice([0, 0, 1, 2]),
         usd=round(rng.uniform(0.2, 1.0), 2) if of.billing is Billing.SUNK else None,
         serves=float(rng.choice([1, 1.5, 2])) if service else None,
-        spread="kubernetes.io/hostname" if rng.random() < 0.1 else "",
-        together="kubernetes.io/hostname" if rng.random() < 0.1 else "",
+        spread=HOSTNAME if rng.random() < 0.15 else "",
+        together=HOSTNAME if rng.random() < 0.15 else "",
     )
 
 
 def _random_dependencies(rng: random.Random, jobs: tuple[Job, ...]) -> tuple[Job, ...]:
     batch = [j for j in jobs if isinstance(j.need, Work)]
-    if len(batch) < 2 or rng.random() < 0.7:
+    if len(batch) < 2 or rng.random() < 0.6:
         return jobs
     first, then = rng.sample(batch, 2)
     return tuple(replace(j, after=(first.name,)) if j is then else j for j in jobs)
