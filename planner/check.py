@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from planner.plan import Plan, Segment, Status
 from planner.problem import (
@@ -105,7 +106,7 @@ def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
             yield f"{name}: starts at slot {segments[0].start}, before its release {job.release}"
         if segments[-1].end > job.deadline:
             yield f"{name}: ends at slot {segments[-1].end}, after its deadline {job.deadline}"
-        for a, b in zip(segments, segments[1:], strict=False):
+        for a, b in pairwise(segments):
             if b.start < a.end:
                 yield f"{name}: two segments overlap at slot {b.start}"
         if len({s.mode for s in segments}) > job.switches + 1:
@@ -142,9 +143,9 @@ def _together(problem: Problem, job: Job, mode: Mode, s: Segment) -> Iterator[st
         known = level in levels and levels.index(level) < len(path)
         return path[levels.index(level)] if known and level != HOSTNAME else node
 
-    if mode.together and mode.together_required:
-        if len({domain(p.node, mode.together) for p in s.placement}) > 1:
-            yield f"{job.name}: its gang is in two domains of {mode.together}"
+    held_together = bool(mode.together) and mode.together_required
+    if held_together and len({domain(p.node, mode.together) for p in s.placement}) > 1:
+        yield f"{job.name}: its gang is in two domains of {mode.together}"
     if mode.spread:
         held: dict[str, int] = defaultdict(int)
         for p in s.placement:
@@ -181,7 +182,7 @@ def _demand(problem: Problem, job: Job, need: Demand, segments: list[Segment]) -
         asked = math.fsum(need.per_slot[s.start : s.end]) * problem.grid.slot_seconds / 3600
         if not math.isclose(s.work, asked, rel_tol=1e-6, abs_tol=1e-6):
             yield f"{job.name}: a segment serves {s.work:g} where {asked:g} are asked"
-    for a, b in zip(segments, segments[1:], strict=False):
+    for a, b in pairwise(segments):
         yield from _stays(job, a, b)
 
 
@@ -260,7 +261,8 @@ def _devices(
         if len(set(devices)) != len(devices) or any(not 0 <= d < count for d in devices):
             yield f"{s.job}: names a GPU of {node.name} twice, or one it does not have"
         if whole and len(devices) != replicas * amounts.gpus:
-            yield f"{s.job}: {len(devices)} GPUs named on {node.name}, {replicas * amounts.gpus} taken"
+            taken = replicas * amounts.gpus
+            yield f"{s.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
         if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
             yield f"{s.job}: needs more memory than a GPU of {node.name} has"
         if bad := [d for d in devices if d < len(node.devices) and node.devices[d].unhealthy]:
@@ -313,17 +315,20 @@ def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
         if queue.budget_usd_per_month is None:
             continue
         mine = [
-            s for s in plan.segments if queue.name in _path(problem, problem.job_by_name[s.job].queue)
+            s
+            for s in plan.segments
+            if queue.name in _path(problem, problem.job_by_name[s.job].queue)
         ]
         for month, first, last in problem.grid.months():
             usd = math.fsum(_segment_usd(problem, s, first, last) for s in mine)
             if usd > queue.budget_usd_per_month + CENT:
-                yield f"queue {queue.name}: ${usd:,.2f} in {month}, budget ${queue.budget_usd_per_month:,.2f}"
+                most = queue.budget_usd_per_month
+                yield f"queue {queue.name}: ${usd:,.2f} in {month}, budget ${most:,.2f}"
     for name, segments in _by_job(plan).items():
-        most = problem.job_by_name[name].max_cost_usd
+        allowed = problem.job_by_name[name].max_cost_usd
         usd = math.fsum(_segment_usd(problem, s, 0, problem.grid.slots) for s in segments)
-        if most is not None and usd > most + CENT:
-            yield f"{name}: ${usd:,.2f}, allowed ${most:,.2f}"
+        if allowed is not None and usd > allowed + CENT:
+            yield f"{name}: ${usd:,.2f}, allowed ${allowed:,.2f}"
 
 
 # -- tiers ---------------------------------------------------------------------------------------
@@ -349,7 +354,8 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
         keep = [s for s in plan.segments if s.job not in lower]
         for mode in job.modes:
             if _would_fit(problem, job, mode, keep):
-                yield f"{job.name}: left out, though it fits {mode.pool} once lower priorities are dropped"
+                where = f"{mode.pool} once lower priorities are dropped"
+                yield f"{job.name}: left out, though it fits {where}"
                 break
 
 
@@ -373,7 +379,9 @@ def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> b
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
     length = max(1, math.ceil(hours / (problem.grid.slot_seconds / 3600) - 1e-6))
-    ready = 0 if pool.billing is Billing.SUNK else -(-pool.startup_seconds // problem.grid.slot_seconds)
+    ready = (
+        0 if pool.billing is Billing.SUNK else -(-pool.startup_seconds // problem.grid.slot_seconds)
+    )
     first, last = max(job.release, ready), min(job.deadline, problem.grid.slots) - length
     starts = {first, *(s.end for s in keep), *(w.start for w in pool.windows)}
     nodes = [n for n in problem.nodes if n.pool == pool.name and not n.cordoned]
@@ -463,7 +471,7 @@ def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
 
 
 def _node_bill(problem: Problem, node: Node, slots: list[int]) -> float:
-    """Slot by slot: pay the used ones, and between two of them the cheaper of keeping and starting."""
+    """Slot by slot: pay the used ones; between two of them, the cheaper of keeping and starting."""
     pool = problem.pool_by_name[node.pool]
     seconds = problem.grid.slot_seconds
 
@@ -474,17 +482,14 @@ def _node_bill(problem: Problem, node: Node, slots: list[int]) -> float:
     def there(slot: int) -> bool:
         return any(w.start <= slot < w.end and node.index < w.nodes for w in pool.windows)
 
-    usd = 0.0
-    previous = None
-    for slot in slots:
-        usd += rate(slot) * seconds
-        gap = range(previous + 1, slot) if previous is not None else None
-        keep = gap is not None and len(gap) * seconds <= pool.startup_seconds and all(map(there, gap))
-        if keep and gap is not None:
+    usd = (rate(slots[0]) * pool.startup_seconds) + rate(slots[0]) * seconds
+    for before, slot in pairwise(slots):
+        gap = range(before + 1, slot)
+        if len(gap) * seconds <= pool.startup_seconds and all(map(there, gap)):
             usd += sum(rate(t) * seconds for t in gap)
         else:
             usd += rate(slot) * pool.startup_seconds
-        previous = slot
+        usd += rate(slot) * seconds
     return usd
 
 

@@ -65,7 +65,9 @@ def _decode_dataclass(kind: type, data: Any, path: str) -> Any:
     hints = _hints(kind)
     if unknown := sorted(set(data) - set(hints)):
         raise CodecError(f"{path}.{unknown[0]}: unknown field of {kind.__name__}".lstrip("."))
-    values = {name: _decode(hints[name], v, f"{path}.{name}".lstrip(".")) for name, v in data.items()}
+    values = {
+        name: _decode(hints[name], v, f"{path}.{name}".lstrip(".")) for name, v in data.items()
+    }
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:

@@ -53,7 +53,7 @@ def segment_flops(problem: Problem, segment: Segment) -> float:
 
 
 def node_usd(pool: Pool, start_seconds: float, end_seconds: float, slot_seconds: int) -> float:
-    """List price of one node over a stretch; before and after the windows the nearest one counts."""
+    """List price of one node over a stretch; outside the windows the nearest one counts."""
     total = 0.0
     for i, window in enumerate(pool.windows):
         begin = -math.inf if i == 0 else window.start * slot_seconds
@@ -103,7 +103,9 @@ def _rentals_of(
         launch = start * seconds - pool.startup_seconds
         usd = node_usd(pool, launch, end * seconds, seconds)
         bills.append(
-            Rental(pool=pool.name, node=node, launch_seconds=launch, end_seconds=end * seconds, usd=usd)
+            Rental(
+                pool=pool.name, node=node, launch_seconds=launch, end_seconds=end * seconds, usd=usd
+            )
         )
     return bills
 
@@ -122,9 +124,7 @@ def lateness_usd(problem: Problem, job: Job, end: int) -> float:
 def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]) -> Costs:
     """The objective by its parts."""
     by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
-    shares = [
-        segment_usd(problem, s) for s in segments if mode_of(problem, s).pool not in by_node
-    ]
+    shares = [segment_usd(problem, s) for s in segments if mode_of(problem, s).pool not in by_node]
     bills = [r.usd for r in rentals(problem, segments)]
     ends: dict[str, int] = {}
     for segment in segments:

@@ -29,8 +29,8 @@ class Booking:
 class Occupancy:
     """What is free of every node over time, of every queue limit, and of every budget.
 
-    Time is kept by pool as the slots at which something changes (``edges``); ``free[pool]`` has shape
-    (resources, nodes, edges). Only the resources of a pool that can bind are kept.
+    Time is kept by pool as the slots at which something changes (``edges``); ``free[pool]`` has
+    shape (resources, nodes, edges). Only the resources of a pool that can bind are kept.
     """
 
     def __init__(self, table: Table) -> None:
@@ -75,7 +75,7 @@ class Occupancy:
         p = option.pool
         a = int(self.edges[p].searchsorted(start, side="right")) - 1
         b = int(self.edges[p].searchsorted(end, side="left"))
-        free = self.free[p][:, :, a:b].min(axis=2)
+        free = np.min(self.free[p][:, :, a:b], axis=2)
         room = np.full(free.shape[1], option.per_node, dtype=np.int64)
         for k, r in enumerate(self.kept[p]):
             if option.takes[r]:
@@ -106,13 +106,14 @@ class Occupancy:
     def free_at(self, pool: int, slot: int) -> npt.NDArray[np.int64]:
         """What is free of the leading resource on each node during ``slot``."""
         column = int(self.edges[pool].searchsorted(slot, side="right")) - 1
-        return self.free[pool][0, :, column]
+        found: npt.NDArray[np.int64] = self.free[pool][0, :, column]
+        return found
 
     def within_limits(self, option: Option, start: int) -> bool:
         """Whether queue limits and budgets leave room for ``option`` from ``start``."""
         gpus = option.takes[0] // GPU_MILLI
         return all(
-            int(self.quota[i][start + run.start : start + run.end].min()) >= gpus * run.replicas
+            int(np.min(self.quota[i][start + run.start : start + run.end])) >= gpus * run.replicas
             for i in self.limits_of[option.index]
             for run in option.runs
         ) and all(
@@ -226,6 +227,8 @@ def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
     for queue in problem.queues:
         jobs = _jobs_under(table, queue.name) if queue.limit else frozenset()
         for accelerator, most in queue.limit:
-            pools = frozenset(i for i, p in enumerate(problem.pools) if p.accelerator == accelerator)
+            pools = frozenset(
+                i for i, p in enumerate(problem.pools) if p.accelerator == accelerator
+            )
             found.append((jobs, pools, most))
     return found

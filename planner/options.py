@@ -1,316 +1,46 @@
-"""Manifests to a problem: for each job and pool, the modes in which it can run, or why it cannot.
+"""Job x pool: the modes in which a job can run there, or why it cannot.
 
-What the cost models know is asked here and nowhere else in the planner: throughput, layout, memory,
-power and price become the numbers of a `Mode`.
+What the cost models know is asked here and nowhere else in the planner: throughput, layout, memory
+and power become the numbers of a `Mode`.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
 from functools import cache
 
 from cost_models import energy, inference, training
 from cost_models.accelerators import Accelerator, resolve_accelerator
 from cost_models.architectures import resolve_architecture
-from cost_models.prices import Purchase, find_offering, owned_usd_per_node_hour
-from planner.manifests.errors import Fault, ManifestErrors
-from planner.manifests.read import Manifests
-from planner.manifests.schema import GpuJob, GpuPool, GpuPoolSpec, GpuQueue, Manifest
+from cost_models.prices import Purchase
+from planner.fleet import GIB
+from planner.manifests.schema import GpuJob, GpuPool
 from planner.problem import (
     GPU_MILLI,
     Amounts,
     Billing,
     Demand,
     Excluded,
-    Grid,
     Interruption,
     Job,
     JobKind,
     Mode,
-    Node,
     Pool,
-    Problem,
-    Queue,
     Run,
-    Site,
-    Window,
     Work,
 )
 from planner.spot import expected_hours
 
-GIB = 2**30
 TEAM = "flopwise.dev/team"
 PROJECT = "flopwise.dev/project"
-SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
-ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
-MOST_SLOTS = 20_000
+TASK_UTILISATION = 0.7  # of the power range, where nothing is known of the work
+MOST_HOURS = 1e6  # longer than this, interruptions never let it end
 EU = frozenset(  # member states, ISO 3166-1 (a pool in one of them is in the EU)
-    "AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE".split()
+    ["AT", "BE", "BG", "HR", "CY", "CZ", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IE"]
+    + ["IT", "LV", "LT", "LU", "MT", "NL", "PL", "PT", "RO", "SK", "SI", "ES", "SE"]
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Horizon:
-    """The time to plan over."""
-
-    start: datetime | None = None  # None: the earliest start that a job names, else this hour
-    length: timedelta = timedelta(hours=168)
-    slot: timedelta | None = None  # None: the coarsest that rounds lengths up by 0.1 % at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Built:
-    """A problem, and what its manifests state that planning does not use yet."""
-
-    problem: Problem
-    notes: tuple[str, ...] = ()
-
-
-def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
-    """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
-    faults = [*_faults(manifests), *_price_faults(manifests)]
-    if faults:
-        raise ManifestErrors(faults)
-    start = horizon.start or _default_start(manifests, now)
-    seconds = int(horizon.length.total_seconds())
-    hourly = Grid(start=start, slot_seconds=3600, slots=max(1, math.ceil(seconds / 3600)))
-    pools = tuple(_pool(p, hourly) for p in manifests.pools)
-    names = _names(manifests.jobs)
-    drafts = tuple(
-        _job(job, names, list(zip(manifests.pools, pools, strict=True))) for job in manifests.jobs
-    )
-    slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(drafts, seconds)
-    grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
-    pools = tuple(_pool(p, grid) for p in manifests.pools)
-    jobs = tuple(_timed(d, job, grid) for d, job in zip(drafts, manifests.jobs, strict=True))
-    problem = Problem(
-        grid=grid,
-        pools=pools,
-        nodes=tuple(n for p in pools for n in _nodes(p)),
-        jobs=jobs,
-        queues=tuple(_queue(q) for q in manifests.queues),
-    )
-    return Built(problem=problem, notes=tuple(_notes(manifests)))
-
-
-# -- what cannot be planned, what is not used ------------------------------------------------------
-
-
-def _faults(manifests: Manifests) -> Iterator[Fault]:
-    if not manifests.pools:
-        yield Fault(place="manifests", message="found no GpuPool, allowed: one or more")
-    if not manifests.jobs:
-        yield Fault(place="manifests", message="found no GpuJob, allowed: one or more")
-    for job in manifests.jobs:
-        spec = job.spec
-        for path, wanted in (
-            ("spec.placement.maxLatencyMs", spec.placement.max_latency_ms > 0),
-            ("spec.placement.dataGib", spec.placement.data_gib > 0),
-            ("spec.task.gpuFraction", spec.task is not None and spec.task.gpu_fraction > 0),
-            ("spec.task.migProfile", spec.task is not None and bool(spec.task.mig_profile)),
-            ("spec.due", spec.inference is not None and spec.due is not None),
-            ("spec.dependsOn", spec.inference is not None and bool(spec.depends_on)),
-            (
-                "spec.placement.together.level",
-                spec.placement.together is not None
-                and spec.placement.together.required
-                and spec.placement.together.level != HOSTNAME,
-            ),
-            (
-                "spec.placement.spread.level",
-                spec.placement.spread is not None and spec.placement.spread.level != HOSTNAME,
-            ),
-        ):
-            if wanted:
-                yield _fault(manifests, job, path, "not planned yet (see the README's limits)")
-
-
-HOSTNAME = "kubernetes.io/hostname"
-
-
-def _price_faults(manifests: Manifests) -> Iterator[Fault]:
-    for pool in manifests.pools:
-        if _usd_per_gpu_hour(pool.spec) is None:
-            where = " ".join(
-                filter(None, (pool.spec.site.provider, pool.spec.site.region, _purchase(pool.spec)))
-            )
-            yield _fault(
-                manifests,
-                pool,
-                "spec.price",
-                f"found none, and the catalog has no offer of {pool.spec.accelerator} ({where}); "
-                "allowed: usdPerGpuHour",
-            )
-
-
-def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) -> Fault:
-    return Fault(place=str(manifests.origin(manifest)), path=path, message=message)
-
-
-def _notes(manifests: Manifests) -> Iterator[str]:
-    for queue in manifests.queues:
-        spec = queue.spec
-        used = [
-            name
-            for name, stated in (
-                ("guaranteed", spec.guaranteed),
-                ("lendable", spec.lendable),
-            )
-            if stated
-        ]
-        if used:
-            yield (
-                f"GpuQueue {queue.metadata.name}: {' and '.join(used)} not planned yet: "
-                "limits, budgets and priorities hold, shares do not"
-            )
-
-
-# -- time ------------------------------------------------------------------------------------------
-
-
-def _default_start(manifests: Manifests, now: datetime) -> datetime:
-    named = [j.spec.earliest_start for j in manifests.jobs if j.spec.earliest_start]
-    return min(named, default=now.astimezone(UTC).replace(minute=0, second=0, microsecond=0))
-
-
-def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
-    """The coarsest slot that lengthens batch work by `ROUNDING` at most, all modes counted."""
-    hours = [
-        (m.gpus, d.need.amount / (m.replicas * m.work_per_replica_hour))
-        for d in drafts
-        if isinstance(d.need, Work)
-        for m in d.modes
-    ]
-    hours = [(gpus, h) for gpus, h in hours if h <= seconds / 3600]
-    total = math.fsum(gpus * h for gpus, h in hours)
-    for slot in SLOT_CHOICES:
-        if slot > seconds:
-            continue
-        rounded = math.fsum(gpus * math.ceil(h * 3600 / slot - 1e-6) * slot / 3600 for gpus, h in hours)
-        if rounded - total <= ROUNDING * total:
-            return slot
-        if seconds / slot * 2 > MOST_SLOTS:
-            return slot
-    return SLOT_CHOICES[-1]
-
-
-# -- pools -----------------------------------------------------------------------------------------
-
-
-def _purchase(spec: GpuPoolSpec) -> Purchase:
-    if spec.price is not None:
-        return spec.price.purchase
-    return Purchase.OWNED if spec.owned is not None else Purchase.ON_DEMAND
-
-
-def _billing(spec: GpuPoolSpec) -> Billing:
-    if _purchase(spec) in (Purchase.OWNED, Purchase.RESERVED):
-        return Billing.SUNK
-    return Billing(spec.price.billing.value) if spec.price is not None else Billing.NODE
-
-
-def _usd_per_gpu_hour(spec: GpuPoolSpec) -> float | None:
-    """List price, or the annuity of owned hardware; energy apart."""
-    if spec.price is not None and spec.price.usd_per_gpu_hour is not None:
-        return spec.price.usd_per_gpu_hour
-    if spec.owned is not None:
-        owned = spec.owned
-        usd = owned_usd_per_node_hour(
-            owned.capex_usd_per_node, owned.life_years, owned.salvage_fraction
-        )
-        return usd / spec.gpus_per_node
-    offer = find_offering(
-        spec.accelerator,
-        provider=spec.site.provider,
-        region=spec.site.region,
-        purchase=_purchase(spec),
-    )
-    return offer.usd_per_gpu_hour if offer is not None else None
-
-
-def _pool(manifest: GpuPool, grid: Grid) -> Pool:
-    spec = manifest.spec
-    accelerator = resolve_accelerator(spec.accelerator)
-    usd = (_usd_per_gpu_hour(spec) or 0.0) * spec.gpus_per_node
-    windows = tuple(
-        Window(
-            start=a, end=b, nodes=n, usd_per_node_hour=usd, marginal_usd_per_node_hour=0.0
-        )
-        for a, b, n in _node_counts(spec, grid)
-    )
-    return Pool(
-        name=manifest.metadata.name,
-        accelerator=spec.accelerator,
-        gpus_per_node=spec.gpus_per_node,
-        capacity=Amounts(
-            gpu_milli=spec.gpus_per_node * GPU_MILLI,
-            cpu_milli=round(spec.cpus_per_node * 1000),
-            memory_bytes=round(spec.memory_gib_per_node * GIB),
-            gpu_memory_bytes=round(accelerator.memory_gib * GIB),
-        ),
-        windows=windows,
-        billing=_billing(spec),
-        purchase=_purchase(spec).value,
-        site=Site(
-            kind=spec.site.kind.value,
-            provider=spec.site.provider,
-            region=spec.site.region,
-            jurisdiction=spec.site.jurisdiction,
-        ),
-        startup_seconds=spec.startup_seconds,
-        interruptions_per_hour=spec.interruptions_per_hour,
-        grams_co2_per_kwh=spec.power.grams_co2_per_kwh if spec.power else 0.0,
-        topology_levels=spec.topology_levels,
-        mig_geometries=spec.mig_geometries,
-    )
-
-
-def _node_counts(spec: GpuPoolSpec, grid: Grid) -> list[tuple[int, int, int]]:
-    """(first slot, end slot, nodes): in a slot that a change cuts, the fewer."""
-    base = spec.nodes or 0
-    edges = {0, grid.slots}
-    for window in spec.availability:
-        for at in (window.from_, window.to):
-            edges |= {grid.floor(at), grid.ceil(at)}
-    inside = sorted(e for e in edges if 0 <= e <= grid.slots)
-    found: list[tuple[int, int, int]] = []
-    for a, b in zip(inside, inside[1:], strict=False):
-        begin, end = grid.time(a), grid.time(b)
-        here = [w for w in spec.availability if w.from_ < end and begin < w.to]
-        covered = sum(
-            (min(w.to, end) - max(w.from_, begin)).total_seconds() for w in here
-        ) >= (end - begin).total_seconds() - 1e-6
-        nodes = min([w.nodes for w in here] + ([] if covered else [base]))
-        if found and found[-1][2] == nodes:
-            found[-1] = (found[-1][0], b, nodes)
-        else:
-            found.append((a, b, nodes))
-    return found
-
-
-def _nodes(pool: Pool) -> Iterator[Node]:
-    for i in range(max((w.nodes for w in pool.windows), default=0)):
-        yield Node(name=f"{pool.name}-{i}", pool=pool.name, index=i, capacity=pool.capacity)
-
-
-def _queue(manifest: GpuQueue) -> Queue:
-    spec = manifest.spec
-    return Queue(
-        name=manifest.metadata.name,
-        parent=spec.parent,
-        weight=spec.weight,
-        guaranteed=tuple(sorted(spec.guaranteed.items())),
-        lendable=tuple(sorted(spec.lendable.items())) if spec.lendable else None,
-        limit=tuple(sorted(spec.limit.items())),
-        budget_usd_per_month=spec.budget_usd_per_month,
-    )
-
-
-# -- jobs ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -325,18 +55,7 @@ class _Rate:
     measured: bool = False  # its hours are stated: savings of state are in them
 
 
-def _names(jobs: Sequence[GpuJob]) -> dict[tuple[str, str], str]:
-    """A name for each (namespace, name), with the namespace where it tells twins apart."""
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[job.metadata.name] = counts.get(job.metadata.name, 0) + 1
-    return {
-        (m.namespace, m.name): m.name if counts[m.name] == 1 else f"{m.namespace}/{m.name}"
-        for m in (job.metadata for job in jobs)
-    }
-
-
-def _job(
+def draft(
     manifest: GpuJob, names: dict[tuple[str, str], str], pools: Sequence[tuple[GpuPool, Pool]]
 ) -> Job:
     """The job without its times, which need the grid."""
@@ -351,7 +70,10 @@ def _job(
                 modes.append(found)
     need: Work | Demand
     if spec.inference is not None:
-        need, kind = Demand(per_slot=(), min_replicas=spec.inference.min_replicas), JobKind.INFERENCE
+        need, kind = (
+            Demand(per_slot=(), min_replicas=spec.inference.min_replicas),
+            JobKind.INFERENCE,
+        )
     elif spec.training is not None:
         unit = "tokens" if spec.training.tokens else "flops"
         need = Work(amount=spec.training.tokens or spec.training.flops or 0.0, unit=unit)
@@ -397,7 +119,11 @@ def _modes(manifest: GpuJob, pool_manifest: GpuPool, pool: Pool) -> Iterator[Mod
         if isinstance(rate, Excluded):
             yield rate
         else:
-            yield _mode(manifest, pool_manifest, pool, rate)
+            mode = _mode(manifest, pool_manifest, pool, rate)
+            if mode.work_per_replica_hour > 0:
+                yield mode
+            else:
+                yield _no(pool, "interruptions", "it would be interrupted too often ever to end")
 
 
 def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
@@ -414,7 +140,9 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
     if wanted.pools and pool.name not in wanted.pools:
         return _no(pool, "pool", "not among the pools it names")
     if not manifest.spec.preemptible and pool.interruptions_per_hour > 0:
-        return _no(pool, "preemptible", "its nodes can be taken away, and the job may not be stopped")
+        return _no(
+            pool, "preemptible", "its nodes can be taken away, and the job may not be stopped"
+        )
     if manifest.spec.task is not None:
         task = manifest.spec.task
         if pool.accelerator not in task.hours:
@@ -450,9 +178,6 @@ def _rates(manifest: GpuJob, pool: Pool) -> Iterator[_Rate | Excluded]:
         yield _serving_rate(manifest, pool, accelerator)
 
 
-TASK_UTILISATION = 0.7  # of the power range, where nothing is known of the work
-
-
 def _counts(least: int, most: int) -> list[int]:
     """GPU counts of an elastic job: doublings of the least, and the most."""
     counts = [least]
@@ -479,10 +204,16 @@ def _training_rate(
     if spec.model is None:
         flops = training.sustained_flops_per_second_per_gpu(accelerator, spec.precision)
         if not flops:
-            return _no(pool, "precision", f"{pool.accelerator} does not compute in {spec.precision}")
+            return _no(
+                pool, "precision", f"{pool.accelerator} does not compute in {spec.precision}"
+            )
         watts = energy.watts_at_load(accelerator, training.TRAINING_UTILISATION)
         return _Rate(
-            gpus=gpus, work_per_gpu_hour=flops * 3600, flops_per_work=1.0, watts_per_gpu=watts, layout=""
+            gpus=gpus,
+            work_per_gpu_hour=flops * 3600,
+            flops_per_work=1.0,
+            watts_per_gpu=watts,
+            layout="",
         )
     architecture = resolve_architecture(spec.model)
     made = _estimate_training(
@@ -596,8 +327,10 @@ def _slowed(manifest: GpuJob, pool: Pool, rate: _Rate, replicas: int, gpus: floa
             pool.startup_seconds + spec.checkpoint.restart_seconds
         )
         return plain * max(0.01, 1 - lost / 3600)
-    amount = 1.0 if spec.task else float(
-        (spec.training.tokens or spec.training.flops or 0.0) if spec.training else 0.0
+    amount = (
+        1.0
+        if spec.task
+        else float((spec.training.tokens or spec.training.flops or 0.0) if spec.training else 0.0)
     )
     hours = amount / (plain * replicas)
     longer = expected_hours(
@@ -607,71 +340,4 @@ def _slowed(manifest: GpuJob, pool: Pool, rate: _Rate, replicas: int, gpus: floa
         save_seconds=0.0 if rate.measured else spec.checkpoint.save_seconds,
         restart_seconds=pool.startup_seconds + spec.checkpoint.restart_seconds,
     )
-    return plain * hours / longer
-
-
-def _timed(draft: Job, manifest: GpuJob, grid: Grid) -> Job:
-    """The job on the grid: times in slots, demand by slot, and the default price of leaving it out."""
-    spec = manifest.spec
-    release = max(0, grid.ceil(spec.earliest_start)) if spec.earliest_start else 0
-    deadline = min(grid.slots, grid.floor(spec.deadline)) if spec.deadline else grid.slots
-    need, modes = draft.need, draft.modes
-    if isinstance(need, Demand):
-        need = replace(need, per_slot=_demand(manifest, grid))
-        span = need.per_slot[release : max(release, deadline)]
-        peak = max(span, default=0.0)
-        modes = tuple(
-            replace(
-                m,
-                replicas=max(need.min_replicas, math.ceil(peak / m.work_per_replica_hour - 1e-9), 1),
-            )
-            for m in modes
-        )
-    job = replace(
-        draft,
-        need=need,
-        modes=modes,
-        release=release,
-        deadline=max(0, deadline),
-        due=max(0, grid.floor(spec.due)) if spec.due else None,
-    )
-    unplaced = spec.unplaced_usd
-    return replace(job, unplaced_usd=_dearest(job, grid) if unplaced is None else unplaced)
-
-
-def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
-    """Requests an hour in each slot: of the hours that a slot touches, the busiest."""
-    spec = manifest.spec.inference
-    assert spec is not None
-    trace, daily = spec.trace_requests_per_second, spec.hourly_requests_per_second
-    if not trace and not daily:
-        return (spec.requests_per_second * 3600,) * grid.slots
-    first = grid.start.astimezone(UTC)
-
-    def rate(hour: int) -> float:
-        if trace:
-            return trace[hour % len(trace)]
-        return daily[hour % 24]
-
-    offset = 0.0 if trace else first.hour + first.minute / 60 + first.second / 3600
-    found = []
-    for t in range(grid.slots):
-        begin = offset + t * grid.slot_hours
-        last = max(math.floor(begin), math.ceil(begin + grid.slot_hours - 1e-9) - 1)
-        found.append(max(rate(h) for h in range(math.floor(begin + 1e-9), last + 1)) * 3600)
-    return tuple(found)
-
-
-def _dearest(job: Job, grid: Grid) -> float:
-    """A price of leaving the job out that is above running it in its dearest mode, as late as may be."""
-    def run_usd(mode: Mode) -> float:
-        if isinstance(job.need, Demand):
-            hours = (job.deadline - job.release) * grid.slot_hours
-        else:
-            hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
-        return hours * mode.replicas * mode.full_usd_per_replica_hour
-
-    late = 0.0
-    if job.due is not None:
-        late = max(0, job.deadline - job.due) * grid.slot_hours * job.lateness_usd_per_hour
-    return 1.25 * (max(map(run_usd, job.modes), default=0.0) + late) + 1.0
+    return plain * hours / longer if longer <= MOST_HOURS else 0.0

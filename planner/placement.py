@@ -1,8 +1,8 @@
 """THE placement function: on which nodes an option runs, and which GPUs it gets there.
 
 Nodes are filled tightest first, so that whole nodes stay whole for the gangs that need them; among
-equals the one used last before is taken, so that a rented node goes on being used instead of another
-being started.
+equals the one used last before is taken, so that a rented node goes on being used instead of
+another being started.
 """
 
 from __future__ import annotations
@@ -83,7 +83,11 @@ def _choose(
         return None
     just_used = occupancy.free_at(option.pool, max(0, start - 1))
     order = np.lexsort((just_used, room))
-    if mode.together and not mode.together_required and (whole := np.flatnonzero(room >= replicas)).size:
+    if (
+        mode.together
+        and not mode.together_required
+        and (whole := np.flatnonzero(room >= replicas)).size
+    ):
         order = np.array([min(whole, key=lambda n: (room[n], n))])
     counts = [0] * room.size
     left = replicas
@@ -198,7 +202,9 @@ def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
             end = next(s.end for s in together if s.job == job)
             busy[node].update(dict.fromkeys(devices, end))
         for s in together:
-            places = tuple(_name(problem, s, p, kept[s.job, p.node], busy[p.node]) for p in s.placement)
+            places = tuple(
+                _name(problem, s, p, kept[s.job, p.node], busy[p.node]) for p in s.placement
+            )
             had.update({(s.job, p.node, s.end): p.devices for p in places})
             named.append(replace(s, placement=places))
     return tuple(named)

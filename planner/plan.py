@@ -150,5 +150,5 @@ class Plan:
 
     @property
     def usd_per_pflop(self) -> float:
-        """Money per useful PFLOP (1e15 operations) of what the plan runs; 0 where nothing counts."""
+        """Money per useful PFLOP (1e15 operations) of what runs; 0 where nothing counts."""
         return self.costs.money / (self.useful_flops / 1e15) if self.useful_flops else 0.0

@@ -1,4 +1,4 @@
-"""``plan.json``: the answer for scripts to read, with the question inside so that it can be re-proved.
+"""``plan.json``: the answer for scripts to read, and the question, so that it can be re-proved.
 
 The top-level fields are those that people script against; ``problem`` and ``answer`` hold the exact
 values, and everything else is derived from them. Reading takes only those two.
@@ -106,10 +106,10 @@ def write_plan(path: str | Path, file: PlanFile) -> None:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
             json.dump(document(file), out, indent=1, allow_nan=False)
             out.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(target)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise
 
 
@@ -121,8 +121,13 @@ def read_plan(path: str | Path) -> PlanFile:
         raise PlanFileError(f"{path}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
         raise PlanFileError(f"{path}: not JSON: {str(error)[:120]}") from None
-    if not isinstance(data, dict) or (data.get("apiVersion"), data.get("kind")) != (API_VERSION, KIND):
-        raise PlanFileError(f"{path}: not a plan: apiVersion {API_VERSION} and kind {KIND} expected")
+    if not isinstance(data, dict) or (data.get("apiVersion"), data.get("kind")) != (
+        API_VERSION,
+        KIND,
+    ):
+        raise PlanFileError(
+            f"{path}: not a plan: apiVersion {API_VERSION} and kind {KIND} expected"
+        )
     try:
         file = PlanFile(
             problem=decode(Problem, data.get("problem"), "problem"),

@@ -4,10 +4,10 @@ Time inside the planner is a whole number of slots from ``Grid.start``; an inter
 ``[start, end)``. Amounts are whole numbers. Every value here is frozen: what outside text says is
 checked and converted once, where it is read, and nothing below converts a unit again.
 
-Money is what the decision changes. On a pool billed by GPU it is the price of the GPUs for the hours
-of work; on one billed by node it is the price of whole nodes from launch to termination; on owned
-and reserved hardware (``Billing.SUNK``) it is the energy, and the rest is shown beside it as the
-*full* cost.
+Money is what the decision changes. On a pool billed by GPU it is the price of the GPUs for the
+hours of work; on one billed by node it is the price of whole nodes from launch to termination; on
+owned and reserved hardware (``Billing.SUNK``) it is the energy, and the rest is shown beside it as
+the *full* cost.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ class Problem:
             ("node", self.nodes),
             ("queue", self.queues),
         ):
-            table = {v.name: v for v in values}  # type: ignore[attr-defined]  # all four have names
+            table = {v.name: v for v in values}
             if len(table) != len(values):
                 raise ValueError(f"two of the problem's {name}s have the same name")
             object.__setattr__(self, f"{name}_by_name", table)

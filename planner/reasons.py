@@ -60,16 +60,22 @@ def _no_option(table: Table, j: int) -> Unplaced:
     reasons = {m: why for (of, m), why in table.dropped.items() if of == j}
     why = next(
         r
-        for r in (Reason.NOT_WORTH, Reason.BUDGET, Reason.QUEUE_LIMIT, Reason.WINDOW, Reason.NO_OPTION)
+        for r in (
+            Reason.NOT_WORTH,
+            Reason.BUDGET,
+            Reason.QUEUE_LIMIT,
+            Reason.WINDOW,
+            Reason.NO_OPTION,
+        )
         if r in reasons.values()
     )
     modes = [job.modes[m] for m, r in reasons.items() if r is why]
     hours = (min(job.deadline, problem.grid.slots) - job.release) * problem.grid.slot_hours
     message = {
-        Reason.NOT_WORTH: f"running it costs more than the ${job.unplaced_usd:,.2f} of not running it",
+        Reason.NOT_WORTH: f"it costs more than the ${job.unplaced_usd:,.2f} of not running it",
         Reason.BUDGET: f"no way to run it costs ${job.max_cost_usd or 0:,.2f} or less",
         Reason.QUEUE_LIMIT: f"it needs more GPUs at once than queue {job.queue} may have",
-        Reason.WINDOW: f"no way to run it fits the {hours:.4g} h between its earliest start and its end",
+        Reason.WINDOW: f"no way to run it fits the {hours:.4g} h from its start to its deadline",
         Reason.NO_OPTION: "its gang is larger than any pool that could take it",
     }[why]
     return Unplaced(
@@ -92,21 +98,24 @@ def _crowded_out(
                 return _unplaced(
                     job,
                     Reason.NOT_WORTH,
-                    f"the room left would cost ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}",
+                    f"the room left costs ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}",
                     pools,
                 )
-            return _unplaced(job, Reason.NOT_FOUND, "the search found no better place for it", pools)
+            return _unplaced(
+                job, Reason.NOT_FOUND, "the search found no better place for it", pools
+            )
     if (queue := _queue_in_the_way(occupancy, options, ready)) is not None:
         reason, name = queue
         what = "budget" if reason is Reason.BUDGET else "limit"
         return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
     holders = _holders(table, bookings, options)
     lead = ", ".join(holders[:3]) + (" and others" if len(holders) > 3 else "")
+    full = "is full" if len(pools) == 1 else "are full"
     proof = "" if proved else " (as far as the search found)"
     return _unplaced(
         job,
         Reason.CAPACITY,
-        f"{' and '.join(pools[:3])} {'is' if len(pools) == 1 else 'are'} full when it could run: {lead}{proof}",
+        f"{' and '.join(pools[:3])} {full} when it could run: {lead}{proof}",
         (*pools, *holders[:8]),
     )
 

@@ -31,14 +31,16 @@ def construct(
     occupancy = Occupancy(table)
     placed: Bookings = {}
     for j in order(table, wanted, first, hardest):
-        booking = best_booking(table, occupancy, placed, j, wanted.get(j), opportunity)
-        if booking is not None:
-            occupancy.take(booking)
-            placed[j] = booking
+        made = best_booking(table, occupancy, placed, j, wanted.get(j), opportunity)
+        if made is not None:
+            occupancy.take(made)
+            placed[j] = made
     return placed
 
 
-def settle(table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[[], bool]) -> Bookings:
+def settle(
+    table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[[], bool]
+) -> Bookings:
     """Move one job at a time to where it costs least in the room that is left, until none gains.
 
     Jobs that others wait for, and those that wait, stay: a move must not break their order.
@@ -56,10 +58,10 @@ def settle(table: Table, bookings: Mapping[int, Booking], out_of_time: Callable[
                 break
             gained |= _move(table, occupancy, placed, j)
         for j in sorted(set(range(len(table.of_job))) - placed.keys()):
-            booking = best_booking(table, occupancy, placed, j, None, np.zeros(len(table.options)))
-            if booking is not None:
-                occupancy.take(booking)
-                placed[j] = booking
+            made = best_booking(table, occupancy, placed, j, None, np.zeros(len(table.options)))
+            if made is not None:
+                occupancy.take(made)
+                placed[j] = made
                 gained = True
     return placed
 
@@ -114,7 +116,7 @@ HARDEST: dict[str, Callable[[Option], tuple[float, ...]]] = {
     "large": lambda o: (-o.length * o.peak * o.takes[0],),
     "long": lambda o: (-o.length, -o.nodes),
 }
-"""What is hard to fit, and so goes first: what is wide, has little room to move, is large, is long."""
+"""What is hard to fit, and so goes first: what is wide, cannot move, is large, is long."""
 
 
 def order(
@@ -187,7 +189,9 @@ def evaluate(table: Table, bookings: Mapping[int, Booking]) -> Costs:
     return cost.costs(table.problem, segments, out)
 
 
-def replace_counted(table: Table, bookings: Iterable[Booking], counted: Iterable[int]) -> Bookings | None:
+def replace_counted(
+    table: Table, bookings: Iterable[Booking], counted: Iterable[int]
+) -> Bookings | None:
     """Name nodes for bookings of pools that were solved by count, in order of start."""
     by_count = set(counted)
     occupancy = Occupancy(table)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from planner.plan import gap_of
 
-
 GOOD_GAP = 0.01
 STALL_SECONDS = 1.0  # without a gain of `GAIN`, or as long as `STALL_FRACTION` of the time so far
 STALL_FRACTION = 0.3

@@ -34,8 +34,7 @@ def upper_tiers(table: Table) -> list[frozenset[int]]:
     jobs, paying = table.problem.jobs, table.paying()
     tiers = sorted({j.tier for j in jobs}, reverse=True)[:-1]
     return [
-        frozenset(i for i, j in enumerate(jobs) if j.tier == tier and paying[i])
-        for tier in tiers
+        frozenset(i for i, j in enumerate(jobs) if j.tier == tier and paying[i]) for tier in tiers
     ]
 
 
@@ -68,7 +67,8 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
     if final.bookings is None:
         return Found(bookings=found.bookings, bound_usd=found.bound_usd)
     return Found(
-        bookings=final.bookings, bound_usd=final.bound_usd if proved else found.bound_usd,
+        bookings=final.bookings,
+        bound_usd=final.bound_usd if proved else found.bound_usd,
         optimal=final.optimal and proved,
     )
 
@@ -103,9 +103,7 @@ def _run(table: Table, clock: Clock, hint: Bookings | None, caps: Caps, gap: flo
 
 def named(table: Table, bookings: tuple[Booking, ...]) -> Bookings:
     """Bookings by job, with nodes for the pools that the model took by count."""
-    counted = [
-        p for p in range(len(table.problem.pools)) if model.counts_suffice(table, p)
-    ]
+    counted = [p for p in range(len(table.problem.pools)) if model.counts_suffice(table, p)]
     placed = build.replace_counted(table, bookings, counted)
     if placed is None:
         raise AssertionError("intervals of whole nodes within their number can always be coloured")

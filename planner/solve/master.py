@@ -9,19 +9,20 @@ Variables
 
 Model: least  sum of floor_usd[o] x[o] + unplaced_usd[j] u[j] + startup_usd[p] n[p]
     choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
-    area     sum of energy[o, w] x[o] <= capacity[p, w]     for stretches w of pool p (cut as needed)
-    nodes    sum of nodes[o, w] x[o] <= node-slots[p, w]    over options that leave no room on a node
+    area     sum of energy[o, w] x[o] <= capacity[p, w]   for stretches w of pool p (cut as needed)
+    nodes    sum of nodes[o, w] x[o] <= node-slots[p, w]  over options that leave no room on a node
              for a replica of option q, and q itself by the nodes it touches
     quota    the same by queue and accelerator, over the whole grid
-    clash    x[o] + x[q] <= 1  where o and q are too large for their pool together, and have no order
+    clash    x[o] + x[q] <= 1  where o and q together are too large for their pool at any order
     start    n[p] >= nodes[o] x[o]
     wait     u[j] >= u[before]
     budget   sum of usd_in_month[o] x[o] <= budget
     pack     sum of x[o] over a set that is proved not to fit <= its size - 1
 
 ``energy[o, w]`` is the least that o can use of w wherever it starts (Baptiste, Le Pape and Nuijten,
-*Constraint-Based Scheduling*, 2001, sec. 3.3: energetic reasoning), so every feasible plan satisfies
-the model and its least value is a lower bound. The duals of the areas are the shadow prices.
+*Constraint-Based Scheduling*, 2001, sec. 3.3: energetic reasoning), so every feasible plan
+satisfies the model and its least value is a lower bound. The duals of the areas are the shadow
+prices.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -80,7 +81,9 @@ class Measure:
         slots = 0
         for gaps in table.away[self.pool]:
             slots += end - start - sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
-        return float(slots) * (1 if self.resource == NODES else table.capacity[self.pool][self.resource])
+        return float(slots) * (
+            1 if self.resource == NODES else table.capacity[self.pool][self.resource]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +122,9 @@ class Master:
         for measure in self._measures():
             self._add(measure, 0, slots)
 
-        self.clashes = [pair for p in range(len(self.table.of_pool)) for pair in _clashes(self.table, p)]
+        self.clashes = [
+            pair for p in range(len(self.table.of_pool)) for pair in _clashes(self.table, p)
+        ]
 
     def _measures(self) -> list[Measure]:
         found = []
@@ -182,7 +187,9 @@ class Master:
         for a, b in self.clashes:
             model.add_linear_constraint(x[a] + x[b] <= 1)
         for options in self.packs:
-            model.add_linear_constraint(mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1)
+            model.add_linear_constraint(
+                mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1
+            )
         objective = [table.floor_usd(o) * x[o.index] for o in table.options]
         objective += [j.unplaced_usd * u[i] for i, j in enumerate(table.problem.jobs)]
         objective += self._define_startups(model, x)
@@ -225,10 +232,11 @@ class Master:
     ) -> list[tuple[Stretch, mathopt.LinearConstraint]]:
         rows = []
         for w in self.stretches.values():
-            terms = []
-            for i in self.table.of_pool[w.measure.pool]:
-                if energy := _energy(self.table, w.measure, self.table.options[i], w.start, w.end):
-                    terms.append(energy * x[i])
+            terms = [
+                energy * x[i]
+                for i in self.table.of_pool[w.measure.pool]
+                if (energy := _energy(self.table, w.measure, self.table.options[i], w.start, w.end))
+            ]
             left = self.squeeze.get(w.measure.pool, 1.0) if primal else 1.0
             row = model.add_linear_constraint(mathopt.fast_sum(terms) <= w.capacity * left)
             rows.append((w, row))
@@ -274,7 +282,9 @@ class Master:
             started = model.add_variable(lb=0)
             for i in self.table.of_pool[p]:
                 model.add_linear_constraint(started >= self.table.options[i].nodes * x[i])
-            usd = cost.node_usd(pool, -pool.startup_seconds, 0, self.table.problem.grid.slot_seconds)
+            usd = cost.node_usd(
+                pool, -pool.startup_seconds, 0, self.table.problem.grid.slot_seconds
+            )
             terms.append(usd * started)
         return terms
 
@@ -282,7 +292,9 @@ class Master:
 def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
     """Pairs of wide options of a pool of which only one can be chosen."""
     have = len(table.nodes[p]) * table.capacity[p][0]
-    wide = [o for o in map(table.options.__getitem__, table.of_pool[p]) if o.first + o.length > o.last]
+    wide = [
+        o for o in map(table.options.__getitem__, table.of_pool[p]) if o.first + o.length > o.last
+    ]
     found = []
     for a, b in combinations(wide, 2):
         together = (min(r.replicas for r in a.runs) * a.takes[0]) + (
@@ -402,12 +414,16 @@ def _prices(table: Table, duals: Sequence[tuple[Stretch, float]]) -> tuple[Price
     found = []
     for p, ours in sorted(by_pool.items()):
         edges = sorted({w.start for w, _ in ours} | {w.end for w, _ in ours})
-        levels = [sum(dual for w, dual in ours if w.start <= a and b <= w.end) for a, b in zip(edges, edges[1:], strict=False)]
+        levels = [
+            sum(dual for w, dual in ours if w.start <= a and b <= w.end) for a, b in pairwise(edges)
+        ]
         for start, end, level in _joined(edges, levels):
             usd = level / table.problem.grid.slot_hours
             if usd > 1e-6:
                 found.append(
-                    Price(pool=table.problem.pools[p].name, start=start, end=end, usd_per_gpu_hour=usd)
+                    Price(
+                        pool=table.problem.pools[p].name, start=start, end=end, usd_per_gpu_hour=usd
+                    )
                 )
     return tuple(found)
 

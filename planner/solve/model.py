@@ -20,8 +20,8 @@ Model
     budget   money under a queue in a month <= its budget
     tier     not-running cost of each higher tier <= what was proved least for it
 
-Where every option of a pool takes whole nodes and no node is ever away, its nodes are one cumulative
-by count: named nodes then always exist, because intervals of whole nodes can be coloured.
+Where every option of a pool takes whole nodes and no node is ever away, its nodes are one
+cumulative by count: named nodes then exist, because intervals of whole nodes can be coloured.
 
 Money is in whole parts of a dollar, as fine as keeps the sum below 1e13; the bound returned is
 lowered by the rounding it may hold.
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A part of the objective: dollars for each unit of ``expr``, of which there are at most ``most``."""
+    """A part of the objective: dollars for each unit of ``expr``, ``most`` units at most."""
 
     expr: cp_model.LinearExprT
     usd: float
@@ -92,9 +92,10 @@ def define(
     """
     m = Model(table)
     _define_choice(m, allowed, may_leave_out)
-    m.exact_bills = not any(
-        p.billing is Billing.NODE for p in table.problem.pools
-    ) or _literals(m) <= TIME_LITERALS
+    m.exact_bills = (
+        not any(p.billing is Billing.NODE for p in table.problem.pools)
+        or _literals(m) <= TIME_LITERALS
+    )
     for p in range(len(table.problem.pools)):
         ours = [o for o in table.of_pool[p] if o in m.chosen]
         if not ours:
@@ -159,7 +160,10 @@ def _define_choice(m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out
             m.cp.add_linear_constraint(start, o.first, o.last).only_enforce_if(m.chosen[o.index])
             for r, run in enumerate(o.runs):
                 m.intervals[o.index, r] = m.cp.new_optional_fixed_size_interval_var(
-                    start + run.start, run.end - run.start, m.chosen[o.index], f"i[{job.name},{o.mode},{r}]"
+                    start + run.start,
+                    run.end - run.start,
+                    m.chosen[o.index],
+                    f"i[{job.name},{o.mode},{r}]",
                 )
         _define_lateness(m, j, rows)
 
@@ -194,38 +198,43 @@ def _fixed(m: Model, start: int, end: int) -> cp_model.IntervalVar:
 
 
 def _define_nodes(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
-    nodes = range(len(m.table.nodes[p]))
+    table, nodes = m.table, range(len(m.table.nodes[p]))
     for i in ours:
-        _define_gang(m, m.table.options[i], len(nodes))
-    for n in nodes:
-        for k in range(len(RESOURCES)):
-            have = m.table.capacity[p][k]
-            if not any(m.table.options[i].takes[k] for i in m.table.of_pool[p]):
-                continue
-            unit = _unit(have, [m.table.options[i].takes[k] for i in m.table.of_pool[p]])
-            intervals: list[cp_model.IntervalVar] = []
-            demands: list[cp_model.LinearExprT] = []
-            for i in ours:
-                o = m.table.options[i]
-                for r in range(len(o.runs)):
-                    if o.takes[k] and (i, r, n) in m.counts:
-                        intervals.append(m.intervals[i, r])
-                        demands.append(m.counts[i, r, n] * (o.takes[k] // unit))
-            for b in booked:
-                o = m.table.options[b.option]
-                for run, counts in zip(o.runs, b.counts, strict=True):
-                    if counts[n] and o.takes[k]:
-                        intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
-                        demands.append(counts[n] * (o.takes[k] // unit))
-            for start, end in m.table.away[p][n]:
-                intervals.append(_fixed(m, start, end))
-                demands.append(have // unit)
-            m.cp.add_cumulative(intervals, demands, have // unit)
+        _define_gang(m, table.options[i], len(nodes))
+    for k in range(len(RESOURCES)):
+        takes = [table.options[i].takes[k] for i in table.of_pool[p] if table.options[i].takes[k]]
+        if not takes:
+            continue
+        unit = math.gcd(*takes)  # the floor of the capacity is exact: all demands are multiples
+        have = table.capacity[p][k] // unit
+        for n in nodes:
+            load = [
+                *_free_load(m, ours, k, n, unit),
+                *_booked_load(m, booked, k, n, unit),
+                *((_fixed(m, start, end), have) for start, end in table.away[p][n]),
+            ]
+            m.cp.add_cumulative([i for i, _ in load], [d for _, d in load], have)
 
 
-def _unit(have: int, takes: Sequence[int]) -> int:
-    """A common measure: floor of capacity is exact when every demand is a multiple of it."""
-    return math.gcd(*[t for t in takes if t]) or have or 1
+Load = tuple[cp_model.IntervalVar, cp_model.LinearExprT]
+
+
+def _free_load(m: Model, ours: Sequence[int], k: int, n: int, unit: int) -> Iterator[Load]:
+    """What options still to be placed take of resource ``k`` of node ``n``."""
+    for i in ours:
+        takes = m.table.options[i].takes[k]
+        if takes:
+            for r in range(len(m.table.options[i].runs)):
+                yield m.intervals[i, r], m.counts[i, r, n] * (takes // unit)
+
+
+def _booked_load(m: Model, booked: Sequence[Booking], k: int, n: int, unit: int) -> Iterator[Load]:
+    for b in booked:
+        o = m.table.options[b.option]
+        for run, counts in zip(o.runs, b.counts, strict=True):
+            if counts[n] and o.takes[k]:
+                interval = _fixed(m, b.start + run.start, b.start + run.end)
+                yield interval, counts[n] * (o.takes[k] // unit)
 
 
 def _define_gang(m: Model, o: Option, nodes: int) -> None:
@@ -267,7 +276,7 @@ def _define_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Bookin
 
 
 def _define_least_bills(m: Model, p: int, ours: Sequence[int]) -> None:
-    """Less than any bill: each option's share, and one start of as many nodes as the widest needs."""
+    """Less than any bill: each option's share, and one start of the nodes that the widest needs."""
     pool = m.table.problem.pools[p]
     nodes = len(m.table.nodes[p])
     started = m.cp.new_int_var(0, nodes, f"started[{pool.name}]")
@@ -307,14 +316,14 @@ def _pay_by_count(
     on: Sequence[cp_model.IntVar],
     ours: Sequence[int],
     booked: Sequence[Booking],
-    at: Mapping[int, Mapping[int, cp_model.LinearExprT]],
+    at: Mapping[int, Mapping[int, cp_model.IntVar]],
 ) -> None:
     used: dict[int, list[cp_model.LinearExprT]] = defaultdict(list)
     for i in ours:
         for run in m.table.options[i].runs:
             for begin, literal in at[i].items():
                 for t in range(begin + run.start, begin + run.end):
-                    used[t].append(literal * run.replicas)
+                    used[t].append(run.replicas * literal)
     for b in booked:
         for run in m.table.options[b.option].runs:
             for t in range(b.start + run.start, b.start + run.end):
@@ -329,7 +338,7 @@ def _pay_by_node(
     on: Sequence[cp_model.IntVar],
     ours: Sequence[int],
     booked: Sequence[Booking],
-    at: Mapping[int, Mapping[int, cp_model.LinearExprT]],
+    at: Mapping[int, Mapping[int, cp_model.IntVar]],
 ) -> None:
     for i in ours:
         for r, run in enumerate(m.table.options[i].runs):
@@ -346,12 +355,12 @@ def _pay_by_node(
                     m.cp.add(on[t] == 1)
 
 
-def _start_literals(m: Model, o: Option) -> dict[int, cp_model.LinearExprT]:
+def _start_literals(m: Model, o: Option) -> dict[int, cp_model.IntVar]:
     """A literal for each start of ``o``, one of them true exactly when it is chosen."""
     x, start = m.chosen[o.index], m.starts[o.job]
     if o.first == o.last:
         return {o.first: x}
-    found: dict[int, cp_model.LinearExprT] = {}
+    found: dict[int, cp_model.IntVar] = {}
     for t in range(o.first, o.last + 1):
         literal = m.cp.new_bool_var(f"at[{o.index},{t}]")
         m.cp.add(start == t).only_enforce_if(literal)
@@ -367,25 +376,36 @@ def _define_waits(m: Model, fixed: Sequence[Booking]) -> None:
     booked = {m.table.options[b.option].job: b for b in fixed}
     for j, befores in enumerate(m.table.after):
         for before in befores:
-            if j in m.starts and before in m.left_out:
-                m.cp.add_implication(m.left_out[before], m.left_out[j])
-                for i in m.table.of_job[before]:
-                    if i in m.chosen:
-                        o = m.table.options[i]
-                        m.cp.add(m.starts[j] >= m.starts[before] + o.length).only_enforce_if(
-                            m.chosen[i], m.left_out[j].negated()
-                        )
-            elif j in m.starts and before in booked:
-                end = booked[before].end(m.table)
-                m.cp.add(m.starts[j] >= end).only_enforce_if(m.left_out[j].negated())
+            if j in booked:
+                _end_by(m, before, booked[j].start)
             elif j in m.left_out:
-                m.cp.add(m.left_out[j] == 1)
-            elif j in booked and before in m.starts:
-                m.cp.add(m.left_out[before] == 0)
-                for i in m.table.of_job[before]:
-                    if i in m.chosen:
-                        end_by = booked[j].start - m.table.options[i].length
-                        m.cp.add(m.starts[before] <= end_by).only_enforce_if(m.chosen[i])
+                _start_behind(m, j, before, booked.get(before))
+
+
+def _end_by(m: Model, before: int, start: int) -> None:
+    """``before``, where it is free to move, runs and ends before slot ``start``."""
+    if before not in m.left_out:
+        return
+    m.cp.add(m.left_out[before] == 0)
+    for i in m.table.of_job[before]:
+        if i in m.chosen:
+            last = start - m.table.options[i].length
+            m.cp.add(m.starts[before] <= last).only_enforce_if(m.chosen[i])
+
+
+def _start_behind(m: Model, j: int, before: int, booked: Booking | None) -> None:
+    """``j`` runs only if ``before`` does, and starts when that has ended."""
+    runs = m.left_out[j].negated()
+    if booked is not None and j in m.starts:
+        m.cp.add(m.starts[j] >= booked.end(m.table)).only_enforce_if(runs)
+    elif before in m.left_out:
+        m.cp.add_implication(m.left_out[before], m.left_out[j])
+        for i in m.table.of_job[before] if j in m.starts else ():
+            if i in m.chosen:
+                end = m.starts[before] + m.table.options[i].length
+                m.cp.add(m.starts[j] >= end).only_enforce_if(m.chosen[i], runs)
+    elif booked is None:
+        m.cp.add(m.left_out[j] == 1)
 
 
 def _under(m: Model, queue: str) -> set[int]:
@@ -459,7 +479,10 @@ def _spent(m: Model, o: Option, first: int, last: int) -> tuple[cp_model.LinearE
 
 def _define_cap(m: Model, jobs: frozenset[int], most: float) -> None:
     terms = [(u, m.table.problem.jobs[j].unplaced_usd) for j, u in m.left_out.items() if j in jobs]
-    m.cp.add(sum(u * round(usd * 1000) for u, usd in terms) <= math.floor(most * 1000 + 0.5 * len(terms) + 0.5))
+    m.cp.add(
+        sum(u * round(usd * 1000) for u, usd in terms)
+        <= math.floor(most * 1000 + 0.5 * len(terms) + 0.5)
+    )
 
 
 def only_leaving_out(m: Model, jobs: frozenset[int]) -> None:
@@ -544,7 +567,8 @@ def _read(m: Model, solver: cp_model.CpSolver) -> tuple[Booking, ...]:
         nodes = len(m.table.nodes[o.pool])
         counts = tuple(
             tuple(
-                solver.value(m.counts[i, r, n]) if (i, r, n) in m.counts else 0 for n in range(nodes)
+                solver.value(m.counts[i, r, n]) if (i, r, n) in m.counts else 0
+                for n in range(nodes)
             )
             for r in range(len(o.runs))
         )

@@ -1,8 +1,8 @@
 """One file that picks: `solve(problem) -> Plan`, exact where that is in reach, bounded where not.
 
 1. Small problems go whole to CP-SAT (`exact`), which proves the optimum.
-2. Larger ones get a bound and an assignment from `master`, a plan from `build`, and CP-SAT on parts of
-   it (`search`) until the gap or the time is reached.
+2. Larger ones get a bound and an assignment from `master`, a plan from `build`, and then ruin and
+   recreate and CP-SAT on parts of it (`search`) until the gap or the time is reached.
 
 Either way the answer is rounded to what it is, its cost computed anew, and re-proved by `check`.
 """
@@ -52,11 +52,15 @@ def _attempt(table: Table, clock: Clock) -> Plan:
     relaxed = master.relax(seconds=clock.left)
     if exact.small(table):
         found, method = exact.prove(table, clock), "CP-SAT"
-        bound = Bound(usd=max(found.bound_usd, relaxed.usd if relaxed.feasible else 0.0), method=method)
+        bound = Bound(
+            usd=max(found.bound_usd, relaxed.usd if relaxed.feasible else 0.0), method=method
+        )
     else:
         found, method = search.search(table, clock, relaxed, master), "relaxation, packing, CP-SAT"
         bound = Bound(
-            usd=found.bound_usd, method="energetic relaxation (LP by GLOP, integer by SCIP)", relaxes=_relaxes(table)
+            usd=found.bound_usd,
+            method="energetic relaxation (LP by GLOP, integer by SCIP)",
+            relaxes=_relaxes(table),
         )
     if found.bookings is None:
         status = Status.INFEASIBLE if found.infeasible else Status.TIMEOUT

@@ -1,9 +1,9 @@
 """Ruin and recreate: take some jobs out, put them back where they cost least, keep what is better.
 
-The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt and G. Dueck, *Record
-Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of Computational Physics
-159 (2000), with G. Dueck's record-to-record travel: a step may lose as long as the plan stays within a
-shrinking distance of the best one.
+The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt and G. Dueck,
+*Record Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of
+Computational Physics 159 (2000), with G. Dueck's record-to-record travel: a step may lose as long
+as the plan stays within a shrinking distance of the best one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
@@ -35,7 +36,7 @@ class Ruin:
     rng: random.Random
     occupancy: Occupancy = field(init=False)
     movable: list[int] = field(init=False)
-    nothing: np.ndarray = field(init=False)  # type: ignore[type-arg]  # zeros, a float an option
+    nothing: npt.NDArray[np.float64] = field(init=False)  # zeros, one an option
 
     def __post_init__(self) -> None:
         self.occupancy = Occupancy(self.table)

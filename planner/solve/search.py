@@ -1,9 +1,9 @@
 """Plans for problems too large to hand over whole: bound, assignment, packing, repair.
 
 The relaxation says which option each job should take and how little any plan can cost. Insertion
-packs that choice; where it does not fit, CP-SAT is asked whether it can fit at all: if so its packing
-is used, if not the proof goes back to the relaxation as a cut. What is left is improved by taking
-some jobs out and letting CP-SAT put them back.
+packs that choice, and ruin and recreate betters it. Where it does not fit, CP-SAT is asked whether
+it can fit at all: if so its packing is used, if not the proof goes back to the relaxation as a cut.
+What is left is improved by taking some jobs out and letting CP-SAT put them back.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Search:
     def offer(self, bookings: Mapping[int, Booking], doing: str) -> bool:
         """Keep ``bookings`` if they are better: by the upper tiers left out, then by cost."""
         costs = build.evaluate(self.table, bookings)
-        better = self.best is None or (
-            self.key(bookings, costs) < self.key(self.best, self.costs)
-        )
-        if better and all(j in bookings for j, job in enumerate(self.table.problem.jobs) if job.required):
+        better = self.best is None or (self.key(bookings, costs) < self.key(self.best, self.costs))
+        if better and all(
+            j in bookings for j, job in enumerate(self.table.problem.jobs) if job.required
+        ):
             self.best, self.costs = dict(bookings), costs
             if costs.objective < self.mark * (1 - GAIN):
                 self.gained, self.mark = self.clock.seconds, costs.objective
@@ -95,7 +95,9 @@ def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Foun
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _improve(state)
     return Found(
-        bookings=state.best, bound_usd=state.bound_usd, optimal=state.best is not None and state.gap == 0.0
+        bookings=state.best,
+        bound_usd=state.bound_usd,
+        optimal=state.best is not None and state.gap == 0.0,
     )
 
 
@@ -119,7 +121,7 @@ def _assign_and_pack(
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
         if not attempt:
             _ruin(state, min(clock.left, FIRST_RUIN))
-        if state.done or not (missed or late):
+        if not missed and not late:
             return
         failed = [*missed, *failed][:30]
         pools = {table.options[wanted[j]].pool for j in missed}
@@ -178,7 +180,9 @@ def _pack(
     seconds = min(clock.left, max(0.3, 0.05 * clock.limits.seconds))
     answer = model.solve(m, seconds=seconds, seed=clock.limits.seed)
     if answer.bookings is not None:
-        return {table.options[b.option].job: b for b in exact.named(table, answer.bookings).values()}
+        return {
+            table.options[b.option].job: b for b in exact.named(table, answer.bookings).values()
+        }
     if answer.infeasible:
         master.packs.append(tuple(i for (i,) in ours.values()))
     else:

@@ -1,0 +1,247 @@
+"""Manifests to a problem: the fleet, the jobs with their modes, on one grid of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from planner.fleet import nodes_of, pool_of, purchase_of, queue_of, usd_per_gpu_hour
+from planner.manifests.errors import Fault, ManifestErrors
+from planner.manifests.read import Manifests
+from planner.manifests.schema import GpuJob, Manifest
+from planner.options import draft
+from planner.problem import Demand, Grid, Job, Mode, Problem, Work, hours_of
+
+SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
+ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
+MOST_SLOTS = 20_000
+HOSTNAME = "kubernetes.io/hostname"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Horizon:
+    """The time to plan over."""
+
+    start: datetime | None = None  # None: the earliest start that a job names, else this hour
+    length: timedelta = timedelta(hours=168)
+    slot: timedelta | None = None  # None: the coarsest that rounds lengths up by 0.1 % at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A problem, and what its manifests state that planning does not use yet."""
+
+    problem: Problem
+    notes: tuple[str, ...] = ()
+
+
+def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
+    """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
+    faults = [*_faults(manifests), *_price_faults(manifests)]
+    if faults:
+        raise ManifestErrors(faults)
+    start = horizon.start or _default_start(manifests, now)
+    seconds = int(horizon.length.total_seconds())
+    hourly = Grid(start=start, slot_seconds=3600, slots=max(1, math.ceil(seconds / 3600)))
+    pools = tuple(pool_of(p, hourly) for p in manifests.pools)
+    names = _names(manifests.jobs)
+    drafts = tuple(
+        draft(job, names, list(zip(manifests.pools, pools, strict=True))) for job in manifests.jobs
+    )
+    slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(drafts, seconds)
+    grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
+    pools = tuple(pool_of(p, grid) for p in manifests.pools)
+    jobs = tuple(_timed(d, job, grid) for d, job in zip(drafts, manifests.jobs, strict=True))
+    problem = Problem(
+        grid=grid,
+        pools=pools,
+        nodes=tuple(n for p in pools for n in nodes_of(p)),
+        jobs=jobs,
+        queues=tuple(queue_of(q) for q in manifests.queues),
+    )
+    return Built(problem=problem, notes=tuple(_notes(manifests)))
+
+
+# -- what cannot be planned, what is not used ------------------------------------------------------
+
+
+def _faults(manifests: Manifests) -> Iterator[Fault]:
+    if not manifests.pools:
+        yield Fault(place="manifests", message="found no GpuPool, allowed: one or more")
+    if not manifests.jobs:
+        yield Fault(place="manifests", message="found no GpuJob, allowed: one or more")
+    for job in manifests.jobs:
+        spec = job.spec
+        for path, wanted in (
+            ("spec.placement.maxLatencyMs", spec.placement.max_latency_ms > 0),
+            ("spec.placement.dataGib", spec.placement.data_gib > 0),
+            ("spec.task.gpuFraction", spec.task is not None and spec.task.gpu_fraction > 0),
+            ("spec.task.migProfile", spec.task is not None and bool(spec.task.mig_profile)),
+            ("spec.due", spec.inference is not None and spec.due is not None),
+            ("spec.dependsOn", spec.inference is not None and bool(spec.depends_on)),
+            (
+                "spec.placement.together.level",
+                spec.placement.together is not None
+                and spec.placement.together.required
+                and spec.placement.together.level != HOSTNAME,
+            ),
+            (
+                "spec.placement.spread.level",
+                spec.placement.spread is not None and spec.placement.spread.level != HOSTNAME,
+            ),
+        ):
+            if wanted:
+                yield _fault(manifests, job, path, "not planned yet (see the README's limits)")
+
+
+def _price_faults(manifests: Manifests) -> Iterator[Fault]:
+    for pool in manifests.pools:
+        if usd_per_gpu_hour(pool.spec) is None:
+            where = " ".join(
+                filter(
+                    None, (pool.spec.site.provider, pool.spec.site.region, purchase_of(pool.spec))
+                )
+            )
+            yield _fault(
+                manifests,
+                pool,
+                "spec.price",
+                f"found none, and the catalog has no offer of {pool.spec.accelerator} ({where}); "
+                "allowed: usdPerGpuHour",
+            )
+
+
+def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) -> Fault:
+    return Fault(place=str(manifests.origin(manifest)), path=path, message=message)
+
+
+def _notes(manifests: Manifests) -> Iterator[str]:
+    for queue in manifests.queues:
+        spec = queue.spec
+        used = [
+            name
+            for name, stated in (
+                ("guaranteed", spec.guaranteed),
+                ("lendable", spec.lendable),
+            )
+            if stated
+        ]
+        if used:
+            yield (
+                f"GpuQueue {queue.metadata.name}: {' and '.join(used)} not planned yet: "
+                "limits, budgets and priorities hold, shares do not"
+            )
+
+
+# -- time ------------------------------------------------------------------------------------------
+
+
+def _default_start(manifests: Manifests, now: datetime) -> datetime:
+    named = [j.spec.earliest_start for j in manifests.jobs if j.spec.earliest_start]
+    return min(named, default=now.astimezone(UTC).replace(minute=0, second=0, microsecond=0))
+
+
+def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
+    """The coarsest slot that lengthens batch work by `ROUNDING` at most, all modes counted."""
+    hours = [
+        (m.gpus, d.need.amount / (m.replicas * m.work_per_replica_hour))
+        for d in drafts
+        if isinstance(d.need, Work)
+        for m in d.modes
+    ]
+    hours = [(gpus, h) for gpus, h in hours if h <= seconds / 3600]
+    total = math.fsum(gpus * h for gpus, h in hours)
+    for slot in SLOT_CHOICES:
+        if slot > seconds:
+            continue
+        rounded = math.fsum(
+            gpus * math.ceil(h * 3600 / slot - 1e-6) * slot / 3600 for gpus, h in hours
+        )
+        if rounded - total <= ROUNDING * total:
+            return slot
+        if seconds / slot * 2 > MOST_SLOTS:
+            return slot
+    return SLOT_CHOICES[-1]
+
+
+def _timed(job: Job, manifest: GpuJob, grid: Grid) -> Job:
+    """The job on the grid: times in slots, demand by slot, the price of leaving it out."""
+    spec = manifest.spec
+    release = max(0, grid.ceil(spec.earliest_start)) if spec.earliest_start else 0
+    deadline = min(grid.slots, grid.floor(spec.deadline)) if spec.deadline else grid.slots
+    need, modes = job.need, job.modes
+    if isinstance(need, Demand):
+        need = replace(need, per_slot=_demand(manifest, grid))
+        span = need.per_slot[release : max(release, deadline)]
+        peak = max(span, default=0.0)
+        modes = tuple(
+            replace(
+                m,
+                replicas=max(
+                    need.min_replicas, math.ceil(peak / m.work_per_replica_hour - 1e-9), 1
+                ),
+            )
+            for m in modes
+        )
+    job = replace(
+        job,
+        need=need,
+        modes=modes,
+        release=release,
+        deadline=max(0, deadline),
+        due=max(0, grid.floor(spec.due)) if spec.due else None,
+    )
+    unplaced = spec.unplaced_usd
+    return replace(job, unplaced_usd=_dearest(job, grid) if unplaced is None else unplaced)
+
+
+def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
+    """Requests an hour in each slot: of the hours that a slot touches, the busiest."""
+    spec = manifest.spec.inference
+    assert spec is not None
+    trace, daily = spec.trace_requests_per_second, spec.hourly_requests_per_second
+    if not trace and not daily:
+        return (spec.requests_per_second * 3600,) * grid.slots
+    first = grid.start.astimezone(UTC)
+
+    def rate(hour: int) -> float:
+        if trace:
+            return trace[hour % len(trace)]
+        return daily[hour % 24]
+
+    offset = 0.0 if trace else first.hour + first.minute / 60 + first.second / 3600
+    found = []
+    for t in range(grid.slots):
+        begin = offset + t * grid.slot_hours
+        last = max(math.floor(begin), math.ceil(begin + grid.slot_hours - 1e-9) - 1)
+        found.append(max(rate(h) for h in range(math.floor(begin + 1e-9), last + 1)) * 3600)
+    return tuple(found)
+
+
+def _dearest(job: Job, grid: Grid) -> float:
+    """A price of leaving the job out above running it in its dearest mode, as late as may be."""
+
+    def run_usd(mode: Mode) -> float:
+        if isinstance(job.need, Demand):
+            hours = (job.deadline - job.release) * grid.slot_hours
+        else:
+            hours = hours_of(job, mode)
+        return hours * mode.replicas * mode.full_usd_per_replica_hour
+
+    late = 0.0
+    if job.due is not None:
+        late = max(0, job.deadline - job.due) * grid.slot_hours * job.lateness_usd_per_hour
+    return 1.25 * (max(map(run_usd, job.modes), default=0.0) + late) + 1.0
+
+
+def _names(jobs: Sequence[GpuJob]) -> dict[tuple[str, str], str]:
+    """A name for each (namespace, name), with the namespace where it tells twins apart."""
+    counts: dict[str, int] = {}
+    for job in jobs:
+        counts[job.metadata.name] = counts.get(job.metadata.name, 0) + 1
+    return {
+        (m.namespace, m.name): m.name if counts[m.name] == 1 else f"{m.namespace}/{m.name}"
+        for m in (job.metadata for job in jobs)
+    }
