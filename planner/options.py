@@ -37,10 +37,8 @@ TEAM = "flopwise.dev/team"
 PROJECT = "flopwise.dev/project"
 TASK_UTILISATION = 0.7  # of the power range, where nothing is known of the work
 MOST_HOURS = 1e6  # longer than this, interruptions never let it end
-EU = frozenset(  # member states, ISO 3166-1 (a pool in one of them is in the EU)
-    ["AT", "BE", "BG", "HR", "CY", "CZ", "DK", "EE", "FI", "FR", "DE", "GR", "HU", "IE"]
-    + ["IT", "LV", "LT", "LU", "MT", "NL", "PL", "PT", "RO", "SK", "SI", "ES", "SE"]
-)
+_MEMBERS = "AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE"
+EU = frozenset(_MEMBERS.split())  # ISO 3166-1: a pool in one of them is in the EU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from planner.manifests.trace import TraceError, hourly_rates
+from planner.manifests.hourly import TraceError, hourly_rates
 
 
 def rates(tmp_path: Path, text: str) -> tuple[float, ...]:
