@@ -26,8 +26,10 @@ from planner.solve.master import Master, Relaxed, opportunity
 from planner.table import Table
 
 PACKABLE = 60  # most jobs of a pool for which CP-SAT is asked whether they fit
-CHOOSABLE = 800  # most options for which the choice is made by integers
-ATTEMPTS = 6
+CHOOSABLE = 6000  # most options for which the choice is made by integers
+CHOICE_GAP = 5e-4
+FEW = 800  # most options that are handed to CP-SAT whole
+ATTEMPTS = 10
 FIRST_RUIN = 1.2  # seconds, before CP-SAT is asked anything
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
@@ -88,7 +90,7 @@ def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Foun
     if not relaxed.feasible:
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _assign_and_pack(state, master, relaxed, worth)
-    few = len(table.options) <= CHOOSABLE
+    few = len(table.options) <= FEW
     if not state.done:
         _ruin(state, 0.5 * clock.left if few else clock.left)
     if not state.done and few and _whole(state):
@@ -108,7 +110,8 @@ def _assign_and_pack(
     table, clock = state.table, state.clock
     chosen = relaxed
     if len(table.options) <= CHOOSABLE:
-        chosen = master.choose(seconds=min(clock.left, 0.25 * clock.limits.seconds), gap=1e-4)
+        seconds = min(clock.left, 0.25 * clock.limits.seconds)
+        chosen = master.choose(seconds=seconds, gap=CHOICE_GAP)
         state.bound_usd = max(state.bound_usd, chosen.usd)
     failed: list[int] = []
     for attempt in range(ATTEMPTS):
@@ -128,13 +131,13 @@ def _assign_and_pack(
         pools |= {table.options[bookings[j].option].pool for j in late}
         repacked = dict(bookings)
         for p in sorted(pools):
-            packed = _pack(state, master, p, wanted, missed)
+            packed = _pack(state, master, p, wanted)
             repacked = _swap(table, repacked, p, packed) if packed else repacked
         if consistent(table, repacked):
             state.offer(build.settle(table, repacked, lambda: clock.left <= 0), "packing")
         if len(table.options) <= CHOOSABLE:
             seconds = min(clock.left, 0.25 * clock.limits.seconds)
-            chosen = master.choose(seconds=seconds, gap=1e-4, primal=True)
+            chosen = master.choose(seconds=seconds, gap=CHOICE_GAP, primal=True)
         else:
             chosen = master.assign(seconds=clock.left)
 
@@ -160,9 +163,7 @@ def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
     return wanted
 
 
-def _pack(
-    state: Search, master: Master, p: int, wanted: Mapping[int, int], missed: list[int]
-) -> dict[int, Booking]:
+def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> dict[int, Booking]:
     """All jobs that want pool ``p``, packed there by CP-SAT; empty where they were not.
 
     What is proved not to fit becomes a cut of the relaxation; what is not decided, or too large to
@@ -172,9 +173,7 @@ def _pack(
     ours = {j: [i] for j, i in wanted.items() if table.options[i].pool == p}
     linked = any(b not in ours for j in ours for b in table.after[j])
     if len(ours) > PACKABLE or linked:
-        over = sum(_area(table, wanted[j]) for j in missed if table.options[wanted[j]].pool == p)
-        have = len(table.nodes[p]) * table.capacity[p][0] * table.problem.grid.slots
-        master.squeeze[p] = master.squeeze.get(p, 1.0) - max(0.002, 0.5 * over / max(1, have))
+        master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.002
         return {}
     m = model.define(table, allowed=ours, may_leave_out=False)
     seconds = min(clock.left, max(0.3, 0.05 * clock.limits.seconds))
@@ -188,11 +187,6 @@ def _pack(
     else:
         master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.01
     return {}
-
-
-def _area(table: Table, option: int) -> int:
-    o = table.options[option]
-    return o.replica_slots * o.takes[0]
 
 
 def _swap(table: Table, bookings: Bookings, p: int, packed: Mapping[int, Booking]) -> Bookings:
