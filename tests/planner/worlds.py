@@ -153,8 +153,8 @@ def random_problem(seed: int) -> Problem:
         pools,
         _random_dependencies(rng, jobs),
         slots=slots,
-        slot_seconds=rng.choice([3600, 3600, 3600, 1800, 5400]),
-        start=rng.choice([START, MONTH_END]),
+        slot_seconds=rng.choice([3600, 3600, 3600, 1800, 2400]),
+        start=rng.choice([START, MONTH_END, MONTH_END]),
         queues=queues,
         cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
     )
@@ -190,11 +190,13 @@ def _random_windows(rng: random.Random, nodes: int, slots: int) -> tuple[tuple[i
 
 
 def _random_queues(rng: random.Random, pools: tuple[Pool, ...]) -> tuple[Queue, ...]:
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return ()
-    root = Queue(name="root", budget_usd_per_month=rng.choice([None, round(rng.uniform(1, 30), 2)]))
+    root = Queue(
+        name="root", budget_usd_per_month=rng.choice([None, *(round(rng.uniform(1, 12), 2),) * 2])
+    )
     accelerator = rng.choice(pools).accelerator
-    limit = ((accelerator, rng.randint(1, 3)),) if rng.random() < 0.6 else ()
+    limit = ((accelerator, rng.randint(1, 2)),) if rng.random() < 0.7 else ()
     return (root, Queue(name="team", parent="root", limit=limit))
 
 
@@ -212,7 +214,7 @@ def _random_job(
         "unplaced_usd": round(rng.choice([rng.uniform(1, 10), rng.uniform(8, 90)]), 2),
         "tier": rng.choice([0, 0, 0, 1, 2]),
         "required": rng.random() < 0.06,
-        "queue": rng.choice(["", "team", "root"]) if queues else "",
+        "queue": rng.choice(["", "team", "team", "root"]) if queues else "",
         "max_cost_usd": rng.choice([None, None, None, None, round(rng.uniform(1, 20), 2)]),
     }
     if service:
@@ -234,8 +236,8 @@ def _random_mode(rng: random.Random, of: Pool, service: bool) -> Mode:
         gib=rng.choice([0, 0, 1, 2]),
         usd=round(rng.uniform(0.2, 1.0), 2) if of.billing is Billing.SUNK else None,
         serves=float(rng.choice([1, 1.5, 2])) if service else None,
-        spread=HOSTNAME if rng.random() < 0.15 else "",
-        together=HOSTNAME if rng.random() < 0.15 else "",
+        spread=HOSTNAME if rng.random() < 0.2 else "",
+        together=HOSTNAME if rng.random() < 0.2 else "",
     )
 
 

@@ -1,0 +1,157 @@
+"""The planner against brute force, on worlds small enough to try everything.
+
+`SEEDS` worlds in chunks; what they hold, and what of it decides the optimum, is counted too, so
+that a generator that loses a feature fails here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from planner.check import violations
+from planner.plan import Plan, Status
+from planner.problem import Billing, Demand, Job, Mode, Pool, Problem, Queue
+from planner.solve import exact, search
+from planner.solve.pick import Limits, solve
+from tests.planner.brute_force import Optimum, optimum
+from tests.planner.worlds import START, random_problem
+
+SEEDS, CHUNK = 2200, 110
+LARGE_SEEDS, LARGE_CHUNK, LARGE_SECONDS = 250, 50, 0.3
+DECIDING_SEEDS = 300
+
+world = cache(random_problem)
+truth = cache(lambda seed: optimum(world(seed)))
+
+
+def usd(best: Optimum | None) -> float | None:
+    """The optimum to the hundredth of a cent; None where nothing is feasible."""
+    return None if best is None else round(best.objective_usd, 4)
+
+
+def said(plan: Plan) -> float | None:
+    """What the plan says of the optimum, in the same form."""
+    assert plan.status in (Status.OPTIMAL, Status.INFEASIBLE)
+    return None if plan.status is Status.INFEASIBLE else round(plan.costs.objective, 4)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_the_planner_finds_the_optimum_that_trying_everything_finds(first: int) -> None:
+    seeds = range(first, first + CHUNK)
+    plans = {seed: said(solve(world(seed))) for seed in seeds}
+    assert plans == {seed: usd(truth(seed)) for seed in seeds}
+
+
+@pytest.mark.parametrize("first", range(0, LARGE_SEEDS, LARGE_CHUNK))
+def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_finds_the_optimum(
+    first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exact, "small", lambda _: False)
+    monkeypatch.setattr(search, "FIRST_RUIN", 0.02)  # in proportion to the time given here
+    missed = []
+    for seed in range(first, first + LARGE_CHUNK):
+        problem, best = world(seed), truth(seed)
+        plan = solve(problem, Limits(seconds=LARGE_SECONDS))
+        assert violations(problem, plan) == ()
+        if best is None:
+            assert plan.status is Status.INFEASIBLE, seed
+            continue
+        assert plan.status in (Status.OPTIMAL, Status.FEASIBLE), seed
+        assert plan.bound.usd <= best.objective_usd + 1e-6, seed
+        if abs(plan.costs.objective - best.objective_usd) > 1e-4:
+            missed.append(seed)
+            assert plan.status is Status.FEASIBLE, seed
+    assert len(missed) <= 0.06 * LARGE_CHUNK, missed
+
+
+# -- what the worlds hold ------------------------------------------------------------------------
+
+
+def each_job(change: Callable[[Job, Problem], Job]) -> Callable[[Problem], Problem]:
+    return lambda p: replace(p, jobs=tuple(change(j, p) for j in p.jobs))
+
+
+def each_mode(change: Callable[[Mode], Mode]) -> Callable[[Problem], Problem]:
+    return each_job(lambda j, _: replace(j, modes=tuple(map(change, j.modes))))
+
+
+def each_pool(change: Callable[[Pool], Pool]) -> Callable[[Problem], Problem]:
+    return lambda p: replace(p, pools=tuple(map(change, p.pools)))
+
+
+def each_queue(change: Callable[[Queue], Queue]) -> Callable[[Problem], Problem]:
+    return lambda p: replace(p, queues=tuple(map(change, p.queues)))
+
+
+def always_there(pool: Pool) -> Pool:
+    most = max(w.nodes for w in pool.windows)
+    whole = replace(pool.windows[0], end=pool.windows[-1].end, nodes=most)
+    return replace(pool, windows=(whole,))
+
+
+def billed_by_gpu(pool: Pool) -> Pool:
+    return replace(pool, billing=Billing.GPU) if pool.billing is Billing.NODE else pool
+
+
+def at_its_peak(job: Job, problem: Problem) -> Job:
+    if not isinstance(job.need, Demand):
+        return job
+    flat = (max(job.need.per_slot),) * problem.grid.slots
+    return replace(job, need=replace(job.need, per_slot=flat))
+
+
+WITHOUT: dict[str, Callable[[Problem], Problem]] = {
+    "windows": each_pool(always_there),
+    "whole-node billing": each_pool(billed_by_gpu),
+    "start-up": each_pool(lambda p: replace(p, startup_seconds=0)),
+    "cordoned nodes": lambda p: replace(p, nodes=tuple(replace(n, cordoned="") for n in p.nodes)),
+    "release": each_job(lambda j, _: replace(j, release=0)),
+    "deadlines": each_job(lambda j, p: replace(j, deadline=p.grid.slots)),
+    "due times": each_job(lambda j, _: replace(j, due=None)),
+    "tiers": each_job(lambda j, _: replace(j, tier=0)),
+    "required jobs": each_job(lambda j, _: replace(j, required=False)),
+    "dependencies": each_job(lambda j, _: replace(j, after=())),
+    "budgets of jobs": each_job(lambda j, _: replace(j, max_cost_usd=None)),
+    "services whose demand changes": each_job(at_its_peak),
+    "queue limits": each_queue(lambda q: replace(q, limit=())),
+    "budgets of queues": each_queue(lambda q: replace(q, budget_usd_per_month=None)),
+    "the end of a month": lambda p: replace(p, grid=replace(p.grid, start=START)),
+    "CPUs": each_mode(lambda m: replace(m, amounts=replace(m.amounts, cpu_milli=0))),
+    "memory": each_mode(lambda m: replace(m, amounts=replace(m.amounts, memory_bytes=0))),
+    "gangs spread": each_mode(lambda m: replace(m, spread="")),
+    "gangs together": each_mode(lambda m: replace(m, together="", together_required=False)),
+}
+
+
+@pytest.mark.parametrize("feature", WITHOUT)
+def test_a_good_part_of_the_worlds_has_each_feature(feature: str) -> None:
+    without = WITHOUT[feature]
+    having = sum(without(world(seed)) != world(seed) for seed in range(SEEDS))
+    assert having >= 0.05 * SEEDS, f"{having} of {SEEDS} worlds have {feature}"
+
+
+@pytest.mark.parametrize("feature", WITHOUT)
+def test_each_feature_decides_the_optimum_of_some_worlds(feature: str) -> None:
+    deciding = 0
+    for seed in range(DECIDING_SEEDS):
+        changed = WITHOUT[feature](world(seed))
+        deciding += changed != world(seed) and usd(optimum(changed)) != usd(truth(seed))
+    assert deciding >= 2, f"{deciding} of {DECIDING_SEEDS} optima change without {feature}"
+
+
+def test_the_best_plans_hold_gangs_over_nodes_changing_services_and_jobs_left_out() -> None:
+    found = {"gang over nodes": 0, "service that changes": 0, "left out": 0, "infeasible": 0}
+    for seed in range(SEEDS):
+        best = truth(seed)
+        if best is None:
+            found["infeasible"] += 1
+            continue
+        runs = [way.runs for way in best.ways.values()]
+        found["gang over nodes"] += any(sum(map(bool, r[0][2])) > 1 for r in runs)
+        found["service that changes"] += any(len({sum(c) for *_, c in r}) > 1 for r in runs)
+        found["left out"] += len(best.ways) < len(world(seed).jobs)
+    assert min(found.values()) >= 0.05 * SEEDS, found
