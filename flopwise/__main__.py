@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -17,7 +19,9 @@ from flopwise import (
     report,
     telemetry,
 )
-from flopwise.errors import BAD_INPUT, INTERRUPTED, Fail
+from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
+
+DEBUG = "FLOPWISE_DEBUG"  # 1: errors of ours show where they are
 
 app = typer.Typer(
     name="flopwise",
@@ -64,19 +68,24 @@ app.add_typer(telemetry.app, name="telemetry")
 
 def main() -> None:
     """Run the command; say what is wrong in plain lines and leave with its exit code."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without our letters is no error
     try:
         app()
     except Fail as failure:
         sys.exit(_say(str(failure), failure.code))
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted", INTERRUPTED))
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader went away: nobody is left to tell
-        sys.exit(1)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # how Typer ends on Ctrl-C
+            _say("interrupted", INTERRUPTED)
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)  # a solver's threads may run on, and C++ aborts at an exit then
+        raise
     except Exception as error:
-        if (lines := _bad_input(error)) is None:
+        if (lines := _bad_input(error)) is not None:
+            sys.exit(_say(lines, BAD_INPUT))
+        if os.environ.get(DEBUG) == "1":
             raise
-        sys.exit(_say(lines, BAD_INPUT))
+        sys.exit(_say(_internal(error), FAILED))
 
 
 def _bad_input(error: Exception) -> str | None:
@@ -88,6 +97,12 @@ def _bad_input(error: Exception) -> str | None:
     if isinstance(error, (ManifestErrors, PlanFileError, Unsupported)):
         return str(error)
     return None
+
+
+def _internal(error: Exception) -> str:
+    """One line for an error of ours."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"internal error: {what[:300]}; please report it with what {DEBUG}=1 prints"
 
 
 def _say(lines: str, code: int) -> int:

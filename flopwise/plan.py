@@ -1,25 +1,30 @@
-"""``flopwise plan``: which job runs where and when, at what cost, how near the best, and why not."""
+"""``flopwise plan``: which job runs where and when, at what cost, how near the best, why not."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from flopwise.errors import INFEASIBLE, OUT_OF_TIME, Fail
+from flopwise.errors import BAD_INPUT, INFEASIBLE, OUT_OF_TIME, Fail
+from flopwise.interrupt import interruptible
 
 if TYPE_CHECKING:
-    from planner.options import Horizon
     from planner.planfile import PlanFile
     from planner.problem import Problem
+    from planner.question import Horizon
     from planner.solve.clock import Step
+
+T = TypeVar("T")
+CLEAR_LINE = "\r\x1b[K"
 
 
 class Output(StrEnum):
@@ -33,18 +38,26 @@ class Output(StrEnum):
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_LONGEST = timedelta(days=3660)
+_MOST_SLOTS = 1_000_000
 
 
 def duration(text: str) -> timedelta:
-    """``168h``, ``7d``, ``30m`` as a length of time."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip())
-    if not found or float(found[1]) == 0:
-        raise typer.BadParameter(f"found {text!r}, allowed: a length above 0 such as 90m, 168h, 7d")
-    return timedelta(seconds=float(found[1]) * _UNITS[found[2]])
+    """``168h``, ``7d``, ``30m`` as a length of time, ten years at most.
+
+    Raises typer.BadParameter for another text.
+    """
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw])", text.strip())
+    seconds = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 0 < seconds <= _LONGEST.total_seconds():
+        raise typer.BadParameter(
+            f"found {text!r}, allowed: a length above 0 such as 90m, 168h, 7d, at most ten years"
+        )
+    return timedelta(seconds=seconds)
 
 
 def slot_length(text: str) -> timedelta | None:
-    """``auto``, or a length of whole seconds."""
+    """``auto`` as None, else a length of whole seconds."""
     if text == "auto":
         return None
     length = duration(text)
@@ -53,37 +66,66 @@ def slot_length(text: str) -> timedelta | None:
     return length
 
 
-def instant(text: str) -> datetime:
-    """An ISO 8601 time; UTC where it names no zone."""
+def instant(text: str) -> datetime | None:
+    """An ISO 8601 time from 1970 to 2999, UTC where it names no zone; None for no text.
+
+    Raises typer.BadParameter for another text.
+    """
+    if not text:
+        return None
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"found {text!r}, allowed: a time such as 2026-12-07T00:00Z") from None
+        when = None
+    if when is None or not 1970 <= when.year < 3000:
+        raise typer.BadParameter(f"found {text!r}, allowed: a time such as 2026-12-07T00:00Z")
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when
 
 
 def plan(
     files: Annotated[
         list[str],
-        typer.Option("-f", "--file", metavar="FILE", help="Manifests: files, folders, - for stdin."),
+        typer.Option(
+            "-f", "--file", metavar="FILE", help="Manifests: files, folders, - for stdin."
+        ),
     ],
-    horizon: Annotated[str, typer.Option(help="Everything ends within it: 168h, 7d.")] = "168h",
+    horizon: Annotated[
+        str, typer.Option(metavar="LENGTH", help="Everything ends within it: 168h, 7d.")
+    ] = "168h",
     start: Annotated[
         str,
-        typer.Option(metavar="TIME", help="Default: the earliest start a job names, else this hour."),
+        typer.Option(
+            metavar="TIME", help="Default: the earliest start a job names, else this hour."
+        ),
     ] = "",
     slot: Annotated[
-        str, typer.Option(help="The clock's step: 1h, 5m; auto: the coarsest that rounds up by 0.1 %.")
+        str,
+        typer.Option(
+            metavar="LENGTH",
+            help="The clock's step: 1h, 5m; auto: the coarsest that rounds work up by 0.1 %.",
+        ),
     ] = "auto",
-    time_limit: Annotated[str, typer.Option(help="Stop then with the best plan found.")] = "60s",
+    time_limit: Annotated[
+        str, typer.Option(metavar="LENGTH", help="Stop then with the best plan found.")
+    ] = "60s",
     gap: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Stop once this gap is proved; 0: at the optimum.")
-    ] = 0.005,
-    seed: Annotated[int, typer.Option(min=0, help="Of the search.")] = 0,
+        float | None,
+        typer.Option(
+            metavar="FRACTION",
+            min=0.0,
+            max=1.0,
+            help="Stop once this gap is proved; 0: at the optimum.",
+            show_default="0.01 and nothing better found for a while",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")] = 0,
     require_all: Annotated[
         bool, typer.Option("--require-all", help="Exit 3 where any job is left out.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Write plan.json here.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the plan here, for apply and report."),
+    ] = None,
     output: Annotated[Output, typer.Option("-o", "--output", help="How it is printed.")] = (
         Output.TABLE
     ),
@@ -92,65 +134,101 @@ def plan(
 
     Prints the plan; exit code 3 where a required job cannot run, 5 where time ran out first.
     """
-    from planner.options import Horizon
+    asked = _horizon(horizon, start, slot)
+    seconds = _option("--time-limit", duration, time_limit).total_seconds()
+    _refuse_target(out)
+    made = solved(files, asked, seconds=seconds, gap=gap, seed=seed)
+    failure = _failure(made, require_all)
+    if out is not None and failure is None:
+        _write(out, made)
+    _print(made, output)
+    if failure is not None:
+        raise failure
+
+
+def _option(name: str, parse: Callable[[str], T], text: str) -> T:
+    """``parse(text)``; its error names the option."""
+    try:
+        return parse(text)
+    except typer.BadParameter as error:
+        raise typer.BadParameter(error.message, param_hint=name) from None
+
+
+def _horizon(horizon: str, start: str, slot: str) -> Horizon:
+    from planner.question import Horizon
+
+    length = _option("--horizon", duration, horizon)
+    begin = _option("--start", instant, start)
+    step = _option("--slot", slot_length, slot)
+    if step is not None and not 1 <= length / step <= _MOST_SLOTS:
+        raise typer.BadParameter(
+            f"found {slot!r}, allowed: 1 to {_MOST_SLOTS:,} of them in --horizon {horizon}",
+            param_hint="--slot",
+        )
+    return Horizon(start=begin, length=length, slot=step)
+
+
+def _refuse_target(out: Path | None) -> None:
+    """Say before the work, not after it, that a plan could not be written."""
+    if out is None:
+        return
+    if not out.parent.is_dir():
+        raise Fail(f"--out: {out}: no such folder: {out.parent}", BAD_INPUT)
+    if out.is_dir():
+        raise Fail(f"--out: {out}: is a folder, allowed: a file", BAD_INPUT)
+
+
+def _write(out: Path, made: PlanFile) -> None:
     from planner.planfile import write_plan
 
-    length = duration(horizon)
-    step = slot_length(slot)
-    if step is not None and step > length:
-        raise typer.BadParameter(f"--slot {slot} is longer than --horizon {horizon}")
-    if out is not None and not out.parent.is_dir():
-        raise typer.BadParameter(f"--out {out}: no such folder: {out.parent}")
-    made = solved(
-        files,
-        Horizon(start=instant(start) if start else None, length=length, slot=step),
-        seconds=duration(time_limit).total_seconds(),
-        gap=gap,
-        seed=seed,
-    )
-    _print(made, output)
-    _end(made, require_all)
-    if out is not None:
+    try:
         write_plan(out, made)
-        typer.echo(f"written: {out}", err=True)
+    except OSError as error:
+        raise Fail(f"--out: {out}: {error.strerror}", BAD_INPUT) from None
+    typer.echo(f"wrote {out}", err=True)
 
 
 def solved(
-    files: list[str], horizon: Horizon, *, seconds: float, gap: float, seed: int
+    files: list[str], horizon: Horizon, *, seconds: float, gap: float | None, seed: int
 ) -> PlanFile:
     """Read, plan, and set first come, first served beside it."""
     from planner.manifests.read import read
-    from planner.options import build
+    from planner.question import build
+
+    built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
+    for note in built.notes:
+        typer.echo(f"note: {note}", err=True)
+    try:
+        return interruptible(lambda: _answered(built.problem, seconds=seconds, gap=gap, seed=seed))
+    finally:
+        if sys.stderr.isatty():
+            typer.echo(CLEAR_LINE, err=True, nl=False)
+
+
+def _answered(problem: Problem, *, seconds: float, gap: float | None, seed: int) -> PlanFile:
     from planner.planfile import PlanFile
     from planner.solve.clock import Limits
     from planner.solve.pick import solve
     from scheduler.baselines import first_come_first_served
 
-    built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
-    for note in built.notes:
-        typer.echo(f"note: {note}", err=True)
-    problem = built.problem
-    made = solve(problem, Limits(seconds=seconds, gap=gap, seed=seed), _listener(problem))
+    made = solve(problem, Limits(seconds=seconds, gap=gap, seed=seed), _listener())
     return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
 
 
-def _listener(problem: Problem) -> Callable[[Step], None] | None:
+def _listener() -> Callable[[Step], None] | None:
     """A line that tells what is known so far; only where a person watches."""
-    if not sys.stderr.isatty():
-        return None
-    del problem
+    return _show if sys.stderr.isatty() else None
 
-    def show(step: Step) -> None:
-        best = f"${step.best_usd:,.0f}" if step.best_usd < float("inf") else "none yet"
-        gap = f"{100 * step.gap_fraction:.2f} %" if step.gap_fraction < float("inf") else "-"
-        typer.echo(
-            f"\r\x1b[K{step.seconds:5.1f} s  {step.doing}: best {best}, "
-            f"bound ${step.bound_usd:,.0f}, gap {gap}",
-            err=True,
-            nl=False,
-        )
 
-    return show
+def _show(step: Step) -> None:
+    best = f"${step.best_usd:,.0f}" if step.best_usd < math.inf else "none yet"
+    gap = f"{100 * step.gap_fraction:.2f} %" if step.gap_fraction < math.inf else "-"
+    typer.echo(
+        f"{CLEAR_LINE}{step.seconds:5.1f} s  {step.doing}: best {best}, "
+        f"bound ${step.bound_usd:,.0f}, gap {gap}",
+        err=True,
+        nl=False,
+    )
 
 
 def _print(made: PlanFile, output: Output) -> None:
@@ -158,8 +236,6 @@ def _print(made: PlanFile, output: Output) -> None:
     from planner.manifests.write import plain_yaml
     from planner.planfile import document
 
-    if sys.stderr.isatty():
-        typer.echo("\r\x1b[K", err=True, nl=False)
     if output is Output.JSON:
         typer.echo(json.dumps(document(made), indent=1, allow_nan=False))
     elif output is Output.YAML:
@@ -170,7 +246,8 @@ def _print(made: PlanFile, output: Output) -> None:
         typer.echo(plan_text.as_text(made, wide=output is Output.WIDE), nl=False)
 
 
-def _end(made: PlanFile, require_all: bool) -> None:
+def _failure(made: PlanFile, require_all: bool) -> Fail | None:
+    """What makes the plan no success, if anything does."""
     from planner.plan import Status
 
     plan = made.plan
@@ -178,8 +255,11 @@ def _end(made: PlanFile, require_all: bool) -> None:
         required = {j.name for j in made.problem.jobs if j.required}
         missing = [u for u in plan.unplaced if u.job in required]
         lines = [f"no feasible plan: {u.job} is required: {u.message}" for u in missing]
-        raise Fail("\n".join(lines), INFEASIBLE)
+        return Fail("\n".join(lines), INFEASIBLE)
     if plan.status is Status.TIMEOUT:
-        raise Fail("out of time with no plan to show: raise --time-limit", OUT_OF_TIME)
+        return Fail("out of time with no plan to show: raise --time-limit", OUT_OF_TIME)
     if require_all and plan.unplaced:
-        raise Fail(f"{len(plan.unplaced)} jobs are left out, and --require-all asks for none", INFEASIBLE)
+        left = len(plan.unplaced)
+        jobs = "1 job is" if left == 1 else f"{left} jobs are"
+        return Fail(f"{jobs} left out, and --require-all asks for none", INFEASIBLE)
+    return None
