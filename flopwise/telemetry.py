@@ -67,7 +67,7 @@ def collect(
     """Add one sample of each GPU of this machine to a file, each interval."""
     every, last = _length(interval, "--interval"), _length(length, "--duration")
     try:
-        written = _collect(ticks(every, last), out)
+        written = add_samples(ticks(every, last), out)
     except (nvml.NvmlUnavailableError, samples.SamplesError, OSError) as error:
         raise Fail(_wording(error)) from None
     if not written:
@@ -88,7 +88,11 @@ def show_usage(
     typer.echo(_as_json(found) if output is Output.JSON else _as_table(found))
 
 
-def _collect(at: Iterator[None], out: Path) -> int:
+def add_samples(at: Iterator[None], out: Path) -> int:
+    """Add a sample of each GPU to ``out`` at each tick of ``at``; how many.
+
+    Raises `nvml.NvmlUnavailableError` where there is no driver.
+    """
     node = socket.gethostname()
     written = 0
     known: tuple[nvml.Unreadable, ...] = ()
