@@ -111,11 +111,11 @@ def plan(
     gap: Annotated[
         float | None,
         typer.Option(
-            metavar="FRACTION",
             min=0.0,
             max=1.0,
-            help="Stop once this gap is proved; 0: at the optimum.",
-            show_default="0.01 and nothing better found for a while",
+            metavar="FRACTION",
+            help="Stop once this gap is proved; 0: at the optimum. "
+            "Default: below 0.01, once the search has stalled.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")] = 0,

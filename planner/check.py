@@ -163,9 +163,14 @@ def _work(problem: Problem, job: Job, segments: list[Segment]) -> Iterator[str]:
         mode = job.modes[s.mode]
         if s.replicas != mode.replicas:
             yield f"{job.name}: runs {s.replicas} replicas of a gang of {mode.replicas}"
-        hours = s.work / (s.replicas * mode.work_per_replica_hour)
+        hours = _hours(s.work, s.replicas, mode)
         if hours > (s.end - s.start) * problem.grid.slot_seconds / 3600 * (1 + 2e-6) + 1e-9:
             yield f"{job.name}: {hours:g} h of work do not fit its {s.end - s.start} slots"
+
+
+def _hours(work: float, replicas: int, mode: Mode) -> float:
+    rate = replicas * mode.work_per_replica_hour
+    return work / rate if rate > 0 else math.inf
 
 
 def _demand(problem: Problem, job: Job, need: Demand, segments: list[Segment]) -> Iterator[str]:
@@ -265,7 +270,7 @@ def _devices(
             yield f"{s.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
         if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
             yield f"{s.job}: needs more memory than a GPU of {node.name} has"
-        if bad := [d for d in devices if d < len(node.devices) and node.devices[d].unhealthy]:
+        if bad := [d for d in devices if 0 <= d < len(node.devices) and node.devices[d].unhealthy]:
             yield f"{s.job}: on GPU {bad[0]} of {node.name}: {node.devices[bad[0]].unhealthy}"
         for at, until, _, other, theirs in held:
             if other is not s and at <= start < until and set(devices) & set(theirs) and whole:
@@ -305,7 +310,7 @@ def _segment_usd(problem: Problem, s: Segment, first: int, last: int) -> float:
     mode = job.modes[s.mode]
     hours = (s.end - s.start) * problem.grid.slot_seconds / 3600
     if isinstance(job.need, Work):
-        hours = s.work / (s.replicas * mode.work_per_replica_hour)
+        hours = _hours(s.work, s.replicas, mode)
     inside = max(0, min(s.end, last) - max(s.start, first)) / (s.end - s.start)
     return hours * inside * s.replicas * mode.usd_per_replica_hour
 
@@ -373,10 +378,14 @@ def _droppable(problem: Problem, job: Job) -> set[str]:
 def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> bool:
     assert isinstance(job.need, Work)
     pool = problem.pool_by_name[mode.pool]
-    hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
+    hours = _hours(job.need.amount, mode.replicas, mode)
     worth = hours * mode.replicas * mode.usd_per_replica_hour
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
+        return False
+    if math.isinf(hours) or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
+        return False
+    if pool.interruptions_per_hour > 0 and not job.preemptible:
         return False
     length = max(1, math.ceil(hours / (problem.grid.slot_seconds / 3600) - 1e-6))
     ready = (
@@ -384,7 +393,11 @@ def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> b
     )
     first, last = max(job.release, ready), min(job.deadline, problem.grid.slots) - length
     starts = {first, *(s.end for s in keep), *(w.start for w in pool.windows)}
-    nodes = [n for n in problem.nodes if n.pool == pool.name and not n.cordoned]
+    nodes = [
+        n
+        for n in problem.nodes
+        if n.pool == pool.name and not n.cordoned and not any(d.unhealthy for d in n.devices)
+    ]
     return any(
         _room(problem, pool, nodes, mode, keep, at, at + length) >= mode.replicas
         for at in sorted(starts)

@@ -13,6 +13,7 @@ the *full* cost.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -331,6 +332,23 @@ class Problem:
             if len(table) != len(values):
                 raise ValueError(f"two of the problem's {name}s have the same name")
             object.__setattr__(self, f"{name}_by_name", table)
+        for place, name, known in self._references():
+            if name not in known:
+                raise ValueError(f"{place} names {name!r}, which the problem does not hold")
+        for job in self.jobs:
+            if isinstance(job.need, Demand) and len(job.need.per_slot) != self.grid.slots:
+                raise ValueError(
+                    f"job {job.name} states {len(job.need.per_slot)} slots of demand, "
+                    f"the grid has {self.grid.slots}"
+                )
+
+    def _references(self) -> Iterator[tuple[str, str, Collection[str]]]:
+        """What names something else: (place, the name, where it must stand)."""
+        for node in self.nodes:
+            yield f"node {node.name}", node.pool, self.pool_by_name
+        for job in self.jobs:
+            yield from ((f"a mode of job {job.name}", m.pool, self.pool_by_name) for m in job.modes)
+            yield from ((f"job {job.name}", name, self.job_by_name) for name in job.after)
 
     def nodes_of(self, pool: str) -> tuple[Node, ...]:
         """The pool's nodes in their order."""

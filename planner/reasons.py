@@ -76,7 +76,7 @@ def _no_option(table: Table, j: int) -> Unplaced:
         Reason.BUDGET: f"no way to run it costs ${job.max_cost_usd or 0:,.2f} or less",
         Reason.QUEUE_LIMIT: f"it needs more GPUs at once than queue {job.queue} may have",
         Reason.WINDOW: f"no way to run it fits the {hours:.4g} h from its start to its deadline",
-        Reason.NO_OPTION: "its gang is larger than any pool that could take it",
+        Reason.NO_OPTION: "its gang fits none of the pools that it may use",
     }[why]
     return Unplaced(
         job=job.name, reason=why, message=message, binds=tuple(sorted({m.pool for m in modes}))

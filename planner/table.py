@@ -194,7 +194,7 @@ def _option(
     problem: Problem, job: Job, mode: Mode, nodes: int, earliest: int, awaited: bool
 ) -> Reason | tuple[int, int, int, tuple[Run, ...], int, float, float]:
     pool = problem.pool_by_name[mode.pool]
-    per_node = _per_node(pool, mode)
+    per_node = _per_node(pool, job, mode)
     if isinstance(job.need, Work):
         hours = hours_of(job, mode)
         length = problem.grid.slots_for(hours) if hours < 1e9 else problem.grid.slots + 1
@@ -257,8 +257,11 @@ def _quota(problem: Problem, job: Job, pool: Pool) -> float:
     )
 
 
-def _per_node(pool: Pool, mode: Mode) -> int:
-    """Replicas of ``mode`` that an empty node holds."""
+def _per_node(pool: Pool, job: Job, mode: Mode) -> int:
+    """Replicas of ``mode`` that an empty node holds; 0 where the job may not run on it."""
+    interrupted = pool.interruptions_per_hour > 0 and not job.preemptible
+    if interrupted or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
+        return 0
     fits = [
         getattr(pool.capacity, what) // getattr(mode.amounts, what)
         for what in RESOURCES

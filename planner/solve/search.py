@@ -77,8 +77,8 @@ class Search:
             return float("inf")
         return gap_of(self.costs.objective, self.bound_usd, self.costs.not_running)
 
-    @property
-    def done(self) -> bool:
+    def finished(self) -> bool:
+        """Whether the gap or the time is reached."""
         return self.clock.left <= 0 or self.clock.enough(self.gap, self.gained)
 
 
@@ -91,9 +91,9 @@ def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Foun
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _assign_and_pack(state, master, relaxed, worth)
     few = len(table.options) <= FEW
-    if not state.done:
+    if not state.finished():
         _ruin(state, 0.5 * clock.left if few else clock.left)
-    if not state.done and few and _whole(state):
+    if not state.finished() and few and _whole(state):
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _improve(state)
     return Found(
@@ -115,7 +115,7 @@ def _assign_and_pack(
         state.bound_usd = max(state.bound_usd, chosen.usd)
     failed: list[int] = []
     for attempt in range(ATTEMPTS):
-        if not chosen.feasible or state.done:
+        if not chosen.feasible or state.finished():
             return
         wanted = _wanted(table, chosen.share)
         bookings = _best_order(state, wanted, worth, failed)
@@ -124,13 +124,13 @@ def _assign_and_pack(
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
         if not attempt:
             _ruin(state, min(clock.left, FIRST_RUIN))
-        if not missed and not late:
+        if state.finished() or not (missed or late):
             return
         failed = [*missed, *failed][:30]
         pools = {table.options[wanted[j]].pool for j in missed}
         pools |= {table.options[bookings[j].option].pool for j in late}
         repacked = dict(bookings)
-        for p in sorted(pools):
+        for p in sorted(pools) if not state.finished() else ():
             packed = _pack(state, master, p, wanted)
             repacked = _swap(table, repacked, p, packed) if packed else repacked
         if consistent(table, repacked):
@@ -176,7 +176,7 @@ def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> d
         master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.002
         return {}
     m = model.define(table, allowed=ours, may_leave_out=False)
-    seconds = min(clock.left, max(0.3, 0.05 * clock.limits.seconds))
+    seconds = min(clock.left, max(0.3, 0.01 * clock.limits.seconds))
     answer = model.solve(m, seconds=seconds, seed=clock.limits.seed)
     if answer.bookings is not None:
         return {
@@ -246,12 +246,12 @@ def _ruin(state: Search, seconds: float) -> None:
 
     def offer(bookings: Bookings) -> bool:
         state.offer(bookings, "improving")
-        return state.done
+        return state.finished()
 
     ruin.improve(
         table,
         state.best,
-        share=lambda: 1.0 if state.done else (clock.seconds - begin) / seconds,
+        share=lambda: 1.0 if state.finished() else (clock.seconds - begin) / seconds,
         seed=clock.limits.seed,
         offer=offer,
     )
@@ -265,7 +265,7 @@ def _improve(state: Search) -> None:
     if state.best is None or not jobs:
         return
     idle = 0
-    while not state.done and idle < 60:
+    while not state.finished() and idle < 60:
         freed = _neighbourhood(state, rng, FREED[idle % len(FREED)])
         if len(freed) == len(jobs) and idle >= 6:
             return
