@@ -1,21 +1,33 @@
-"""A plan as a person reads it: what it costs, how good it is, where everything runs, what is left."""
+"""A plan as a person reads it: what it costs, how good it is, where all runs, what is left out."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from itertools import accumulate
 
 from planner import cost
 from planner.plan import Plan, Segment, Status
-from planner.planfile import PlanFile
-from planner.problem import Problem
+from planner.planfile import PlanFile, document
+from planner.problem import Pool, Problem
 
 MOST_JOBS = 100  # of a plain table; -o wide has all
-TIMELINE = 28  # characters that a pool's hours are drawn in
+TIMELINE = 28  # most marks that a pool's hours are drawn in
 LEVELS = " ▁▂▃▄▅▆▇█"
+NONE = "-"
+NUMBERS = frozenset(  # headings of columns that end alike
+    ("GPUS", "BUSY", "JOBS", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", "LATE", "HOURS", "COST")
+)
+CSV_FIELDS = (
+    *("job", "team", "pool", "gpus", "replicas", "nodes", "start", "end", "hours", "costUsd"),
+    *("flops", "layout", "reason", "message"),
+)
+
+Line = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,183 +44,292 @@ class Row:
     hours: float
     usd: float
     layout: str
-    late_usd: float
+    late_hours: float
 
 
 def as_text(made: PlanFile, *, wide: bool) -> str:
-    """The plan as text, in sections."""
-    sections = [_headline(made), _pools(made), _jobs(made, wide), _left_out(made.plan)]
+    """The plan as text, in sections; nothing where there is no plan."""
+    if made.plan.status is Status.TIMEOUT:
+        return ""
+    sections = [_headline(made), _totals(made), _pools(made), _jobs(made, wide), _left_out(made)]
     return "\n".join(s for s in sections if s)
 
 
 def as_csv(made: PlanFile) -> str:
-    """A line a job."""
+    """A line for each segment, then one for each job left out, with the names of the JSON."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["job", "team", "pool", "gpus", "nodes", "start", "end", "hours", "cost_usd", "layout"])
-    for r in rows(made):
-        writer.writerow(
-            [r.job, r.team, r.pool, r.gpus, " ".join(r.nodes), r.start.isoformat(), r.end.isoformat(),
-             f"{r.hours:.4f}", f"{r.usd:.4f}", r.layout]
-        )
+    writer = csv.DictWriter(out, CSV_FIELDS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    plain = document(made)
+    for row in (*plain["segments"], *plain["unplaced"]):
+        team = made.problem.job_by_name[row["job"]].team
+        writer.writerow({**row, "team": team, "nodes": " ".join(row.get("nodes", ()))})
     return out.getvalue()
 
 
 def rows(made: PlanFile) -> list[Row]:
     """Jobs by start."""
-    problem = made.problem
     by_job: dict[str, list[Segment]] = {}
     for s in made.plan.segments:
         by_job.setdefault(s.job, []).append(s)
-    found = [_row(problem, name, segments) for name, segments in by_job.items()]
+    found = [_row(made.problem, name, segments) for name, segments in by_job.items()]
     return sorted(found, key=lambda r: (r.start, r.job))
 
 
 def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
     job = problem.job_by_name[name]
     mode = cost.mode_of(problem, segments[0])
-    nodes = dict.fromkeys(p.node for s in segments for p in s.placement)
     end = max(s.end for s in segments)
+    late = max(0, end - job.due) if job.due is not None else 0
     return Row(
         job=name,
         team=job.team,
         pool=mode.pool,
         gpus=max(s.replicas for s in segments) * mode.amounts.gpus,
-        nodes=tuple(nodes),
+        nodes=tuple(dict.fromkeys(p.node for s in segments for p in s.placement)),
         start=problem.grid.time(min(s.start for s in segments)),
         end=problem.grid.time(end),
         hours=sum(cost.segment_hours(problem, s) for s in segments),
         usd=sum(cost.segment_usd(problem, s) for s in segments),
         layout=mode.layout,
-        late_usd=cost.lateness_usd(problem, job, end),
+        late_hours=late * problem.grid.slot_hours,
     )
+
+
+# -- what it costs ---------------------------------------------------------------------------------
 
 
 def _headline(made: PlanFile) -> str:
     plan, grid = made.plan, made.problem.grid
     placed = len({s.job for s in plan.segments})
-    span = f"{_when(grid.start)} to {_when(grid.time(grid.slots))} UTC"
-    lines = [
-        f"{placed} of {len(made.problem.jobs)} jobs on {len(made.problem.pools)} pools, {span}",
-        "",
-        f"{_usd(plan.costs.money)}  money that this plan decides" + _per_pflop(plan),
-        f"{_usd(plan.full_cost_usd)}  with owned and reserved hardware, busy or idle",
-    ]
-    if plan.costs.lateness:
-        lines.append(f"{_usd(plan.costs.lateness)}  lateness, past what is due")
-    if plan.costs.not_running:
-        lines.append(f"{_usd(plan.costs.not_running)}  not running what is left out")
-    lines.append(f"{_usd(plan.bound.usd)}  {_proof(plan)}")
-    if made.baseline is not None:
-        lines.append(f"{_usd(made.baseline.costs.money)}  {_against(plan, made.baseline)}")
-    return "\n".join(lines) + "\n"
+    span = f"{_date(grid.start)} to {_date(grid.time(grid.slots))} UTC"
+    of = f"{placed} of {_count(len(made.problem.jobs), 'job')}"
+    line = f"{of} on {_count(len(made.problem.pools), 'pool')}, {span}\n"
+    if plan.status is Status.INFEASIBLE:
+        return f"NO FEASIBLE PLAN: this is what could run if no job were required.\n{line}"
+    return line
 
 
-def _per_pflop(plan: Plan) -> str:
-    return f": ${plan.usd_per_pflop:.3g} per useful PFLOP" if plan.useful_flops else ""
+def _totals(made: PlanFile) -> str:
+    """The plan, what is proved and what others would pay, by the parts of the objective."""
+    plan, other = made.plan, made.baseline
+    proved = plan.status in (Status.OPTIMAL, Status.FEASIBLE)
+    lines = [["", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", ""]]
+    lines.append(["this plan", *_parts(plan), _proof(plan)])
+    if proved:
+        lines.append(["proved minimum", NONE, NONE, NONE, _usd(plan.bound.usd), ""])
+    if other is not None:
+        lines.append(["first come, first served", *_parts(other), _missed(made.problem, other)])
+    if all(p.costs.objective == p.costs.money for p in (plan, other) if p):
+        lines = [[label, total, remark] for label, _, _, _, total, remark in lines]
+        lines[0][1] = "MONEY"
+    return f"{_table(_without_empty(lines))}\n{_remarks(plan, other if proved else None)}"
+
+
+def _parts(plan: Plan) -> list[str]:
+    costs = plan.costs
+    extra = [_usd(part) if part else NONE for part in (costs.lateness, costs.not_running)]
+    return [_usd(costs.money), *extra, _usd(costs.objective)]
+
+
+def _missed(problem: Problem, plan: Plan) -> str:
+    if not plan.unplaced:
+        return ""
+    required = sum(problem.job_by_name[u.job].required for u in plan.unplaced)
+    must = f", {required} of them required" if required else ""
+    return f"{_count(len(plan.unplaced), 'job')} left out{must}"
 
 
 def _proof(plan: Plan) -> str:
-    """What is proved of the objective."""
-    took = f"({plan.solve_seconds:.1f} s)"
+    took = f"{plan.solve_seconds:.1f} s"
     if plan.status is Status.OPTIMAL:
-        return f"is the least that any plan costs, all parts counted: proved optimal {took}"
+        return f"proved optimal in {took}"
+    if plan.status is Status.INFEASIBLE:
+        return ""
     gap = f"{100 * plan.gap_fraction:.2f} %" if plan.gap_fraction < float("inf") else "unknown"
-    return f"is less than any plan costs, all parts counted: gap {gap} {took}"
+    return f"gap {gap} after {took}"
 
 
-def _against(plan: Plan, other: Plan) -> str:
-    """First come, first served beside the plan, all parts of the objective counted."""
-    ours, theirs = plan.costs, other.costs
-    extra = [
-        f"{_plain(usd)} {what}"
-        for usd, what in ((theirs.lateness, "lateness"), (theirs.not_running, "not running"))
-        if usd
-    ]
-    left = f", {len(other.unplaced)} jobs left out" if other.unplaced else ""
-    parts = f" (and {' and '.join(extra)}{left})" if extra else left
-    saved = theirs.objective - ours.objective
-    share = f" ({100 * saved / theirs.objective:.1f} %)" if theirs.objective else ""
-    return f"by first come, first served on the cheapest GPU that fits{parts}: saved {_plain(saved)}{share}"
+def _remarks(plan: Plan, other: Plan | None) -> str:
+    lines = []
+    if other is not None:
+        lines.append(_saved(plan, other))
+    if plan.useful_flops:
+        lines.append(f"Costs ${plan.usd_per_pflop:.3g} per useful PFLOP.")
+    if plan.full_cost_usd - plan.costs.money > 0.005:
+        full = _usd(plan.full_cost_usd)
+        lines.append(f"Owned and reserved pools count their energy; with all they cost: {full}.")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _saved(plan: Plan, other: Plan) -> str:
+    saved = other.costs.objective - plan.costs.objective
+    share = f" ({100 * abs(saved) / other.costs.objective:.1f} %)" if other.costs.objective else ""
+    verb = "Saves" if saved >= 0 else "Costs"
+    more = "" if saved >= 0 else " more"
+    rival = "first come, first served on the cheapest GPU that fits"
+    return f"{verb} {_usd(abs(saved))}{share}{more} against {rival}."
+
+
+# -- where it runs ---------------------------------------------------------------------------------
 
 
 def _pools(made: PlanFile) -> str:
     problem, plan = made.problem, made.plan
-    lines = [["POOL", "ACCELERATOR", "GPUS", "BUSY", "JOBS", "MONEY", "GPUS IN USE OVER TIME", "WORTH OF ONE MORE"]]
-    for pool in problem.pools:
-        ours = [s for s in plan.segments if cost.mode_of(problem, s).pool == pool.name]
-        have = [pool.nodes_at(t) * pool.gpus_per_node for t in range(problem.grid.slots)]
-        used = [0] * problem.grid.slots
-        for s in ours:
-            for t in range(s.start, s.end):
-                used[t] += s.replicas * cost.mode_of(problem, s).amounts.gpus
-        bills = [r.usd for r in cost.rentals(problem, ours)]
-        shares = [cost.segment_usd(problem, s) for s in ours]
-        usd = sum(bills) if bills else sum(shares)
-        busy = f"{100 * sum(used) / sum(have):.0f} %" if sum(have) else "-"
-        worth = [p.usd_per_gpu_hour for p in plan.prices if p.pool == pool.name]
-        lines.append(
-            [pool.name, pool.accelerator, str(max(have)), busy, str(len({s.job for s in ours})),
-             _plain(usd), _timeline(used, have),
-             f"up to ${max(worth):.2f} a GPU-hour" if worth else "-"]
-        )
-    return _table(lines, right={2, 3, 4, 5})
+    by_pool: dict[str, list[Segment]] = {pool.name: [] for pool in problem.pools}
+    for s in plan.segments:
+        by_pool[cost.mode_of(problem, s).pool].append(s)
+    grid = problem.grid
+    mark_hours = grid.slots * grid.slot_hours / min(TIMELINE, grid.slots)
+    head = ["POOL", "ACCELERATOR", "PURCHASE", "GPUS", "BUSY", "JOBS", "MONEY"]
+    lines = [[*head, f"IN USE, {mark_hours:.3g} H A MARK", "ONE MORE GPU SAVES"]]
+    lines += [_pool_line(made, pool, by_pool[pool.name]) for pool in problem.pools]
+    return _table(_without_empty(lines))
+
+
+def _pool_line(made: PlanFile, pool: Pool, ours: Sequence[Segment]) -> list[str]:
+    problem = made.problem
+    have, used = _gpus_there(problem, pool), _gpus_used(problem, ours)
+    bills = [r.usd for r in cost.rentals(problem, ours)]
+    usd = sum(bills) if bills else sum(cost.segment_usd(problem, s) for s in ours)
+    worth = [p.usd_per_gpu_hour for p in made.plan.prices if p.pool == pool.name]
+    return [
+        pool.name,
+        pool.accelerator,
+        pool.purchase,
+        str(max(have)),
+        f"{100 * sum(used) / sum(have):.0f} %" if sum(have) else NONE,
+        str(len({s.job for s in ours})),
+        _usd(usd),
+        _timeline(used, have),
+        f"up to ${max(worth):.2f}/h" if worth else NONE,
+    ]
+
+
+def _gpus_there(problem: Problem, pool: Pool) -> list[int]:
+    """By slot."""
+    have = [0] * problem.grid.slots
+    for w in pool.windows:
+        have[w.start : w.end] = [w.nodes * pool.gpus_per_node] * (w.end - w.start)
+    return have
+
+
+def _gpus_used(problem: Problem, segments: Iterable[Segment]) -> list[int]:
+    """By slot."""
+    change = [0] * (problem.grid.slots + 1)
+    for s in segments:
+        gpus = s.replicas * cost.mode_of(problem, s).amounts.gpus
+        change[s.start] += gpus
+        change[s.end] -= gpus
+    return list(accumulate(change))[:-1]
 
 
 def _timeline(used: Sequence[int], have: Sequence[int]) -> str:
-    cells = []
+    marks = []
     width = min(TIMELINE, len(used))
     for i in range(width):
         a, b = i * len(used) // width, (i + 1) * len(used) // width
         full = sum(have[a:b])
         share = sum(used[a:b]) / full if full else 0.0
-        cells.append(LEVELS[min(8, max(1 if share > 0 else 0, round(share * 8)))])
-    return "".join(cells)
+        marks.append(LEVELS[min(8, max(1 if share > 0 else 0, round(share * 8)))])
+    return "".join(marks)
 
 
 def _jobs(made: PlanFile, wide: bool) -> str:
     found = rows(made)
-    head = ["JOB", "TEAM", "POOL", "GPUS", "START", "END", "HOURS", "COST"]
-    lines = [head + (["LAYOUT", "NODES"] if wide else [])]
+    if not found:
+        return ""
+    head = ["JOB", "TEAM", "POOL", "GPUS", "START", "END", "LATE", "HOURS", "COST"]
     shown = found if wide else found[:MOST_JOBS]
-    for r in shown:
-        late = " late" if r.late_usd else ""
-        line = [r.job, r.team or "-", r.pool, str(r.gpus), _when(r.start), _when(r.end) + late,
-                f"{r.hours:.1f}", _plain(r.usd)]
-        lines.append(line + ([r.layout or "-", _node_list(r.nodes)] if wide else []))
-    more = f"… and {len(found) - len(shown)} more (-o wide has all)\n" if len(shown) < len(found) else ""
-    return (_table(lines, right={3, 6, 7}) + more) if found else ""
+    lines = [head + (["LAYOUT", "NODES"] if wide else [])]
+    lines += [_job_line(row, wide) for row in shown]
+    hidden = len(found) - len(shown)
+    more = f"… and {_count(hidden, 'more job')} (-o wide has all)\n" if hidden else ""
+    return _table(_without_empty(lines)) + more
 
 
-def _node_list(nodes: Sequence[str]) -> str:
-    return ",".join(nodes) if len(nodes) <= 4 else f"{','.join(nodes[:3])},… ({len(nodes)})"
+def _job_line(row: Row, wide: bool) -> list[str]:
+    line = [
+        row.job,
+        row.team or NONE,
+        row.pool,
+        str(row.gpus),
+        _when(row.start),
+        _when(row.end),
+        f"{row.late_hours:.1f} h" if row.late_hours else NONE,
+        f"{row.hours:.1f}",
+        _usd(row.usd),
+    ]
+    return line + ([row.layout or NONE, host_list(row.nodes) or NONE] if wide else [])
 
 
-def _left_out(plan: Plan) -> str:
-    lines = [["NOT PLANNED", "REASON", "WHY"]]
-    lines += [[u.job, u.reason.value, u.message] for u in plan.unplaced]
-    return _table(lines, right=set()) if plan.unplaced else ""
+def host_list(names: Sequence[str]) -> str:
+    """Node names as Slurm shortens them.
+
+    >>> host_list(["h100-0", "h100-1", "h100-2", "h100-7", "edge"])
+    'h100-[0-2,7],edge'
+    """
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        found = re.fullmatch(r"(.*\D)(0|[1-9]\d*)", name)
+        numbers.setdefault(found[1] if found else name, []).extend([int(found[2])] if found else [])
+    return ",".join(prefix + _ranges(sorted(found)) for prefix, found in numbers.items())
 
 
-def _table(lines: Sequence[Sequence[str]], right: set[int]) -> str:
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    out = []
-    for line in lines:
-        cells = [
-            c.rjust(w) if i in right else c.ljust(w)
-            for i, (c, w) in enumerate(zip(line, widths, strict=True))
-        ]
-        out.append("  ".join(cells).rstrip())
-    return "\n".join(out) + "\n"
+def _ranges(numbers: Sequence[int]) -> str:
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    spans: list[list[int]] = []
+    for n in numbers:
+        if spans and n == spans[-1][1] + 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return f"[{','.join(str(a) if a == b else f'{a}-{b}' for a, b in spans)}]"
+
+
+def _left_out(made: PlanFile) -> str:
+    if not made.plan.unplaced:
+        return ""
+    lines = [["LEFT OUT", "COST", "REASON", "WHY"]]
+    for u in made.plan.unplaced:
+        job = made.problem.job_by_name[u.job]
+        price = "required" if job.required else _usd(job.unplaced_usd)
+        lines.append([u.job, price, u.reason.value, u.message])
+    return _table(lines)
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+def _without_empty(lines: Sequence[Line]) -> list[Line]:
+    """The table without the columns that say nothing."""
+    columns = [c for c in zip(*lines, strict=True) if any(cell != NONE for cell in c[1:])]
+    return list(zip(*columns, strict=True))
+
+
+def _table(lines: Sequence[Line]) -> str:
+    """Columns as wide as their widest cell."""
+    columns = map(_column, zip(*lines, strict=True))
+    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*columns, strict=True))
+
+
+def _column(cells: Line) -> list[str]:
+    width = max(map(len, cells))
+    return [cell.rjust(width) if cells[0] in NUMBERS else cell.ljust(width) for cell in cells]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def _date(when: datetime) -> str:
+    return when.astimezone(UTC).strftime("%a %d %b %Y %H:%M")
 
 
 def _when(when: datetime) -> str:
-    return when.strftime("%a %d %b %H:%M")
+    return when.astimezone(UTC).strftime("%a %d %b %H:%M")
 
 
 def _usd(usd: float) -> str:
-    return f"{_plain(usd):>14}"
-
-
-def _plain(usd: float) -> str:
-    return f"${usd:,.2f}" if abs(usd) < 1000 else f"${usd:,.0f}"
+    return f"${usd:,.2f}"
