@@ -73,7 +73,8 @@ def _pool_entries(problem: Problem, plan: Plan, pool: Pool) -> list[Entry]:
         return _scaled([*work, *started, *idle], math.fsum(bill.usd for bill in bills))
     if pool.billing is Billing.SUNK:
         idle = [_as_sunk(e) for e in _idle(problem, pool, _windows(problem, pool), work)]
-        return _sunk_scaled([*work, *idle], cost.sunk_usd(replace(problem, pools=(pool,))))
+        alone = replace(problem, pools=(pool,), nodes=(), jobs=())
+        return _sunk_scaled([*work, *idle], cost.sunk_usd(alone))
     return work
 
 
