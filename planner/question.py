@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -12,7 +12,7 @@ from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, Manifest
 from planner.options import draft
-from planner.problem import Demand, Grid, Job, Mode, Problem, Work, hours_of
+from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
 
 SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
 ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
@@ -53,7 +53,10 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(drafts, seconds)
     grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
     pools = tuple(pool_of(p, grid) for p in manifests.pools)
-    jobs = tuple(_timed(d, job, grid) for d, job in zip(drafts, manifests.jobs, strict=True))
+    by_name = {p.name: p for p in pools}
+    jobs = tuple(
+        _timed(d, job, grid, by_name) for d, job in zip(drafts, manifests.jobs, strict=True)
+    )
     problem = Problem(
         grid=grid,
         pools=pools,
@@ -114,7 +117,8 @@ def _price_faults(manifests: Manifests) -> Iterator[Fault]:
 
 
 def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) -> Fault:
-    return Fault(place=str(manifests.origin(manifest)), path=path, message=message)
+    place = f"{manifests.origin(manifest)} ({manifest.kind} {manifest.metadata.name})"
+    return Fault(place=place, path=path, message=message)
 
 
 def _notes(manifests: Manifests) -> Iterator[str]:
@@ -166,7 +170,7 @@ def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
     return SLOT_CHOICES[-1]
 
 
-def _timed(job: Job, manifest: GpuJob, grid: Grid) -> Job:
+def _timed(job: Job, manifest: GpuJob, grid: Grid, pools: Mapping[str, Pool]) -> Job:
     """The job on the grid: times in slots, demand by slot, the price of leaving it out."""
     spec = manifest.spec
     release = max(0, grid.ceil(spec.earliest_start)) if spec.earliest_start else 0
@@ -194,7 +198,7 @@ def _timed(job: Job, manifest: GpuJob, grid: Grid) -> Job:
         due=max(0, grid.floor(spec.due)) if spec.due else None,
     )
     unplaced = spec.unplaced_usd
-    return replace(job, unplaced_usd=_dearest(job, grid) if unplaced is None else unplaced)
+    return replace(job, unplaced_usd=_dearest(job, grid, pools) if unplaced is None else unplaced)
 
 
 def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
@@ -220,15 +224,22 @@ def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _dearest(job: Job, grid: Grid) -> float:
-    """A price of leaving the job out above running it in its dearest mode, as late as may be."""
+def _dearest(job: Job, grid: Grid, pools: Mapping[str, Pool]) -> float:
+    """A price of leaving the job out above running it in its dearest mode, as late as may be.
+
+    On a pool billed by node, each replica may have to pay for a node of its own.
+    """
 
     def run_usd(mode: Mode) -> float:
         if isinstance(job.need, Demand):
             hours = (job.deadline - job.release) * grid.slot_hours
         else:
             hours = hours_of(job, mode)
-        return hours * mode.replicas * mode.full_usd_per_replica_hour
+        pool, alone = pools[mode.pool], 1.0
+        if pool.billing is Billing.NODE:
+            hours += pool.startup_seconds / 3600
+            alone = pool.gpus_per_node / max(1, mode.amounts.gpus)
+        return hours * mode.replicas * mode.full_usd_per_replica_hour * alone
 
     late = 0.0
     if job.due is not None:

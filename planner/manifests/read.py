@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from planner.manifests import wording
 from planner.manifests.errors import Fault, ManifestErrors, found
+from planner.manifests.hourly import TraceError, hourly_rates
 from planner.manifests.references import Entry, Key, Origin, circles, missing, twice
 from planner.manifests.schema import API_VERSION, KINDS, GpuJob, GpuPool, GpuQueue, Manifest
 from planner.manifests.text import MOST_BYTES, Unreadable, documents, oversized
-from planner.manifests.hourly import TraceError, hourly_rates
 
 LONGEST_NAME = 253
 MOST_DOCUMENTS = 200_000  # of one file

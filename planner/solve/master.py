@@ -7,7 +7,9 @@ Variables
     u[j] in [0, 1]   job j is left out
     n[p] >= 0        nodes of a whole-node pool that are started at least once
 
-Model: least  sum of floor_usd[o] x[o] + unplaced_usd[j] u[j] + startup_usd[p] n[p]
+    bill[p] >= 0     of a whole-node pool, start-ups apart
+
+Model: least  sum of own_usd[o] x[o] + unplaced_usd[j] u[j] + bill[p] + startup_usd[p] n[p]
     choose   sum of x[o] over j's options + u[j] = 1;  u[j] = 0 where j is required
     area     sum of energy[o, w] x[o] <= capacity[p, w]   for stretches w of pool p (cut as needed)
     nodes    sum of nodes[o, w] x[o] <= node-slots[p, w]  over options that leave no room on a node
@@ -15,6 +17,7 @@ Model: least  sum of floor_usd[o] x[o] + unplaced_usd[j] u[j] + startup_usd[p] n
     quota    the same by queue and accelerator, over the whole grid
     clash    x[o] + x[q] <= 1  where o and q together are too large for their pool at any order
     start    n[p] >= nodes[o] x[o]
+    bill     bill[p] >= sum of share_usd[o] x[o];  >= price of the nodes that options take alone
     wait     u[j] >= u[before]
     budget   sum of usd_in_month[o] x[o] <= budget
     pack     sum of x[o] over a set that is proved not to fit <= its size - 1
@@ -190,9 +193,9 @@ class Master:
             model.add_linear_constraint(
                 mathopt.fast_sum([x[i] for i in options]) <= len(options) - 1
             )
-        objective = [table.floor_usd(o) * x[o.index] for o in table.options]
+        objective = [self._own_usd(o) * x[o.index] for o in table.options]
         objective += [j.unplaced_usd * u[i] for i, j in enumerate(table.problem.jobs)]
-        objective += self._define_startups(model, x)
+        objective += self._define_bills(model, x)
         model.minimize(mathopt.fast_sum(objective))
         parameters = mathopt.SolveParameters(
             time_limit=timedelta(seconds=max(0.1, seconds)),
@@ -272,21 +275,46 @@ class Master:
                 ]
                 model.add_linear_constraint(mathopt.fast_sum(terms) <= queue.budget_usd_per_month)
 
-    def _define_startups(
+    def _own_usd(self, o: Option) -> float:
+        """The least that an option costs beside a whole-node bill."""
+        by_node = self.table.problem.pools[o.pool].billing is Billing.NODE
+        return self.table.floor_usd(o) - (o.usd if by_node else 0.0)
+
+    def _define_bills(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]
     ) -> list[mathopt.LinearExpression]:
-        terms = []
+        terms: list[mathopt.LinearExpression] = []
         for p, pool in enumerate(self.table.problem.pools):
             if pool.billing is not Billing.NODE or not self.table.of_pool[p]:
                 continue
-            started = model.add_variable(lb=0)
+            bill, started = model.add_variable(lb=0), model.add_variable(lb=0)
+            for floor in bill_floors(self.table, p):
+                model.add_linear_constraint(
+                    mathopt.fast_sum([usd * x[i] for i, usd in floor.items()]) <= bill
+                )
             for i in self.table.of_pool[p]:
                 model.add_linear_constraint(started >= self.table.options[i].nodes * x[i])
             usd = cost.node_usd(
                 pool, -pool.startup_seconds, 0, self.table.problem.grid.slot_seconds
             )
-            terms.append(usd * started)
+            terms += [bill, usd * started]
         return terms
+
+
+def bill_floors(table: Table, p: int) -> list[dict[int, float]]:
+    """What a whole-node bill without start-ups is no less than, each by option (USD).
+
+    The options' shares; and nodes for as long as they are taken, by each measure of whole nodes.
+    """
+    pool, grid = table.problem.pools[p], table.problem.grid
+    slot_usd = cost.node_usd(pool, 0, grid.slot_seconds, grid.slot_seconds)
+    options = [table.options[i] for i in table.of_pool[p]]
+    floors = [{o.index: o.usd for o in options}]
+    for beside in {*_longest_parts(table, p), -1}:
+        measure = Measure(pool=p, resource=NODES, beside=beside)
+        taken = {o.index: sum((b - a) * n for a, b, n in measure.loads(table, o)) for o in options}
+        floors.append({i: slot_usd * slots for i, slots in taken.items() if slots})
+    return [floor for floor in floors if floor]
 
 
 def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
@@ -328,12 +356,16 @@ def _resources(table: Table, p: int) -> list[int]:
 def _partial(table: Table, p: int) -> list[int]:
     """The options of a pool, at most `MOST_PARTIAL`, that hold parts of nodes the longest."""
     have = table.capacity[p][0]
-    options = [table.options[i] for i in table.of_pool[p]]
-    if not any(2 * o.takes[0] > have for o in options):
+    if not any(2 * table.options[i].takes[0] > have for i in table.of_pool[p]):
         return []
-    parts = [o for o in options if 2 * o.takes[0] <= have]
+    return _longest_parts(table, p) or [-1]
+
+
+def _longest_parts(table: Table, p: int) -> list[int]:
+    have = table.capacity[p][0]
+    parts = [o for o in (table.options[i] for i in table.of_pool[p]) if 2 * o.takes[0] <= have]
     parts.sort(key=lambda o: (-o.length, o.index))
-    return [o.index for o in parts[:MOST_PARTIAL]] or [-1]
+    return [o.index for o in parts[:MOST_PARTIAL]]
 
 
 def _energy(table: Table, measure: Measure, o: Option, start: int, end: int) -> float:

@@ -39,6 +39,7 @@ from ortools.sat.python import cp_model
 from planner import cost
 from planner.occupancy import Booking, spent_usd
 from planner.problem import Billing
+from planner.solve.master import bill_floors
 from planner.table import RESOURCES, Option, Table
 
 TIME_LITERALS = 6_000  # most start and node literals for which whole-node bills are exact
@@ -279,12 +280,18 @@ def _define_least_bills(m: Model, p: int, ours: Sequence[int]) -> None:
     """Less than any bill: each option's share, and one start of the nodes that the widest needs."""
     pool = m.table.problem.pools[p]
     nodes = len(m.table.nodes[p])
+    floors = bill_floors(m.table, p)
+    most = sum(math.ceil(100 * usd) for usd in floors[0].values()) + sum(
+        math.ceil(100 * usd) for floor in floors[1:] for usd in floor.values()
+    )
+    cents = m.cp.new_int_var(0, most, f"bill[{pool.name}]")
+    for floor in floors:
+        m.cp.add(sum(math.floor(100 * floor[i]) * m.chosen[i] for i in ours if i in floor) <= cents)
     started = m.cp.new_int_var(0, nodes, f"started[{pool.name}]")
     for i in ours:
         m.cp.add(started >= m.table.options[i].nodes).only_enforce_if(m.chosen[i])
     usd = cost.node_usd(pool, -pool.startup_seconds, 0, m.table.problem.grid.slot_seconds)
-    m.terms += [Term(m.chosen[i], m.table.options[i].usd) for i in ours]
-    m.terms.append(Term(started, usd, nodes))
+    m.terms += [Term(cents, 0.01, most), Term(started, usd, nodes)]
 
 
 def _define_exact_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
@@ -515,7 +522,7 @@ def solve(
     solver.parameters.num_workers = workers
     solver.parameters.relative_gap_limit = gap
     status = solver.solve(m.cp, _Stopper(stop) if stop else None)
-    slack = 0.5 * sum(t.most for t in m.terms) / scale
+    slack = sum(abs(round(t.usd * scale) - t.usd * scale) * t.most for t in m.terms) / scale
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
     return Answer(
         bookings=_read(m, solver) if found else None,
@@ -539,7 +546,7 @@ class _Stopper(cp_model.CpSolverSolutionCallback):
 
 def _scale(terms: Sequence[Term]) -> float:
     total = math.fsum(abs(t.usd) * t.most for t in terms) or 1.0
-    return float(10 ** max(0, min(6, 13 - math.ceil(math.log10(total)))))
+    return float(10 ** max(2, min(6, 13 - math.ceil(math.log10(total)))))
 
 
 def _hint(m: Model, hint: Sequence[Booking]) -> None:
