@@ -13,6 +13,8 @@ from planner.solve.build import Bookings
 from planner.solve.clock import Clock
 from planner.table import Table
 
+ALONE_SECONDS = 1.0  # for one worker, before there are more
+
 Caps = list[tuple[frozenset[int], float]]
 
 
@@ -78,22 +80,29 @@ def _least_left_out(
 ) -> float | None:
     m = model.define(table, allowed=table.paying(), caps=caps)
     model.only_leaving_out(m, jobs)
-    answer = model.solve(m, seconds=clock.left, seed=clock.limits.seed, hint=tuple(hint.values()))
+    answer = _answer(m, clock, tuple(hint.values()))
     if not answer.optimal or answer.bookings is None:
         return None
     placed = {table.options[b.option].job: b for b in answer.bookings}
     return left_out_usd(table, placed, jobs)
 
 
+def _answer(
+    m: model.Model, clock: Clock, hint: tuple[Booking, ...], gap: float = 0.0
+) -> model.Answer:
+    """One worker first, which answers the same each time; more where that proves nothing."""
+    seed = clock.limits.seed
+    alone = min(clock.left, ALONE_SECONDS)
+    answer = model.solve(m, seconds=alone, seed=seed, hint=hint, gap=gap, workers=1)
+    if answer.optimal or answer.infeasible or not clock.left:
+        return answer
+    again = model.solve(m, seconds=clock.left, seed=seed, hint=answer.bookings or hint, gap=gap)
+    return again if again.bookings is not None or again.infeasible else answer
+
+
 def _run(table: Table, clock: Clock, hint: Bookings | None, caps: Caps, gap: float) -> Found:
     m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
-    answer = model.solve(
-        m,
-        seconds=clock.left,
-        seed=clock.limits.seed,
-        hint=tuple((hint or {}).values()),
-        gap=gap,
-    )
+    answer = _answer(m, clock, tuple((hint or {}).values()), gap)
     if answer.bookings is None:
         return Found(bookings=None, bound_usd=answer.bound_usd, infeasible=answer.infeasible)
     bookings = named(table, answer.bookings)
