@@ -116,7 +116,7 @@ CASES = {  # what is appended to two pools, where that is wrong, and what is sai
     ),
     "work that is not planned yet": (
         job("sft", work="task: {gpuFraction: 0.5, hours: {h100-sxm5-80gb: 2}}"),
-        "document 3: spec.task.gpuFraction",
+        f"{SFT}: spec.task.gpuFraction",
         "not planned yet (see the README's limits)",
     ),
 }

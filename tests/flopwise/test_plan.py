@@ -1,0 +1,340 @@
+"""``flopwise plan`` as a user calls it: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flopwise import plan_text
+from flopwise.errors import FAILED, INFEASIBLE, INTERRUPTED, OUT_OF_TIME
+from planner.check import violations
+from planner.plan import Bound, Costs, Plan, Status
+from planner.planfile import PlanFile, read_plan
+from planner.problem import Billing, Demand, Problem
+from planner.solve.clock import Limits
+from planner.solve.pick import solve
+from tests.flopwise.command import HOURS, POOLS, ROOT, Command, job, on_its_own
+from tests.planner import worlds
+
+START = "earliestStart: 2026-12-01T00:00:00Z"
+SOON = f"{START}, due: 2026-12-01T04:00:00Z, latenessUsdPerHour: 1"
+# Eight GPUs each. On H100 4 h x 8 x $3.50 = $112, on A100 10 h x 8 x $2.00 = $160: both go to H100,
+# which has room for two, at once. First come, first served takes the cheapest GPU-hour, so A100,
+# one by one: $320, and they are 6 h and 16 h late.
+TWO_JOBS = POOLS + job("sft", SOON) + job("tune", SOON)
+
+
+def timeless(text: str) -> str:
+    """The text without the seconds that the solver took."""
+    return re.sub(r"(in|after) \d+\.\d s", r"\1 0.0 s", text)
+
+
+@pytest.fixture
+def two_jobs(tmp_path: Path) -> Path:
+    path = tmp_path / "two.yaml"
+    path.write_text(TWO_JOBS, encoding="utf-8")
+    return path
+
+
+def test_a_plan_is_totals_pools_and_jobs(flopwise: Command, two_jobs: Path) -> None:
+    ended = flopwise("plan", "-f", two_jobs, "--horizon", "24h")
+    assert (ended.code, ended.err) == (0, "")
+    assert (
+        timeless(ended.out)
+        == """\
+2 of 2 jobs on 2 pools, Tue 01 Dec 2026 00:00 to Wed 02 Dec 2026 00:00 UTC
+
+                            MONEY  LATENESS    TOTAL
+this plan                 $224.00         -  $224.00  proved optimal in 0.0 s
+proved minimum                  -         -  $224.00
+first come, first served  $320.00    $22.00  $342.00
+
+Saves $118.00 (34.5 %) against first come, first served on the cheapest GPU that fits.
+
+POOL  ACCELERATOR     PURCHASE   GPUS  BUSY  JOBS    MONEY  IN USE, 1 H A MARK
+a100  a100-sxm4-80gb  on_demand     8   0 %     0    $0.00
+h100  h100-sxm5-80gb  on_demand    16  17 %     2  $224.00  ████
+
+JOB   POOL  GPUS  START             END               HOURS     COST
+sft   h100     8  Tue 01 Dec 00:00  Tue 01 Dec 04:00    4.0  $112.00
+tune  h100     8  Tue 01 Dec 00:00  Tue 01 Dec 04:00    4.0  $112.00
+"""
+    )
+
+
+def test_wide_names_the_nodes(flopwise: Command, two_jobs: Path) -> None:
+    out = flopwise("plan", "-f", two_jobs, "-o", "wide").out
+    assert sorted(re.findall(r"h100-\d$", out, re.MULTILINE)) == ["h100-0", "h100-1"]
+
+
+def test_json_has_the_fields_that_people_script_against(flopwise: Command, two_jobs: Path) -> None:
+    plan = json.loads(flopwise("plan", "-f", two_jobs, "-o", "json").out)
+    assert (plan["status"], plan["objectiveUsd"], plan["boundUsd"]) == ("optimal", 224.0, 224.0)
+    assert (plan["gapFraction"], plan["costUsd"], plan["fullCostUsd"]) == (0.0, 224.0, 224.0)
+    assert {"usdPerPflop", "solveSeconds", "shadowPrices"} <= plan.keys()
+    assert plan["unplaced"] == []
+    (first, _) = sorted(plan["segments"], key=lambda s: str(s["job"]))
+    del first["nodes"], first["devices"]
+    assert first == {
+        "job": "sft",
+        "pool": "h100",
+        "gpus": 8,
+        "replicas": 1,
+        "start": "2026-12-01T00:00:00+00:00",
+        "end": "2026-12-01T04:00:00+00:00",
+        "hours": 4.0,
+        "costUsd": 112.0,
+        "flops": 0.0,
+        "layout": "",
+    }
+
+
+def test_yaml_says_what_json_says(flopwise: Command, two_jobs: Path) -> None:
+    as_json = json.loads(flopwise("plan", "-f", two_jobs, "-o", "json").out)
+    as_yaml = yaml.safe_load(flopwise("plan", "-f", two_jobs, "-o", "yaml").out)
+    for each in (as_json, as_yaml):
+        del each["solveSeconds"], each["answer"]["solve_seconds"]
+    assert as_yaml == as_json
+
+
+def test_csv_has_a_line_for_each_segment_and_each_job_left_out(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    manifests = tmp_path / "three.yaml"
+    manifests.write_text(
+        TWO_JOBS + job("vast", START, HOURS.replace("gpus: 8", "gpus: 16")), encoding="utf-8"
+    )
+    lines = list(csv.DictReader(io.StringIO(flopwise("plan", "-f", manifests, "-o", "csv").out)))
+    assert [(r["job"], r["pool"], r["costUsd"], r["reason"]) for r in lines] == [
+        ("sft", "h100", "112.0", ""),
+        ("tune", "h100", "112.0", ""),
+        ("vast", "", "", "no-option"),
+    ]
+
+
+def test_files_a_folder_and_standard_input_are_one_question(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "pools.yaml").write_text(POOLS, encoding="utf-8")
+    (tmp_path / "jobs" / "sft.yaml").write_text(job("sft", START), encoding="utf-8")
+    files = flopwise("plan", "-f", tmp_path / "pools.yaml", "-f", tmp_path / "jobs")
+    piped = flopwise("plan", "-f", tmp_path / "jobs", "-f", "-", stdin=POOLS)
+    assert files.out.startswith("1 of 1 job on 2 pools")
+    assert timeless(piped.out) == timeless(files.out)
+
+
+def test_a_written_plan_reads_back_as_proved(flopwise: Command, two_jobs: Path) -> None:
+    out = two_jobs.with_name("plan.json")
+    out.write_text("an older plan", encoding="utf-8")
+    ended = flopwise("plan", "-f", two_jobs, "--out", out)
+    assert (ended.code, ended.err) == (0, f"wrote {out}\n")
+    made = read_plan(out)
+    assert made.plan.costs == Costs(money=224.0)
+    assert not violations(made.problem, made.plan)
+    assert sorted(p.name for p in out.parent.iterdir()) == ["plan.json", "two.yaml"]
+
+
+def test_a_required_job_that_cannot_run_is_no_plan_and_nothing_is_written(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    manifests, out = tmp_path / "all.yaml", tmp_path / "plan.json"
+    out.write_text("an older plan", encoding="utf-8")
+    # Its quickest way takes 4 h, and it has 3.
+    must = job("must", f"{START}, required: true, deadline: 2026-12-01T03:00:00Z")
+    manifests.write_text(TWO_JOBS + must, encoding="utf-8")
+    ended = flopwise("plan", "-f", manifests, "--out", out)
+    why = "no way to run it fits the 3 h from its start to its deadline"
+    assert ended.code == INFEASIBLE
+    assert ended.err == f"flopwise: no feasible plan: must is required: {why}\n"
+    assert ended.out.startswith("NO FEASIBLE PLAN: this is what could run if no job were required.")
+    assert re.search(rf"^must +required +window +{why}$", ended.out, re.MULTILINE)
+    assert out.read_text(encoding="utf-8") == "an older plan"
+
+
+def test_a_job_that_is_left_out_is_a_failure_only_if_all_are_required(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    manifests = tmp_path / "all.yaml"
+    late = job("late", f"{START}, deadline: 2026-12-01T03:00:00Z, unplacedUsd: 50")
+    manifests.write_text(TWO_JOBS + late, encoding="utf-8")
+    ended = flopwise("plan", "-f", manifests)
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"^this plan +\$224.00 +- +\$50.00 +\$274.00  proved", ended.out, re.MULTILINE)
+    strict = flopwise("plan", "-f", manifests, "--require-all")
+    assert strict.code == INFEASIBLE
+    assert strict.err == "flopwise: 1 job is left out, and --require-all asks for none\n"
+    assert timeless(strict.out) == timeless(ended.out)
+
+
+def test_out_of_time_with_nothing_to_show_is_said(
+    flopwise: Command, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = PlanFile(problem=late_world(), plan=Plan(status=Status.TIMEOUT))
+    monkeypatch.setattr("flopwise.plan.solved", lambda *_, **__: nothing)
+    assert flopwise("plan", "-f", two_jobs) == (
+        OUT_OF_TIME,
+        "",
+        "flopwise: out of time with no plan to show: raise --time-limit\n",
+    )
+
+
+def test_an_error_of_ours_is_one_line_and_its_traceback_is_for_who_asks(
+    flopwise: Command, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> PlanFile:
+        raise ValueError("no such\nthing")
+
+    monkeypatch.setattr("flopwise.plan.solved", broken)
+    ended = flopwise("plan", "-f", two_jobs)
+    assert (ended.code, ended.out) == (FAILED, "")
+    assert ended.err == (
+        "flopwise: internal error: ValueError: no such thing;"
+        " please report it with what FLOPWISE_DEBUG=1 prints\n"
+    )
+    monkeypatch.setenv("FLOPWISE_DEBUG", "1")
+    with pytest.raises(ValueError, match="no such"):
+        flopwise("plan", "-f", two_jobs)
+
+
+def test_a_person_sees_how_far_it_is_and_ctrl_c_ends_it_at_once() -> None:
+    person, terminal = pty.openpty()
+    command = [sys.executable, "-m", "flopwise", "plan", "-f", "examples", "--gap", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal) as process:
+        os.close(terminal)
+        seen = b""
+        while b"bound $" not in seen:
+            seen += os.read(person, 1000)
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=60)
+    seen += read_all(person)
+    assert (process.returncode, out) == (INTERRUPTED, b"")
+    assert seen.endswith(b"\r\x1b[Kflopwise: interrupted\r\n")
+
+
+def read_all(terminal: int) -> bytes:
+    """What is left to read of a terminal that nobody writes to any more."""
+    seen = b""
+    try:
+        while more := os.read(terminal, 1000):
+            seen += more
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        os.close(terminal)
+    return seen
+
+
+def test_a_terminal_without_our_letters_is_no_error(two_jobs: Path) -> None:
+    ended = on_its_own("plan", "-f", two_jobs, PYTHONIOENCODING="latin-1")
+    assert (ended.code, ended.err) == (0, "")
+    assert re.search(r"^h100 .* \?", ended.out, re.MULTILINE)  # its hours are drawn
+
+
+def test_a_reader_that_goes_away_sees_no_traceback(two_jobs: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "flopwise", "plan", "-f", str(two_jobs)]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (FAILED, b"")
+
+
+def test_times_are_printed_in_utc_whatever_zone_they_were_given_in(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    manifests = tmp_path / "all.yaml"
+    manifests.write_text(POOLS + job("sft"), encoding="utf-8")
+    out = flopwise("plan", "-f", manifests, "--start", "2026-12-01T02:00+02:00").out
+    assert "on 2 pools, Tue 01 Dec 2026 00:00 to Tue 08 Dec 2026 00:00 UTC" in out
+    assert re.search(r"^sft .*  Tue 01 Dec 00:00  Tue 01 Dec 04:00 ", out, re.MULTILINE)
+
+
+# -- the text of plans by hand ---------------------------------------------------------------------
+
+
+def late_world() -> Problem:
+    """Two jobs of 2 h on one GPU at $3, both due after 2 h, and $10 for each hour late."""
+    gpu = worlds.pool("h100", usd=3.0)
+    mode = worlds.mode(gpu, hours=2.0)
+    jobs = [
+        worlds.job(name, mode, due=2, lateness_usd_per_hour=10.0, team="nlp") for name in ("a", "b")
+    ]
+    return worlds.problem((gpu,), tuple(jobs))
+
+
+def text_of(problem: Problem, *, wide: bool = False) -> str:
+    return plan_text.as_text(PlanFile(problem=problem, plan=solve(problem)), wide=wide)
+
+
+def test_lateness_is_shown_by_its_hours_and_its_price() -> None:
+    # 2 x 2 h x $3 = $12; the second ends at 4 h, 2 h late: $20.
+    text = text_of(late_world())
+    assert re.search(r"^ +MONEY +LATENESS +TOTAL$", text, re.MULTILINE)
+    assert re.search(r"^this plan +\$12.00 +\$20.00 +\$32.00  proved", text, re.MULTILINE)
+    assert re.search(r"^JOB .* LATE +HOURS +COST$", text, re.MULTILINE)
+    assert len(re.findall(r"^[ab] +nlp .* 04:00 +2.0 h +2.0  \$6.00$", text, re.MULTILINE)) == 1
+    assert len(re.findall(r"^[ab] +nlp .* 02:00 +- +2.0  \$6.00$", text, re.MULTILINE)) == 1
+
+
+def test_the_hours_of_a_pool_are_drawn_against_what_is_there_of_it() -> None:
+    # Two nodes for four hours, then one for two; at least one replica.
+    gpu = worlds.pool("h100", nodes=2, windows=((0, 4, 2), (4, 6, 1)))
+    demand = Demand(per_slot=(0.0, 1.0, 2.0, 1.0, 1.0, 0.0), min_replicas=1)
+    chat = worlds.job("chat", worlds.mode(gpu, serves=1.0), need=demand)
+    text = text_of(worlds.problem((gpu,), (chat,)))
+    assert "IN USE, 1 H A MARK" in text
+    assert "▄▄█▄██" in text
+    assert " 70 % " in text  # 7 GPU-hours of 10
+
+
+def test_whole_gpus_that_do_nothing_are_a_blank_and_the_least_use_is_a_mark() -> None:
+    # 16 GPUs, one in use in the first of six slots: a sixteenth of full height is still a mark.
+    gpu = worlds.pool("h100", nodes=2, gpus=8)
+    text = text_of(worlds.problem((gpu,), (worlds.job("a", worlds.mode(gpu)),)))
+    (line,) = (line for line in text.splitlines() if line.startswith("h100 "))
+    assert line.endswith("  ▁")
+
+
+def test_more_jobs_than_a_screen_holds_are_counted_and_wide_shows_them() -> None:
+    gpu = worlds.pool("h100", nodes=102)
+    jobs = tuple(worlds.job(f"j{i:03}", worlds.mode(gpu)) for i in range(102))
+    problem = worlds.problem((gpu,), jobs)
+    made = PlanFile(problem=problem, plan=solve(problem, Limits(gap=0.01)))
+    short, wide = (plan_text.as_text(made, wide=wide) for wide in (False, True))
+    assert len(re.findall(r"^j\d", short, re.MULTILINE)) == plan_text.MOST_JOBS
+    assert short.endswith("… and 2 more jobs (-o wide has all)\n")
+    assert len(re.findall(r"^j\d", wide, re.MULTILINE)) == 102
+
+
+def test_what_owned_hardware_costs_beside_its_energy_is_said() -> None:
+    gpu = worlds.pool("h100", usd=3.0, billing=Billing.SUNK)
+    text = text_of(worlds.problem((gpu,), (worlds.job("a", worlds.mode(gpu, usd=0.5)),)))
+    # Energy: 1 h x $0.50. The node stands there for 6 h at $3: $18.
+    assert re.search(r"^this plan +\$0.50  proved optimal", text, re.MULTILINE)
+    assert "with all they cost: $18.50." in text
+
+
+def test_a_plan_that_costs_more_than_first_come_first_served_says_so() -> None:
+    problem = late_world()
+    made = solve(problem)
+    dear = replace(made, status=Status.FEASIBLE, costs=Costs(money=12.0, lateness=28.0))
+    file = PlanFile(problem=problem, plan=replace(dear, bound=Bound(usd=30.0)), baseline=made)
+    text = plan_text.as_text(file, wide=False)
+    # $40 against $32 is $8 more, a quarter; (40 - 30) / 40 may be saved at most.
+    assert re.search(r"^this plan .* \$40.00  gap 25.00 % after ", text, re.MULTILINE)
+    assert "Costs $8.00 (25.0 %) more against first come, first served" in text
