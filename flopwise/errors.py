@@ -10,7 +10,7 @@ OUT_OF_TIME = 5
 INTERRUPTED = 130
 
 
-class Fail(Exception):  # noqa: N818  # it is how a command ends, not a fault of the program
+class Fail(Exception):  # it is how a command ends, not a fault of the program
     """End the command with ``code``; the message goes to standard error, a line each."""
 
     def __init__(self, message: str, code: int = FAILED) -> None:
