@@ -83,8 +83,8 @@ def _end_old_runs(state: Path) -> None:
 def _plan(plan_file: Path) -> None:
     from flopwise import plan_text
     from flopwise.plan import solved
-    from planner.question import Horizon
     from planner.planfile import write_plan
+    from planner.question import Horizon
 
     made = solved(
         [str(EXAMPLES)],
