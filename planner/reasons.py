@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from planner import placement
+from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Reason, Unplaced
 from planner.problem import Job
@@ -90,25 +90,22 @@ def _crowded_out(
     ready = max((bookings[b].end(table) for b in table.after[j]), default=0)
     options = [table.options[i] for i in table.of_job[j]]
     pools = tuple(dict.fromkeys(problem.pools[o.pool].name for o in options))
-    for o in options:
-        booking = placement.earliest(occupancy, o, first=ready)
-        if booking is not None:
-            usd = o.usd + table.late_usd(j, booking.end(table))
-            if usd >= job.unplaced_usd:
-                return _unplaced(
-                    job,
-                    Reason.NOT_WORTH,
-                    f"the room left costs ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}",
-                    pools,
-                )
-            return _unplaced(
-                job, Reason.NOT_FOUND, "the search found no better place for it", pools
-            )
+    room = [b for o in options if (b := placement.earliest(occupancy, o, first=ready)) is not None]
+    if room:
+        usd = min(_extra_usd(table, bookings, j, booking) for booking in room)
+        if usd < job.unplaced_usd:
+            message = "the search found no better place for it"
+            return _unplaced(job, Reason.NOT_FOUND, message, pools)
+        message = f"the room left costs ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}"
+        return _unplaced(job, Reason.NOT_WORTH, message, pools)
     if (queue := _queue_in_the_way(occupancy, options, ready)) is not None:
         reason, name = queue
         what = "budget" if reason is Reason.BUDGET else "limit"
         return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
     holders = _holders(table, bookings, options)
+    if not holders:
+        message = f"{' and '.join(pools[:3])}: too few nodes at any time when it could run"
+        return _unplaced(job, Reason.WINDOW, message, pools)
     lead = ", ".join(holders[:3]) + (" and others" if len(holders) > 3 else "")
     full = "is full" if len(pools) == 1 else "are full"
     proof = "" if proved else " (as far as the search found)"
@@ -124,24 +121,37 @@ def _unplaced(job: Job, reason: Reason, message: str, binds: tuple[str, ...]) ->
     return Unplaced(job=job.name, reason=reason, message=message, binds=binds)
 
 
+def _extra_usd(table: Table, bookings: Mapping[int, Booking], j: int, booking: Booking) -> float:
+    """What the plan would cost more with ``booking`` of job ``j``, not running it apart."""
+    without, within = (
+        cost.costs(table.problem, placement.unnamed_segments(table, held), ())
+        for held in (bookings.values(), {**bookings, j: booking}.values())
+    )
+    return within.objective - without.objective
+
+
 def _queue_in_the_way(
     occupancy: Occupancy, options: list[Option], ready: int
 ) -> tuple[Reason, str] | None:
-    """A queue limit or budget without which an option would fit."""
-    table = occupancy.table
-    queues = [q for q in table.problem.queues for _ in q.limit]
-    budgets = [q for q in table.problem.queues if q.budget_usd_per_month is not None]
+    """The queue limit or budget without which an option would fit; of several, the first."""
+    queues = [q.name for q in occupancy.table.problem.queues for _ in q.limit]
+    budgets = [q.name for q in occupancy.table.problem.queues if q.budget_usd_per_month is not None]
     for o in options:
         limits, purses = occupancy.limits_of[o.index], occupancy.budgets_of[o.index]
-        for kept_limits, kept_purses in (((), purses), (limits, ()), ((), ())):
-            occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = kept_limits, kept_purses
+        cases = [((Reason.QUEUE_LIMIT, queues[i]), (_less(limits, i), purses)) for i in limits]
+        cases += [((Reason.BUDGET, budgets[i]), (limits, _less(purses, i))) for i in purses]
+        cases += [(what, ((), ())) for what, _ in cases[:1]]
+        for what, kept in cases:
+            occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = kept
             fits = placement.earliest(occupancy, o, first=ready) is not None
             occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = limits, purses
-            if fits and limits and not kept_limits:
-                return Reason.QUEUE_LIMIT, queues[limits[0]].name
-            if fits and purses and not kept_purses:
-                return Reason.BUDGET, budgets[purses[0]].name
+            if fits:
+                return what
     return None
+
+
+def _less(numbers: tuple[int, ...], without: int) -> tuple[int, ...]:
+    return tuple(i for i in numbers if i != without)
 
 
 def _holders(table: Table, bookings: Mapping[int, Booking], options: list[Option]) -> list[str]:
