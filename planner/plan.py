@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -117,13 +118,16 @@ class Rental:
 def gap_of(objective: float, bound: float, not_running: float) -> float:
     """How far ``objective`` may be from the best, as a fraction of what running costs.
 
-    A difference of a billionth is float noise; where nothing runs and the bound is below, inf.
+    A difference of a billionth is float noise. Inf where there is no plan yet, and where nothing
+    runs though the bound is below.
     """
+    if math.isinf(objective):
+        return math.inf
     over = objective - bound
     if over <= 1e-9 * max(1.0, abs(objective)):
         return 0.0
     base = objective - not_running
-    return over / base if base > 1e-9 * objective else float("inf")
+    return over / base if base > 1e-9 * objective else math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
