@@ -143,8 +143,13 @@ def _notes(manifests: Manifests) -> Iterator[str]:
 
 
 def _default_start(manifests: Manifests, now: datetime) -> datetime:
-    named = [j.spec.earliest_start for j in manifests.jobs if j.spec.earliest_start]
-    return min(named, default=now.astimezone(UTC).replace(minute=0, second=0, microsecond=0))
+    """The earliest start that a job names; this hour where none does or a deadline precedes it."""
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    first = min(
+        (j.spec.earliest_start for j in manifests.jobs if j.spec.earliest_start), default=hour
+    )
+    deadlines = [j.spec.deadline for j in manifests.jobs if j.spec.deadline]
+    return min(hour, first) if any(d <= first for d in deadlines) else first
 
 
 def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
