@@ -50,7 +50,7 @@ def test_the_grid_starts_this_hour_or_when_the_first_job_may(
     assert question(tmp_path, spec).grid.start == start
 
 
-def test_a_deadline_before_any_named_start_brings_the_grid_back_to_this_hour(
+def test_a_deadline_before_any_named_start_begins_the_grid_this_hour(
     tmp_path: Path,
 ) -> None:
     later = "earliestStart: 2026-12-07T00:00:00Z, task: {hours: {l4: 1}}"
