@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -70,7 +71,7 @@ def _decode_dataclass(kind: type, data: Any, path: str) -> Any:
     }
     try:
         return kind(**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CodecError(f"{path or kind.__name__}: {error}") from None
 
 
@@ -78,6 +79,7 @@ def _decode_union(choices: tuple[Any, ...], data: Any, path: str) -> Any:
     if data is None and type(None) in choices:
         return None
     rest = [c for c in choices if c is not type(None)]
+    rest = [c for c in rest if _knows(c, data)] or rest  # so that the error is of the one meant
     for choice in rest[:-1]:
         try:
             return _decode(choice, data, path)
@@ -86,11 +88,17 @@ def _decode_union(choices: tuple[Any, ...], data: Any, path: str) -> Any:
     return _decode(rest[-1], data, path)
 
 
+def _knows(kind: Any, data: Any) -> bool:
+    return (
+        is_dataclass(kind) and isinstance(data, dict) and set(data) <= set(_hints(cast(type, kind)))
+    )
+
+
 def _decode_tuple(items: tuple[Any, ...], data: Any, path: str) -> Any:
     if not isinstance(data, list):
         raise _wrong(path, data, "list")
     if len(items) == 2 and items[1] is Ellipsis:
-        if items[0] is float and all(type(v) is float for v in data):
+        if items[0] is float and all(type(v) is float and math.isfinite(v) for v in data):
             return tuple(data)
         return tuple(_decode(items[0], v, f"{path}[{i}]") for i, v in enumerate(data))
     if len(data) != len(items):
@@ -101,7 +109,7 @@ def _decode_tuple(items: tuple[Any, ...], data: Any, path: str) -> Any:
 
 def _decode_scalar(kind: Any, data: Any, path: str) -> Any:
     if kind is float and isinstance(data, (int, float)) and not isinstance(data, bool):
-        return float(data)
+        return _finite(data, path)
     if kind in (int, str, bool):
         if type(data) is kind:
             return data
@@ -117,6 +125,16 @@ def _decode_scalar(kind: Any, data: Any, path: str) -> Any:
         except ValueError:
             raise _wrong(path, data, " | ".join(str(m.value) for m in kind)) from None
     raise _wrong(path, data, getattr(kind, "__name__", str(kind)))
+
+
+def _finite(data: float, path: str) -> float:
+    try:
+        value = float(data)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise _wrong(path, data, "a finite number")
+    return value
 
 
 def _wrong(path: str, data: Any, allowed: str) -> CodecError:

@@ -7,6 +7,7 @@ values, and everything else is derived from them. Reading takes only those two.
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 from collections import Counter
@@ -21,6 +22,7 @@ from planner.problem import Problem
 
 API_VERSION = "flopwise.dev/v1alpha1"
 KIND = "Plan"
+LONGEST = 200  # characters of what is said of a file
 
 
 class PlanFileError(ValueError):
@@ -45,7 +47,7 @@ def document(file: PlanFile) -> dict[str, Any]:
         "status": plan.status.value,
         "objectiveUsd": plan.costs.objective,
         "boundUsd": plan.bound.usd,
-        "gapFraction": plan.gap_fraction,
+        "gapFraction": plan.gap_fraction if math.isfinite(plan.gap_fraction) else None,
         "costUsd": plan.costs.money,
         "movingUsd": plan.costs.moving,
         "latenessUsd": plan.costs.lateness,
@@ -118,24 +120,22 @@ def read_plan(path: str | Path) -> PlanFile:
     try:
         data = json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise PlanFileError(f"{path}: {error.strerror or error}") from None
+        raise _refusal(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise PlanFileError(f"{path}: not JSON: {str(error)[:120]}") from None
+        raise _refusal(path, f"not JSON: {error}") from None
     if not isinstance(data, dict) or (data.get("apiVersion"), data.get("kind")) != (
         API_VERSION,
         KIND,
     ):
-        raise PlanFileError(
-            f"{path}: not a plan: apiVersion {API_VERSION} and kind {KIND} expected"
-        )
+        raise _refusal(path, f"not a plan: apiVersion {API_VERSION} and kind {KIND} expected")
     try:
         file = PlanFile(
             problem=decode(Problem, data.get("problem"), "problem"),
             plan=decode(Plan, data.get("answer"), "answer"),
             baseline=decode(Plan, data["baseline"], "baseline") if data.get("baseline") else None,
         )
-    except (CodecError, ValueError) as error:
-        raise PlanFileError(f"{path}: {error}") from None
+    except CodecError as error:
+        raise _refusal(path, str(error)) from None
     _refuse_twins(path, file.plan)
     return file
 
@@ -143,4 +143,10 @@ def read_plan(path: str | Path) -> PlanFile:
 def _refuse_twins(path: str | Path, plan: Plan) -> None:
     counts = Counter(u.job for u in plan.unplaced)
     if twins := sorted(job for job, n in counts.items() if n > 1):
-        raise PlanFileError(f"{path}: answer.unplaced: {twins[0]} stands twice")
+        raise _refusal(path, f"answer.unplaced: {twins[0]} stands twice")
+
+
+def _refusal(path: str | Path, text: str) -> PlanFileError:
+    """One line, of a length that a terminal shows, whatever the file holds."""
+    line = " ".join(text.split())
+    return PlanFileError(f"{path}: {line if len(line) <= LONGEST else line[:LONGEST] + '...'}")

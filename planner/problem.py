@@ -50,6 +50,10 @@ class Grid:
             raise ValueError("Grid.start must carry a time zone")
         if self.slot_seconds <= 0 or self.slots <= 0:
             raise ValueError("Grid needs at least one slot of at least one second")
+        try:
+            self.time(self.slots)
+        except OverflowError:
+            raise ValueError("Grid ends after the year 9999") from None
 
     @property
     def slot_hours(self) -> float:
