@@ -163,12 +163,15 @@ def _remarks(plan: Plan, other: Plan | None) -> str:
 
 
 def _saved(plan: Plan, other: Plan) -> str:
-    saved = other.costs.objective - plan.costs.objective
-    share = f" ({100 * abs(saved) / other.costs.objective:.1f} %)" if other.costs.objective else ""
-    verb = "Saves" if saved >= 0 else "Costs"
-    more = "" if saved >= 0 else " more"
     rival = "first come, first served on the cheapest GPU that fits"
-    return f"{verb} {_usd(abs(saved))}{share}{more} against {rival}."
+    theirs = other.costs.objective
+    saved = theirs - plan.costs.objective
+    if abs(saved) < 0.005:
+        return f"Costs as much as {rival}."
+    share = f" ({100 * abs(saved) / theirs:.1f} %)" if theirs else ""
+    if saved < 0:
+        return f"Costs {_usd(-saved)}{share} more than {rival}."
+    return f"Saves {_usd(saved)}{share} against {rival}."
 
 
 # -- where it runs ---------------------------------------------------------------------------------

@@ -182,13 +182,18 @@ def test_a_job_that_is_left_out_is_a_failure_only_if_all_are_required(
 def test_out_of_time_with_nothing_to_show_is_said(
     flopwise: Command, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = PlanFile(problem=late_world(), plan=Plan(status=Status.TIMEOUT))
+    problem = late_world()
+    left_out = Costs(not_running=sum(j.unplaced_usd for j in problem.jobs))
+    nothing = PlanFile(problem=problem, plan=Plan(status=Status.TIMEOUT, costs=left_out))
     monkeypatch.setattr("flopwise.plan.solved", lambda *_, **__: nothing)
-    assert flopwise("plan", "-f", two_jobs) == (
-        OUT_OF_TIME,
-        "",
-        "flopwise: out of time with no plan to show: raise --time-limit\n",
-    )
+    said = "flopwise: out of time with no plan to show: raise --time-limit\n"
+    out = two_jobs.with_name("plan.json")
+    assert flopwise("plan", "-f", two_jobs, "--out", out) == (OUT_OF_TIME, "", said)
+    assert not out.exists()
+    as_json = flopwise("plan", "-f", two_jobs, "-o", "json")
+    assert (as_json.code, as_json.err) == (OUT_OF_TIME, said)
+    plan = json.loads(as_json.out)
+    assert (plan["status"], plan["gapFraction"], plan["segments"]) == ("timeout", None, [])
 
 
 def test_an_error_of_ours_is_one_line_and_its_traceback_is_for_who_asks(
@@ -337,4 +342,6 @@ def test_a_plan_that_costs_more_than_first_come_first_served_says_so() -> None:
     text = plan_text.as_text(file, wide=False)
     # $40 against $32 is $8 more, a quarter; (40 - 30) / 40 may be saved at most.
     assert re.search(r"^this plan .* \$40.00  gap 25.00 % after ", text, re.MULTILINE)
-    assert "Costs $8.00 (25.0 %) more against first come, first served" in text
+    assert "Costs $8.00 (25.0 %) more than first come, first served" in text
+    same = plan_text.as_text(replace(file, plan=made), wide=False)
+    assert "Costs as much as first come, first served" in same
