@@ -1,0 +1,431 @@
+"""Job and pool to modes: the numbers by hand, and why a pool cannot be used."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cost_models.accelerators import resolve_accelerator
+from planner.manifests.errors import ManifestErrors
+from planner.manifests.read import read
+from planner.problem import Amounts, Demand, Interruption, Job, Mode, Work, hours_of
+from planner.question import Built, Horizon, build
+
+NOW = datetime(2026, 11, 25, 10, 40, tzinfo=UTC)
+GIB = 2**30
+H100 = "h100-sxm5-80gb"
+Fields = dict[str, object]
+
+ON_DEMAND: Fields = {"purchase": "on_demand", "usdPerGpuHour": 2.0, "billing": "gpu"}
+POOL: Fields = {"accelerator": H100, "gpusPerNode": 8, "nodes": 4, "price": ON_DEMAND}
+TASK: Fields = {"gpus": 8, "hours": {H100: 4.0}}
+
+
+def document(kind: str, name: str, spec: Fields, **metadata: object) -> Fields:
+    return {
+        "apiVersion": "flopwise.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, **metadata},
+        "spec": spec,
+    }
+
+
+def built(folder: Path, *documents: Fields, horizon: Horizon | None = None) -> Built:
+    path = folder / "all.yaml"
+    path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+    return build(read([path]), horizon or Horizon(), NOW)
+
+
+def job_of(folder: Path, spec: Fields, **pools: Fields) -> Job:
+    """The job that ``spec`` states, with its modes on ``pools`` (by default one pool of H100)."""
+    documents = [document("GpuPool", name, p) for name, p in (pools or {"p": POOL}).items()]
+    made = built(folder, *documents, document("GpuJob", "j", spec))
+    return made.problem.job_by_name["j"]
+
+
+def only_mode(folder: Path, spec: Fields, pool: Fields | None = None) -> Mode:
+    (mode,) = job_of(folder, spec, p=pool or POOL).modes
+    return mode
+
+
+def excluded(folder: Path, spec: Fields, **pools: Fields) -> list[tuple[str, str, str]]:
+    """(pool, reason, message) of the pools that the job cannot use."""
+    return [(e.pool, e.reason, e.message) for e in job_of(folder, spec, **pools).excluded]
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+
+def test_a_task_takes_its_stated_hours_and_the_list_price(tmp_path: Path) -> None:
+    # 4 h x 8 GPUs x $2 = $64
+    job = job_of(tmp_path, {"task": TASK})
+    (mode,) = job.modes
+    assert hours_of(job, mode) == 4.0
+    assert mode.usd_per_replica_hour * hours_of(job, mode) == pytest.approx(64.0)
+    assert (mode.replicas, mode.amounts) == (1, Amounts(gpu_milli=8000))
+
+
+def test_a_gang_of_a_task_does_its_hours_together(tmp_path: Path) -> None:
+    task = {**TASK, "replicas": 3, "gpus": 2, "cpus": 1.5, "memoryGib": 10, "gpuMemoryGib": 40}
+    wide = {**POOL, "cpusPerNode": 96, "memoryGibPerNode": 1024}
+    job = job_of(tmp_path, {"task": task}, p=wide)
+    (mode,) = job.modes
+    assert hours_of(job, mode) == pytest.approx(4.0)
+    assert mode.work_per_replica_hour == pytest.approx(1 / 12)
+    assert (mode.replicas, mode.gpus, mode.usd_per_replica_hour) == (3, 6, 4.0)
+    assert mode.amounts == Amounts(
+        gpu_milli=2000, cpu_milli=1500, memory_bytes=10 * GIB, gpu_memory_bytes=40 * GIB
+    )
+
+
+def test_a_pool_that_states_no_cpus_or_memory_limits_none(tmp_path: Path) -> None:
+    task = {**TASK, "cpus": 500, "memoryGib": 9000}
+    assert only_mode(tmp_path, {"task": task}).amounts == Amounts(gpu_milli=8000)
+
+
+def test_an_alias_names_the_same_accelerator(tmp_path: Path) -> None:
+    assert only_mode(tmp_path, {"task": {**TASK, "hours": {"h100": 4.0}}}).gpus == 8
+
+
+def test_together_and_spread_are_carried(tmp_path: Path) -> None:
+    host = "kubernetes.io/hostname"
+    wanted = {"together": {"level": host, "required": True}, "spread": {"level": host}}
+    mode = only_mode(tmp_path, {"task": TASK, "placement": wanted})
+    assert (mode.together, mode.together_required, mode.spread) == (host, True, host)
+
+
+# -- money and power -----------------------------------------------------------------------------
+
+
+def test_owned_hardware_costs_its_energy_and_shows_its_annuity(tmp_path: Path) -> None:
+    # A task draws 70 % of the power range; 8 GPUs, PUE 1.25, $0.08 a kWh.
+    # $280,000 a node less 10 % over 5 years of 8,760 h: $252,000 / 43,800 h = $5.7534 an hour.
+    accelerator = resolve_accelerator(H100)
+    idle, most, host = accelerator.idle_watts, accelerator.tdp_watts, accelerator.host_watts
+    owned: Fields = {
+        "accelerator": H100,
+        "gpusPerNode": 8,
+        "nodes": 4,
+        "owned": {"capexUsdPerNode": 280_000.0, "lifeYears": 5.0, "salvageFraction": 0.1},
+        "power": {"usdPerKwh": 0.08, "pue": 1.25},
+    }
+    mode = only_mode(tmp_path, {"task": TASK}, owned)
+    gpu_watts = idle + 0.7 * (most - idle)
+    assert mode.watts_per_replica > 8 * gpu_watts * 1.25  # with the host's share above
+    assert mode.watts_per_replica < 8 * (gpu_watts + host) * 1.25
+    assert mode.usd_per_replica_hour == pytest.approx(mode.watts_per_replica / 1000 * 0.08)
+    annuity = mode.full_usd_per_replica_hour - mode.usd_per_replica_hour
+    assert annuity == pytest.approx(252_000 / (5 * 8760), rel=1e-3)
+
+
+def test_reserved_hardware_is_sunk_and_its_energy_is_the_providers(tmp_path: Path) -> None:
+    reserved = {
+        **POOL,
+        "price": {"purchase": "reserved", "usdPerGpuHour": 1.5},
+        "power": {"usdPerKwh": 0.08},
+    }
+    mode = only_mode(tmp_path, {"task": TASK}, reserved)
+    assert (mode.usd_per_replica_hour, mode.full_usd_per_replica_hour) == (0.0, 12.0)
+
+
+# -- interruptions -------------------------------------------------------------------------------
+
+SPOT: Fields = {
+    **POOL,
+    "price": {"purchase": "spot", "usdPerGpuHour": 1.0, "billing": "gpu"},
+    "interruptionsPerHour": 0.1,
+    "startupSeconds": 0,
+}
+
+
+def test_interruptions_lengthen_a_job_by_the_work_they_throw_away(tmp_path: Path) -> None:
+    # Stretches of 1 h at a mean of 10 h between interruptions: each hour takes
+    # 10 (exp(0.1) - 1) = 1.0517 h, so 4 h take 4.2068 h (Daly 2006, eq. 20).
+    spec: Fields = {"task": TASK, "checkpoint": {"intervalSeconds": 3600}}
+    job = job_of(tmp_path, spec, p=SPOT)
+    assert hours_of(job, job.modes[0]) == pytest.approx(40 * math.expm1(0.1))
+    # A gang of two is interrupted twice as often: 4 x 5 (exp(0.2) - 1).
+    gang = {**TASK, "replicas": 2}
+    job = job_of(tmp_path, {**spec, "task": gang}, p=SPOT)
+    assert hours_of(job, job.modes[0]) == pytest.approx(20 * math.expm1(0.2))
+
+
+def test_a_job_that_never_saves_starts_over(tmp_path: Path) -> None:
+    # One stretch of 4 h: 10 (exp(0.4) - 1) h; with 6 minutes to start again, times exp(0.01).
+    job = job_of(tmp_path, {"task": TASK}, p=SPOT)
+    assert hours_of(job, job.modes[0]) == pytest.approx(10 * math.expm1(0.4))
+    spec: Fields = {"task": TASK, "checkpoint": {"restartSeconds": 300}}
+    job = job_of(tmp_path, spec, p={**SPOT, "startupSeconds": 60})
+    assert hours_of(job, job.modes[0]) == pytest.approx(math.exp(0.01) * 10 * math.expm1(0.4))
+    assert job.interruption == Interruption(restart_seconds=300)
+
+
+def test_a_job_that_could_never_end_has_no_mode(tmp_path: Path) -> None:
+    long = {**TASK, "hours": {H100: 900.0}}
+    said = "it would be interrupted too often ever to end"
+    assert excluded(tmp_path, {"task": long}, p=SPOT) == [("p", "interruptions", said)]
+
+
+def test_a_job_that_may_not_be_stopped_keeps_off_what_is_taken_away(tmp_path: Path) -> None:
+    said = "its nodes can be taken away, and the job may not be stopped"
+    job = job_of(tmp_path, {"task": TASK, "preemptible": False}, spot=SPOT, safe=POOL)
+    assert [m.pool for m in job.modes] == ["safe"]
+    assert [(e.pool, e.reason, e.message) for e in job.excluded] == [("spot", "preemptible", said)]
+
+
+# -- where it may run ----------------------------------------------------------------------------
+
+
+def at(jurisdiction: str) -> Fields:
+    return {**POOL, "site": {"jurisdiction": jurisdiction}}
+
+
+def test_a_member_state_is_in_the_eu_and_the_eu_is_no_member_state(tmp_path: Path) -> None:
+    pools = {"de": at("DE"), "us": at("US"), "eu": at("EU"), "gb": at("GB"), "no-law": POOL}
+
+    def allowed(*jurisdictions: str) -> list[str]:
+        wanted = {"jurisdictions": list(jurisdictions)}
+        job = job_of(tmp_path, {"task": TASK, "placement": wanted}, **pools)
+        return [m.pool for m in job.modes]
+
+    assert allowed("EU") == ["de", "eu"]
+    assert allowed("DE") == ["de"]
+    assert allowed("US", "GB") == ["us", "gb"]
+    assert allowed() == list(pools)
+
+
+def test_each_limit_of_placement_says_what_it_found(tmp_path: Path) -> None:
+    pools = {"here": at("US"), "there": POOL}
+    for wanted, said in (
+        (
+            {"jurisdictions": ["EU", "US"]},
+            ("there", "jurisdiction", "its jurisdiction is not stated, allowed: EU, US"),
+        ),
+        ({"pools": ["here"]}, ("there", "pool", "not among the pools it names")),
+    ):
+        assert excluded(tmp_path, {"task": TASK, "placement": wanted}, **pools) == [said]
+    other: Fields = {"task": TASK, "placement": {"accelerators": ["l4"]}}
+    assert excluded(tmp_path, other, here=POOL) == [
+        ("here", "accelerator", f"{H100} is not among those it names")
+    ]
+
+
+def test_a_task_says_where_it_has_no_hours_or_too_little_memory(tmp_path: Path) -> None:
+    l4 = {**POOL, "accelerator": "l4"}
+    assert excluded(tmp_path, {"task": TASK}, h=POOL, l=l4) == [
+        ("l", "accelerator", "no hours are stated for l4")
+    ]
+    both = {**TASK, "gpuMemoryGib": 40, "hours": {H100: 4.0, "l4": 9.0}}
+    assert excluded(tmp_path, {"task": both}, h=POOL, l=l4) == [
+        ("l", "memory", "needs 40 GiB a GPU, has 22.5")
+    ]
+
+
+# -- training ------------------------------------------------------------------------------------
+
+TRAINING: Fields = {
+    "model": "llama-3.1-8b",
+    "method": "Full",
+    "tokens": 2.88e8,
+    "gpus": 8,
+    "throughput": {H100: 1000.0},
+}
+
+
+def test_measured_throughput_is_believed(tmp_path: Path) -> None:
+    # 8 GPUs x 1,000 tokens a second x 3,600 s = 2.88e7 tokens an hour: 10 h.
+    job = job_of(tmp_path, {"training": TRAINING})
+    (mode,) = job.modes
+    assert job.need == Work(amount=2.88e8, unit="tokens")
+    assert hours_of(job, mode) == pytest.approx(10.0)
+    assert (mode.replicas, mode.amounts.gpus) == (1, 8)
+
+
+def test_useful_flops_are_those_of_the_model_not_of_the_gpu(tmp_path: Path) -> None:
+    # At least 6 FLOPs a parameter and token: 6 x 8e9; attention over 8,192 tokens adds to it.
+    mode = only_mode(tmp_path, {"training": TRAINING})
+    assert 6 * 7.5e9 < mode.flops_per_work < 1.5 * 6 * 8.1e9
+
+
+def test_without_a_measurement_more_gpus_are_faster_but_not_more_than_their_number(
+    tmp_path: Path,
+) -> None:
+    elastic = {**TRAINING, "maxGpus": 32, "throughput": {}}
+    job = job_of(tmp_path, {"training": elastic})
+    assert [m.gpus for m in job.modes] == [8, 16, 32]
+    assert [m.replicas for m in job.modes] == [1, 2, 4]
+    hours = [hours_of(job, m) for m in job.modes]
+    for slow, fast in pairwise(hours):
+        assert slow / 2 <= fast < slow
+    assert all(m.layout for m in job.modes)
+
+
+def test_the_most_gpus_of_an_elastic_job_need_be_no_doubling(tmp_path: Path) -> None:
+    job = job_of(tmp_path, {"training": {**TRAINING, "maxGpus": 24}})
+    assert [m.gpus for m in job.modes] == [8, 16, 24]
+
+
+def test_gpus_that_are_no_whole_nodes_are_no_layout(tmp_path: Path) -> None:
+    said = "12 GPUs are no whole nodes of 8"
+    found = excluded(tmp_path, {"training": {**TRAINING, "gpus": 12}}, p=POOL)
+    assert found == [("p", "layout", said)]
+
+
+def test_a_model_that_does_not_fit_says_so_unless_its_throughput_was_measured(
+    tmp_path: Path,
+) -> None:
+    huge = {**TRAINING, "model": "llama-3.3-70b", "gpus": 1, "throughput": {}}
+    ((_, reason, message),) = excluded(tmp_path, {"training": huge}, p=POOL)
+    assert reason == "memory"
+    assert "GiB" in message
+    measured = {**huge, "throughput": {H100: 100.0}}
+    assert only_mode(tmp_path, {"training": measured}).gpus == 1
+
+
+def test_training_stated_in_flops_counts_each_of_them(tmp_path: Path) -> None:
+    job = job_of(tmp_path, {"training": {"flops": 1e21, "gpus": 8}})
+    (mode,) = job.modes
+    assert (job.need, mode.flops_per_work) == (Work(amount=1e21, unit="flops"), 1.0)
+    # 8 GPUs below their dense peak of 989.4 TFLOP/s: above 1e21 / 8 / 989.4e12 = 35.09 h.
+    assert hours_of(job, mode) > 35.09
+
+
+# -- services ------------------------------------------------------------------------------------
+
+INFERENCE: Fields = {
+    "model": "llama-3.1-8b",
+    "promptTokens": 512,
+    "outputTokens": 128,
+    "requestsPerSecond": 400.0,
+}
+
+
+def test_a_service_may_need_as_many_replicas_as_its_peak_takes(tmp_path: Path) -> None:
+    job = job_of(tmp_path, {"inference": {**INFERENCE, "minReplicas": 2}})
+    (mode,) = job.modes
+    assert isinstance(job.need, Demand)
+    assert set(job.need.per_slot) == {400.0 * 3600}
+    assert mode.replicas == max(2, math.ceil(400 * 3600 / mode.work_per_replica_hour))
+    quiet = {**INFERENCE, "requestsPerSecond": 0.001, "minReplicas": 2}
+    assert only_mode(tmp_path, {"inference": quiet}).replicas == 2
+
+
+def test_interruptions_take_from_a_service_the_time_to_start_again(tmp_path: Path) -> None:
+    # 0.1 an hour x (300 + 60 s) = 36 s of an hour: 1 %.
+    steady = only_mode(tmp_path, {"inference": INFERENCE})
+    spec: Fields = {"inference": INFERENCE, "checkpoint": {"restartSeconds": 60}}
+    shaky = only_mode(tmp_path, spec, {**SPOT, "startupSeconds": 300})
+    part = shaky.work_per_replica_hour / steady.work_per_replica_hour
+    assert part == pytest.approx(0.99)
+
+
+def test_an_objective_that_no_gpu_meets_is_told_apart_from_memory(tmp_path: Path) -> None:
+    instant = {**INFERENCE, "objective": {"ttftMs": 0.001, "tpotMs": 0.001}}
+    ((_, reason, _),) = excluded(tmp_path, {"inference": instant}, p=POOL)
+    assert reason == "objective"
+    l4 = {**POOL, "accelerator": "l4", "gpusPerNode": 1}
+    big = {**INFERENCE, "model": "llama-3.3-70b", "precision": "bf16"}
+    ((_, reason, _),) = excluded(tmp_path, {"inference": big}, p=l4)
+    assert reason == "memory"
+
+
+# -- times and names -----------------------------------------------------------------------------
+
+
+def test_times_are_those_of_their_zone_and_round_towards_less(tmp_path: Path) -> None:
+    # The grid starts 2026-12-01T00:00Z, slots of 1 h. Earliest start 03:30+02:00 = 01:30Z: slot 2.
+    # Deadline 11:45-01:00 = 12:45Z: slot 12. Due 08:15Z: slot 8.
+    start = datetime(2026, 12, 1, tzinfo=UTC)
+    spec: Fields = {
+        "task": TASK,
+        "earliestStart": "2026-12-01T03:30:00+02:00",
+        "deadline": "2026-12-01T11:45:00-01:00",
+        "due": "2026-12-01T08:15:00Z",
+    }
+    horizon = Horizon(start=start, length=timedelta(hours=24), slot=timedelta(hours=1))
+    documents = (document("GpuPool", "p", POOL), document("GpuJob", "j", spec))
+    (job,) = built(tmp_path, *documents, horizon=horizon).problem.jobs
+    assert (job.release, job.deadline, job.due) == (2, 12, 8)
+
+
+def test_twins_of_two_namespaces_are_told_apart_and_waited_for_in_their_own(
+    tmp_path: Path,
+) -> None:
+    jobs = [
+        document("GpuJob", "prepare", {"task": TASK}, namespace="a"),
+        document("GpuJob", "prepare", {"task": TASK}, namespace="b"),
+        document("GpuJob", "train", {"task": TASK, "dependsOn": ["prepare"]}, namespace="b"),
+    ]
+    made = built(tmp_path, document("GpuPool", "p", POOL), *jobs).problem
+    assert [j.name for j in made.jobs] == ["a/prepare", "b/prepare", "train"]
+    assert made.job_by_name["train"].after == ("b/prepare",)
+
+
+def test_the_team_is_the_label_or_else_the_queue(tmp_path: Path) -> None:
+    labels = {"flopwise.dev/team": "nlp", "flopwise.dev/project": "bot"}
+    spec: Fields = {"task": TASK, "queue": "research"}
+    documents = [
+        document("GpuPool", "p", POOL),
+        document("GpuQueue", "research", {}),
+        document("GpuJob", "x", spec, labels=labels),
+        document("GpuJob", "y", spec),
+    ]
+    made = built(tmp_path, *documents).problem
+    told = [(j.team, j.project) for j in made.jobs]
+    assert told == [("nlp", "bot"), ("research", "")]
+
+
+# -- what is not planned -------------------------------------------------------------------------
+
+
+def test_all_that_cannot_be_planned_is_named_at_once_with_its_field(tmp_path: Path) -> None:
+    asked: list[tuple[str, Fields]] = [
+        ("spec.placement.maxLatencyMs", {"placement": {"maxLatencyMs": 5, "near": "us-east-1"}}),
+        ("spec.placement.dataGib", {"placement": {"dataGib": 5, "near": "us-east-1"}}),
+        ("spec.task.gpuFraction", {"task": {"gpuFraction": 0.5, "hours": {H100: 1.0}}}),
+        ("spec.task.migProfile", {"task": {"migProfile": "1g.10gb", "hours": {H100: 1.0}}}),
+        (
+            "spec.placement.together.level",
+            {"placement": {"together": {"level": "rack", "required": True}}},
+        ),
+        ("spec.placement.spread.level", {"placement": {"spread": {"level": "zone"}}}),
+    ]
+    jobs = [
+        document("GpuJob", f"j{i}", {"task": TASK, **spec}) for i, (_, spec) in enumerate(asked)
+    ]
+    with pytest.raises(ManifestErrors) as raised:
+        built(tmp_path, document("GpuPool", "p", POOL), *jobs)
+    for line, (field, _) in zip(raised.value.errors, asked, strict=True):
+        assert f"{field}: not planned yet" in line
+
+
+def test_a_pool_without_a_price_that_the_catalog_does_not_know_either_is_named(
+    tmp_path: Path,
+) -> None:
+    unknown: Fields = {
+        "accelerator": H100,
+        "gpusPerNode": 8,
+        "nodes": 1,
+        "site": {"provider": "nobody", "region": "nowhere"},
+    }
+    documents = [document("GpuPool", "p", unknown), document("GpuJob", "j", {"task": TASK})]
+    with pytest.raises(ManifestErrors) as raised:
+        built(tmp_path, *documents)
+    (line,) = raised.value.errors
+    assert "spec.price: found none" in line
+    assert f"no offer of {H100} (nobody nowhere on_demand)" in line
+
+
+def test_shares_of_queues_are_noted_as_not_planned(tmp_path: Path) -> None:
+    documents = [
+        document("GpuPool", "p", POOL),
+        document("GpuQueue", "research", {"guaranteed": {H100: 4}}),
+        document("GpuJob", "j", {"task": TASK, "queue": "research"}),
+    ]
+    (note,) = built(tmp_path, *documents).notes
+    assert note.startswith("GpuQueue research: guaranteed not planned yet")
