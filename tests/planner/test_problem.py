@@ -21,7 +21,7 @@ def test_an_instant_lies_in_the_slot_that_holds_it() -> None:
     assert half_hours.time(3) == START + timedelta(minutes=90)
 
 
-@given(st.integers(-(10**6), 10**6), st.integers(1, 10**5))
+@given(st.integers(-10_000, 10_000), st.integers(1, 10**5))
 def test_the_slot_of_a_slots_beginning_is_that_slot(slot: int, seconds: int) -> None:
     made = grid(slot_seconds=seconds)
     assert made.floor(made.time(slot)) == made.ceil(made.time(slot)) == slot
