@@ -66,6 +66,52 @@ def settle(
     return placed
 
 
+def uphold_tiers(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
+    """``bookings`` with who fits once lower tiers are dropped put in, and those put in behind.
+
+    A search that ran out of time may have left somebody out for a job of a lower tier; where it has
+    not, nothing changes.
+    """
+    jobs, paying = table.problem.jobs, table.paying()
+    placed = dict(bookings)
+    for tier in sorted({job.tier for job in jobs}, reverse=True)[:-1]:
+        kept = _kept(table, tier)
+        lower = [j for j in order(table, {}) if j in placed and j not in kept]
+        out = [j for j in order(table, {}) if jobs[j].tier == tier and j not in placed]
+        above = {j: b for j, b in placed.items() if j in kept}
+        if lower and _insert(table, above, {j: paying[j] for j in out}):
+            _insert(table, above, {j: [placed[j].option] for j in lower})
+            placed = above
+    return placed
+
+
+def _kept(table: Table, tier: int) -> set[int]:
+    """Jobs of ``tier`` and above, those that must run, and all that these wait for."""
+    kept = {j for j, job in enumerate(table.problem.jobs) if job.tier >= tier or job.required}
+    for j in reversed(order_by_dependency(table.after)):
+        if j in kept:
+            kept.update(table.after[j])
+    return kept
+
+
+def _insert(table: Table, placed: Bookings, allowed: Mapping[int, Sequence[int]]) -> bool:
+    """Put jobs into ``placed`` by their ``allowed`` options where these fit; whether any did."""
+    occupancy = Occupancy(table)
+    for booking in placed.values():
+        occupancy.take(booking)
+    before = len(placed)
+    for j, options in allowed.items():
+        if any(b not in placed for b in table.after[j]):
+            continue
+        ready = max((placed[b].end(table) for b in table.after[j]), default=0)
+        made = (placement.earliest(occupancy, table.options[i], first=ready) for i in options)
+        fits = [booking for booking in made if booking is not None]
+        if fits:
+            placed[j] = min(fits, key=lambda booking: usd_of(table, booking))
+            occupancy.take(placed[j])
+    return len(placed) > before
+
+
 def linked(table: Table) -> set[int]:
     """Jobs that wait for others, and those that others wait for."""
     return {j for j, befores in enumerate(table.after) if befores} | {

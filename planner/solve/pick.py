@@ -50,8 +50,8 @@ def solve(
 def _attempt(table: Table, clock: Clock) -> Plan:
     master = Master(table)
     relaxed = master.relax(seconds=clock.left)
-    if exact.small(table):
-        found, method = exact.prove(table, clock), "CP-SAT"
+    found, method = exact.prove(table, clock) if exact.small(table) else None, "CP-SAT"
+    if found is not None and (found.bookings is not None or found.infeasible):
         bound = Bound(
             usd=max(found.bound_usd, relaxed.usd if relaxed.feasible else 0.0), method=method
         )
@@ -79,7 +79,9 @@ def _plan(
     table: Table, clock: Clock, found: Found, relaxed: Relaxed, bound: Bound, method: str
 ) -> Plan:
     problem = table.problem
-    bookings = found.bookings or {}
+    bookings = build.uphold_tiers(table, found.bookings or {})
+    if bookings != found.bookings:
+        found = replace(found, optimal=False)
     segments = placement.segments(table, bookings.values())
     out = [j for i, j in enumerate(problem.jobs) if i not in bookings]
     costs = cost.costs(problem, segments, [j.name for j in out])
