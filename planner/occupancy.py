@@ -109,6 +109,15 @@ class Occupancy:
         found: npt.NDArray[np.int64] = self.free[pool][0, :, column]
         return found
 
+    def idle_before(self, pool: int, slot: int) -> npt.NDArray[np.int64]:
+        """Slots for which each node has been idle before ``slot``; never used counts longest."""
+        columns = int(self.edges[pool].searchsorted(slot, side="left"))
+        ends = np.append(self.edges[pool][1:], slot)[:columns].clip(max=slot)
+        whole = self.table.capacity[pool][self.kept[pool][0]]
+        used = self.free[pool][0, :, :columns] < whole
+        last: npt.NDArray[np.int64] = np.max(np.where(used, ends, -1), axis=1, initial=-1)
+        return slot - last
+
     def within_limits(self, option: Option, start: int) -> bool:
         """Whether queue limits and budgets leave room for ``option`` from ``start``."""
         gpus = option.takes[0] // GPU_MILLI

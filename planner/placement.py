@@ -19,7 +19,7 @@ import numpy.typing as npt
 from planner import cost
 from planner.occupancy import Booking, Counts, Occupancy
 from planner.plan import Placement, Segment
-from planner.problem import GPU_MILLI, Demand, Problem
+from planner.problem import GPU_MILLI, Billing, Demand, Problem
 from planner.table import Option, Table
 
 
@@ -81,7 +81,10 @@ def _choose(
         room = np.where(room >= replicas, replicas, 0)
     if int(room.sum()) < replicas:
         return None
-    just_used = occupancy.free_at(option.pool, max(0, start - 1))
+    if occupancy.table.problem.pools[option.pool].billing is Billing.NODE:
+        just_used = occupancy.idle_before(option.pool, start)  # a short gap costs the least
+    else:
+        just_used = occupancy.free_at(option.pool, max(0, start - 1))
     order = np.lexsort((just_used, room))
     if (
         mode.together
@@ -102,6 +105,8 @@ def _choose(
 
 def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     """Layer by layer: a replica added last is stopped first, and none ever moves."""
+    if occupancy.table.problem.jobs[option.job].modes[option.mode].together_required:
+        return _place_together(occupancy, option, start)
     nodes = len(occupancy.table.nodes[option.pool])
     counts = np.zeros((len(option.runs), nodes), dtype=np.int64)
     for first, end, number in _layers(option):
@@ -114,6 +119,18 @@ def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking 
     return Booking(
         option=option.index, start=start, counts=tuple(tuple(int(c) for c in row) for row in counts)
     )
+
+
+def _place_together(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
+    """The whole service on one node, the tightest that holds it throughout."""
+    room = np.array([occupancy.room(option, start + r.start, start + r.end) for r in option.runs])
+    wanted = np.array([[r.replicas] for r in option.runs])
+    spare = np.min(room - wanted, axis=0)
+    fits = np.flatnonzero(spare >= 0)
+    if not fits.size:
+        return None
+    counts = np.where(np.arange(spare.size) == min(fits, key=lambda n: (spare[n], n)), wanted, 0)
+    return Booking(option=option.index, start=start, counts=tuple(map(tuple, counts.tolist())))
 
 
 def _layers(option: Option) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from planner import placement
 from planner.check import violations
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Segment
-from planner.problem import Demand, Job, Pool, Problem
+from planner.problem import Billing, Demand, Job, Pool, Problem
 from planner.table import Table, build
 from scheduler.baselines import first_come_first_served
 from tests.planner.worlds import HOSTNAME, job, mode, pool, problem, random_problem
@@ -57,6 +57,16 @@ def test_among_equals_the_node_that_was_used_last_is_used_on() -> None:
     occupancy.take(booking(0, 2, 0, 0, 1))
     assert placed(occupancy, 0, start=3) == ((0, 0, 1),)
     assert placed(occupancy, 0, start=4) == ((1, 0, 0),)
+
+
+def test_of_rented_nodes_the_one_idle_for_the_shortest_time_is_used_on() -> None:
+    # Node 0 ends at 1, node 2 at 2, node 1 never ran: at slot 4 they are idle for 3, 2, 4 and more.
+    rented = replace(ROW, billing=Billing.NODE)
+    _, occupancy = world(job("j", mode(rented)), of=rented)
+    occupancy.take(booking(0, 0, 1, 0, 0))
+    occupancy.take(booking(0, 1, 0, 0, 1))
+    assert list(occupancy.idle_before(0, 4)) == [3, 5, 2]
+    assert placed(occupancy, 0, start=4) == ((0, 0, 1),)
 
 
 def test_a_gang_that_must_be_together_takes_the_tightest_node_that_holds_it() -> None:
@@ -151,6 +161,19 @@ def test_a_service_stops_first_what_it_started_last_and_moves_nothing() -> None:
 def test_a_service_that_does_not_fit_at_its_peak_is_not_placed() -> None:
     _, occupancy = world(serving(1, 1, 6, 1, 1, 1), job("j", mode(ROW)))
     occupancy.take(booking(1, 2, 3, 3, 1))
+    assert placed(occupancy, 0) is None
+
+
+def test_a_service_that_must_be_together_grows_on_the_node_that_holds_its_peak() -> None:
+    # Node 0 has two GPUs free, which is tighter at first, but the peak of three fits only node 1.
+    chat = serving(1, 2, 3, 1, 3, 1)
+    together = replace(chat.modes[0], together=HOSTNAME, together_required=True)
+    full = job("j", mode(ROW, hours=6))
+    _, occupancy = world(replace(chat, modes=(together,)), full)
+    occupancy.take(booking(1, 0, 2, 1, 0))
+    counts = placed(occupancy, 0)
+    assert counts == tuple((0, n, 0) for n in (1, 2, 3, 1, 3, 1))
+    occupancy.take(booking(1, 0, 0, 1, 2))
     assert placed(occupancy, 0) is None
 
 
