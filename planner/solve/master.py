@@ -31,6 +31,7 @@ prices.
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -107,7 +108,7 @@ class Relaxed:
     share: npt.NDArray[np.float64]
     prices: tuple[Price, ...] = ()
     duals: tuple[tuple[Stretch, float], ...] = ()  # USD per unit of the measure and slot
-    feasible: bool = True
+    feasible: bool = True  # False: proved impossible; without a solution in time nothing is shared
 
 
 @dataclass(slots=True)
@@ -146,11 +147,16 @@ class Master:
 
     def relax(self, *, seconds: float) -> Relaxed:
         """The LP optimum, with the stretches that it breaks added until it breaks none."""
+        until = time.monotonic() + seconds
         relaxed = self._solve(integer=False, seconds=seconds)
         for _ in range(ROUNDS):
-            if not relaxed.feasible or not self._cut(relaxed.share):
+            left = until - time.monotonic()
+            if not relaxed.feasible or left <= 0 or not self._cut(relaxed.share):
                 break
-            relaxed = self._solve(integer=False, seconds=seconds)
+            tighter = self._solve(integer=False, seconds=left)
+            if tighter.usd < relaxed.usd:  # more rows never lower an optimum: it ran out of time
+                break
+            relaxed = tighter
         return relaxed
 
     def choose(self, *, seconds: float, gap: float, primal: bool = False) -> Relaxed:
@@ -214,7 +220,7 @@ class Master:
         if not result.has_primal_feasible_solution():
             impossible = result.termination.reason == mathopt.TerminationReason.INFEASIBLE
             return Relaxed(
-                usd=math.inf if impossible else 0.0, share=np.zeros(len(x)), feasible=False
+                usd=math.inf if impossible else 0.0, share=np.zeros(len(x)), feasible=not impossible
             )
         values = result.variable_values()
         share = np.array([values[v] for v in x])

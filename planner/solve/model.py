@@ -461,19 +461,19 @@ def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
                 for b in fixed
                 if m.table.options[b.option].job in jobs
             )
-            scale = 1000
-            room = math.floor((queue.budget_usd_per_month - spent) * scale + 1e-6)
-            m.cp.add(sum(expr * math.ceil(usd * scale - 1e-6) for expr, usd in terms) <= room)
+            scale = 1000 * _scale(terms)  # rounded up as finely as that: a month has many slots
+            room = math.floor((queue.budget_usd_per_month - spent + 5e-7) * scale)
+            m.cp.add(sum(t.expr * math.ceil(t.usd * scale - 1e-6) for t in terms) <= room)
 
 
-def _spent(m: Model, o: Option, first: int, last: int) -> tuple[cp_model.LinearExprT, float]:
-    """Money of ``o`` between two slots: (expression, USD of one)."""
+def _spent(m: Model, o: Option, first: int, last: int) -> Term:
+    """Money of ``o`` between two slots."""
     x = m.chosen[o.index]
     earlier = o.first >= first and o.last + o.length <= last
     if earlier or len(o.runs) > 1 or o.first == o.last:
-        return x, spent_usd(o, o.first, first, last)
+        return Term(x, spent_usd(o, o.first, first, last))
     if o.last + o.length <= first or o.first >= last:
-        return x, 0.0
+        return Term(x, 0.0)
     slots = m.cp.new_int_var(0, o.length, f"inside[{o.index},{first}]")
     start = m.starts[o.job]
     end = m.cp.new_int_var(0, last, f"until[{o.index},{first}]")
@@ -481,7 +481,7 @@ def _spent(m: Model, o: Option, first: int, last: int) -> tuple[cp_model.LinearE
     m.cp.add_min_equality(end, [start + o.length, last])
     m.cp.add_max_equality(begin, [start, first])
     m.cp.add(slots >= end - begin).only_enforce_if(x)
-    return slots, o.usd / o.length
+    return Term(slots, o.usd / o.length, o.length)
 
 
 def _define_cap(m: Model, jobs: frozenset[int], most: float) -> None:

@@ -115,7 +115,7 @@ def _assign_and_pack(
         state.bound_usd = max(state.bound_usd, chosen.usd)
     failed: list[int] = []
     for attempt in range(ATTEMPTS):
-        if not chosen.feasible or state.finished():
+        if not chosen.feasible or (attempt and state.finished()):
             return
         wanted = _wanted(table, chosen.share)
         bookings = _best_order(state, wanted, worth, failed)

@@ -17,7 +17,7 @@ from planner.solve import exact, pick, search
 from planner.solve.clock import Limits, Step
 from planner.solve.pick import WrongPlan, solve
 from planner.table import Unsupported
-from tests.planner.worlds import GIB, HOSTNAME, job, mode, pool, problem, random_problem
+from tests.planner.worlds import GIB, HOSTNAME, MONTH_END, job, mode, pool, problem, random_problem
 
 Run = tuple[int, int, tuple[str, ...]]  # start, end, nodes
 
@@ -173,6 +173,17 @@ def test_a_rented_node_is_given_back_over_a_gap_longer_than_a_start() -> None:
     assert plan.costs.money == pytest.approx(40.0)
 
 
+def test_of_two_idle_nodes_the_one_with_the_shorter_gap_is_kept() -> None:
+    # The short job frees its node at 3, the long one at 4; the last begins at 5. Kept for one hour:
+    # 2 x 2 h of start-up + 1 + 2 + 1 + 1 = 9 h. Kept for two on the other node: 10 h.
+    rented = pool("a", nodes=2, billing=Billing.NODE, startup_seconds=7200, slots=8)
+    short = job("short", mode(rented), release=2, deadline=3)
+    long = job("long", mode(rented, hours=2), release=2, deadline=4)
+    last = job("last", mode(rented), release=5, deadline=6)
+    plan = solve(problem((rented,), (short, long, last), slots=8))
+    assert (plan.status, plan.costs.money) == (Status.OPTIMAL, pytest.approx(9.0))
+
+
 def test_a_small_job_rides_on_a_node_that_another_keeps() -> None:
     # The node costs $4 for its hour with one job or two; alone, the second would not be worth $3.
     node = pool("a", gpus=2, usd=2.0, billing=Billing.NODE)
@@ -267,6 +278,18 @@ def test_a_budget_goes_to_the_jobs_that_cost_most_to_leave_out() -> None:
     plan = solve(problem((many,), jobs, queues=(team,)))
     assert out(plan) == {"x": Reason.BUDGET}
     assert plan.costs.objective == pytest.approx(4.0 + 10.0)
+
+
+def test_a_budget_is_not_lost_to_rounding_over_many_short_slots() -> None:
+    # Two hours before December: 60 of 100 slots of two minutes at $0.0101 each are $0.606 if it
+    # starts at once and $0.5959 if it starts a slot later, of $0.61.
+    one = pool("a", usd=0.0101 * 30, slots=120)
+    team = Queue(name="team", budget_usd_per_month=0.61)
+    long = job("long", mode(one, hours=100 / 30), slots=120, deadline=101, queue="team")
+    asked = problem((one,), (long,), slots=120, slot_seconds=120, start=MONTH_END, queues=(team,))
+    plan = solve(asked)
+    assert out(plan) == {}
+    assert plan.costs.money == pytest.approx(1.01)
 
 
 def test_a_jobs_own_budget_rules_out_the_ways_above_it() -> None:
