@@ -18,10 +18,11 @@ from planner.problem import Billing, Demand, Job, Mode, Pool, Problem, Queue
 from planner.solve import exact, search
 from planner.solve.pick import Limits, solve
 from tests.planner.brute_force import Optimum, optimum
-from tests.planner.worlds import START, random_problem
+from tests.planner.worlds import START, larger_problem, random_problem
 
 SEEDS, CHUNK = 2200, 110
 LARGE_SEEDS, LARGE_CHUNK, LARGE_SECONDS = 250, 50, 0.3
+LARGER_SEEDS, LARGER_SECONDS = 16, 0.4
 DECIDING_SEEDS = 300
 
 world = cache(random_problem)
@@ -46,12 +47,17 @@ def test_the_planner_finds_the_optimum_that_trying_everything_finds(first: int) 
     assert plans == {seed: usd(truth(seed)) for seed in seeds}
 
 
-@pytest.mark.parametrize("first", range(0, LARGE_SEEDS, LARGE_CHUNK))
-def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_finds_the_optimum(
-    first: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def large_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small problems go the way of large ones, and hurry."""
     monkeypatch.setattr(exact, "small", lambda _: False)
     monkeypatch.setattr(search, "FIRST_RUIN", 0.02)  # in proportion to the time given here
+
+
+@pytest.mark.parametrize("first", range(0, LARGE_SEEDS, LARGE_CHUNK))
+def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_finds_the_optimum(
+    first: int, large_method: None
+) -> None:
     missed = []
     for seed in range(first, first + LARGE_CHUNK):
         problem, best = world(seed), truth(seed)
@@ -66,6 +72,16 @@ def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_fi
             missed.append(seed)
             assert plan.status is Status.FEASIBLE, seed
     assert len(missed) <= 0.06 * LARGE_CHUNK, missed
+
+
+def test_the_plans_of_larger_worlds_are_true_and_not_below_their_bound(
+    large_method: None,
+) -> None:
+    for seed in range(LARGER_SEEDS):
+        problem = larger_problem(seed)
+        plan = solve(problem, Limits(seconds=LARGER_SECONDS, seed=seed))
+        assert violations(problem, plan) == ()
+        assert plan.bound.usd <= plan.costs.objective + 1e-6, seed
 
 
 # -- what the worlds hold ------------------------------------------------------------------------

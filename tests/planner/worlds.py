@@ -160,6 +160,22 @@ def random_problem(seed: int) -> Problem:
     )
 
 
+def larger_problem(seed: int) -> Problem:
+    """The same features, too large to enumerate."""
+    rng = random.Random(seed)
+    slots = rng.randint(8, 16)
+    pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(3))
+    queues = _random_queues(rng, pools)
+    jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(10, 30)))
+    return problem(
+        pools,
+        _random_dependencies(rng, jobs),
+        slots=slots,
+        start=rng.choice([START, MONTH_END]),
+        queues=queues,
+    )
+
+
 def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
     nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
     return pool(
