@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +19,7 @@ def document(report: Report) -> dict[str, Any]:
         "to": _time(ledger.end),
         "status": proof.status,
         "boundUsd": proof.bound_usd,
-        "gapFraction": proof.gap_fraction,
+        "gapFraction": proof.gap_fraction if math.isfinite(proof.gap_fraction) else None,
         "plan": _outcome(report.plan),
         "baseline": _outcome(report.baseline) if report.baseline else None,
         "by": {key.value: _groups(ledger, key) for key in Key},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Costs
+from planner.problem import Billing
 from planner.table import Option, Table, order_by_dependency
 
 Bookings = dict[int, Booking]  # by job
@@ -110,6 +112,37 @@ def _insert(table: Table, placed: Bookings, allowed: Mapping[int, Sequence[int]]
             placed[j] = min(fits, key=lambda booking: usd_of(table, booking))
             occupancy.take(placed[j])
     return len(placed) > before
+
+
+def advance(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
+    """The same options, each started as early as it can be without costing more."""
+    occupancy = Occupancy(table)
+    placed = dict(bookings)
+    for booking in placed.values():
+        occupancy.take(booking)
+    for j in sorted(placed, key=lambda j: (placed[j].start, j)):
+        old = placed[j]
+        o = table.options[old.option]
+        ready = max((placed[b].end(table) for b in table.after[j]), default=0)
+        before = bills_usd(table, placed.values(), {o.pool})
+        occupancy.release(old)
+        new = placement.earliest(occupancy, o, first=ready, last=old.start - 1) or old
+        placed[j] = new
+        if bills_usd(table, placed.values(), {o.pool}) > before + 1e-9:
+            placed[j] = old
+        occupancy.take(placed[j])
+    return placed
+
+
+def bills_usd(table: Table, bookings: Iterable[Booking], pools: set[int]) -> float:
+    """Whole-node bills of those of ``pools`` that have them."""
+    problem = table.problem
+    billed = {p for p in pools if problem.pools[p].billing is Billing.NODE}
+    if not billed:
+        return 0.0
+    here = [b for b in bookings if table.options[b.option].pool in billed]
+    segments = placement.unnamed_segments(table, here)
+    return math.fsum(r.usd for r in cost.rentals(problem, segments))
 
 
 def linked(table: Table) -> set[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from planner.plan import gap_of
 
@@ -51,6 +51,10 @@ class Clock:
     def left(self) -> float:
         """Seconds left, never below 0."""
         return max(0.0, self.limits.seconds - self.seconds)
+
+    def part(self, share: float) -> Clock:
+        """A clock of its own for ``share`` of the time that is left."""
+        return Clock(replace(self.limits, seconds=share * self.left), self.listen)
 
     def enough(self, gap: float, gained: float) -> bool:
         """Whether to stop at ``gap``, the last gain being ``gained`` seconds from the start."""

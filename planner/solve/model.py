@@ -551,7 +551,7 @@ def _scale(terms: Sequence[Term]) -> float:
 
 def _hint(m: Model, hint: Sequence[Booking]) -> None:
     placed = {m.table.options[b.option].job: b for b in hint}
-    m.cp.clear_hints()
+    m.cp.clear_hints()  # type: ignore[no-untyped-call]  # OR-Tools leaves it untyped
     for j, u in m.left_out.items():
         m.cp.add_hint(u, j not in placed)
     for j, start in m.starts.items():

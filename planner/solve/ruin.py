@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
 from planner.problem import Billing
 from planner.solve import build
@@ -121,12 +120,7 @@ class Ruin:
             total += self.table.late_usd(j, booking.end(self.table))
             if problem.pools[o.pool].billing is not Billing.NODE:
                 total += o.usd
-        billed = {p for p in pools if problem.pools[p].billing is Billing.NODE}
-        if billed:
-            here = [b for b in self.placed.values() if self.table.options[b.option].pool in billed]
-            segments = placement.unnamed_segments(self.table, here)
-            total += math.fsum(r.usd for r in cost.rentals(problem, segments))
-        return total
+        return total + build.bills_usd(self.table, self.placed.values(), pools)
 
 
 def improve(

@@ -30,7 +30,8 @@ CHOOSABLE = 6000  # most options for which the choice is made by integers
 CHOICE_GAP = 5e-4
 FEW = 800  # most options that are handed to CP-SAT whole
 ATTEMPTS = 10
-FIRST_RUIN = 1.2  # seconds, before CP-SAT is asked anything
+FIRST_RUIN = 1.2  # seconds, before CP-SAT is asked anything; and at most this share of all
+FIRST_RUIN_SHARE = 0.15
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -82,9 +83,15 @@ class Search:
         return self.clock.left <= 0 or self.clock.enough(self.gap, self.gained)
 
 
-def search(table: Table, clock: Clock, relaxed: Relaxed, master: Master) -> Found:
-    """The best plan found within the limits, and a proved bound."""
+def search(
+    table: Table, clock: Clock, relaxed: Relaxed, master: Master, known: Found | None = None
+) -> Found:
+    """The best plan found within the limits, never worse than what is ``known``; and a bound."""
     state = Search(table, clock, bound_usd=relaxed.usd)
+    if known is not None:
+        state.bound_usd = max(state.bound_usd, known.bound_usd)
+        if known.bookings is not None:
+            state.offer(known.bookings, "solving")
     worth = opportunity(table, relaxed)
     state.say("bounding")
     if not relaxed.feasible:
@@ -123,7 +130,7 @@ def _assign_and_pack(
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
         if not attempt:
-            _ruin(state, min(clock.left, FIRST_RUIN))
+            _ruin(state, min(FIRST_RUIN, FIRST_RUIN_SHARE * clock.limits.seconds))
         if state.finished() or not (missed or late):
             return
         failed = [*missed, *failed][:30]
