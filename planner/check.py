@@ -7,9 +7,9 @@ violation is one sentence that names the job, node, queue or sum at fault.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from planner.plan import Plan, Segment, Status
 from planner.problem import (
@@ -26,6 +26,7 @@ from planner.problem import (
 )
 
 HOSTNAME = "kubernetes.io/hostname"
+WHAT = ("gpu_milli", "cpu_milli", "memory_bytes")
 CENT = 0.01
 
 
@@ -78,9 +79,9 @@ def _placement_references(problem: Problem, s: Segment, mode: Mode) -> Iterator[
 
 def _accounted(problem: Problem, plan: Plan) -> Iterator[str]:
     placed = {s.job for s in plan.segments}
-    left_out = [u.job for u in plan.unplaced]
-    for name in sorted(set(left_out)):
-        if left_out.count(name) > 1:
+    left_out = Counter(u.job for u in plan.unplaced)
+    for name in sorted(left_out):
+        if left_out[name] > 1:
             yield f"{name}: left out twice"
         if name in placed:
             yield f"{name}: both placed and left out"
@@ -109,6 +110,9 @@ def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
         for a, b in pairwise(segments):
             if b.start < a.end:
                 yield f"{name}: two segments overlap at slot {b.start}"
+            stops = a.end < b.start or a.placement != b.placement
+            if stops and isinstance(job.need, Work) and not job.preemptible:
+                yield f"{name}: may not be interrupted, but stops at slot {a.end}"
         if len({s.mode for s in segments}) > job.switches + 1:
             yield f"{name}: changes mode more often than {job.switches} times"
         for s in segments:
@@ -245,7 +249,7 @@ def _load(
 
     for at in sorted({start for start, *_ in held}):
         now = [(n, taken(s)) for start, end, n, s, _ in held if start <= at < end]
-        for what in ("gpu_milli", "cpu_milli", "memory_bytes"):
+        for what in WHAT:
             used = sum(n * getattr(a, what) for n, a in now)
             if used > getattr(node.capacity, what):
                 yield f"{node.name}: {what} overbooked at slot {at}"
@@ -346,27 +350,28 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
     batch jobs without dependencies, limits or budgets are judged.
     """
     bound_queues = {q.name for q in problem.queues if q.limit or q.budget_usd_per_month is not None}
+    by_tier: dict[int, list[Job]] = defaultdict(list)
     for left in plan.unplaced:
         job = problem.job_by_name[left.job]
-        lower = _droppable(problem, job)
-        if (
-            not lower & {s.job for s in plan.segments}
-            or job.after
-            or not isinstance(job.need, Work)
-            or _path(problem, job.queue) & bound_queues
-        ):
-            continue
+        bound = _path(problem, job.queue) & bound_queues
+        if isinstance(job.need, Work) and not job.after and not bound:
+            by_tier[job.tier].append(job)
+    for tier, jobs in sorted(by_tier.items(), reverse=True):
+        lower = _droppable(problem, tier)
         keep = [s for s in plan.segments if s.job not in lower]
-        for mode in job.modes:
-            if _would_fit(problem, job, mode, keep):
-                where = f"{mode.pool} once lower priorities are dropped"
+        if len(keep) == len(plan.segments):
+            continue
+        free = _free(problem, keep)
+        for job in jobs:
+            pools = (m.pool for m in job.modes if _would_fit(problem, job, m, free))
+            if (name := next(pools, None)) is not None:
+                where = f"{name} once lower priorities are dropped"
                 yield f"{job.name}: left out, though it fits {where}"
-                break
 
 
-def _droppable(problem: Problem, job: Job) -> set[str]:
-    """Jobs of lower tiers that nothing kept waits for."""
-    kept = {o.name for o in problem.jobs if o.tier >= job.tier or o.required}
+def _droppable(problem: Problem, tier: int) -> set[str]:
+    """Jobs of tiers below that nothing kept waits for."""
+    kept = {o.name for o in problem.jobs if o.tier >= tier or o.required}
     waiting = list(kept)
     while waiting:
         before = [b for b in problem.job_by_name[waiting.pop()].after if b not in kept]
@@ -375,7 +380,41 @@ def _droppable(problem: Problem, job: Job) -> set[str]:
     return {o.name for o in problem.jobs} - kept
 
 
-def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> bool:
+Stretch = tuple[int, int, list[int]]  # (start, end, what is free of each of `WHAT`)
+
+
+def _free(problem: Problem, keep: list[Segment]) -> dict[str, list[list[Stretch]]]:
+    """By pool, the stretches for which each usable node is there."""
+    held: dict[str, list[tuple[Segment, int]]] = defaultdict(list)
+    for s in keep:
+        for p in s.placement:
+            held[p.node].append((s, p.replicas))
+    found: dict[str, list[list[Stretch]]] = defaultdict(list)
+    for node in problem.nodes:
+        if not node.cordoned and not any(d.unhealthy for d in node.devices):
+            found[node.pool].append(list(_stretches(problem, node, held[node.name])))
+    return found
+
+
+def _stretches(problem: Problem, node: Node, held: list[tuple[Segment, int]]) -> Iterator[Stretch]:
+    windows = problem.pool_by_name[node.pool].windows
+    change = {at: [0] * len(WHAT) for at in (*(w.start for w in windows), problem.grid.slots)}
+    for s, replicas in held:
+        amounts = problem.job_by_name[s.job].modes[s.mode].amounts
+        for at, sign in ((s.start, -1), (s.end, 1)):
+            row = change.setdefault(at, [0] * len(WHAT))
+            for k, what in enumerate(WHAT):
+                row[k] += sign * replicas * getattr(amounts, what)
+    free = [getattr(node.capacity, what) for what in WHAT]
+    for start, end in pairwise(sorted(change)):
+        free = [f + c for f, c in zip(free, change[start], strict=True)]
+        if any(w.start <= start < w.end and node.index < w.nodes for w in windows):
+            yield start, end, free
+
+
+def _would_fit(
+    problem: Problem, job: Job, mode: Mode, free: dict[str, list[list[Stretch]]]
+) -> bool:
     assert isinstance(job.need, Work)
     pool = problem.pool_by_name[mode.pool]
     hours = _hours(job.need.amount, mode.replicas, mode)
@@ -392,58 +431,28 @@ def _would_fit(problem: Problem, job: Job, mode: Mode, keep: list[Segment]) -> b
         0 if pool.billing is Billing.SUNK else -(-pool.startup_seconds // problem.grid.slot_seconds)
     )
     first, last = max(job.release, ready), min(job.deadline, problem.grid.slots) - length
-    starts = {first, *(s.end for s in keep), *(w.start for w in pool.windows)}
-    nodes = [
-        n
-        for n in problem.nodes
-        if n.pool == pool.name and not n.cordoned and not any(d.unhealthy for d in n.devices)
-    ]
-    return any(
-        _room(problem, pool, nodes, mode, keep, at, at + length) >= mode.replicas
-        for at in sorted(starts)
-        if first <= at <= last
-    )
+    change: dict[int, int] = defaultdict(int)  # replicas that may start, by slot
+    for stretches in free[pool.name]:
+        for start, end in _rooms(mode, stretches):
+            if max(start, first) <= min(end - length, last):
+                change[max(start, first)] += 1
+                change[min(end - length, last) + 1] -= 1
+    return any(n >= mode.replicas for n in accumulate(change[at] for at in sorted(change)))
 
 
-def _room(
-    problem: Problem,
-    pool: Pool,
-    nodes: list[Node],
-    mode: Mode,
-    keep: list[Segment],
-    start: int,
-    end: int,
-) -> int:
-    """Replicas that fit on the pool's nodes over the whole of [start, end)."""
-    total = 0
-    for node in nodes:
-        if any(w.start < end and start < w.end and node.index >= w.nodes for w in pool.windows):
-            continue
-        here = [
-            (s, p.replicas)
-            for s in keep
-            for p in s.placement
-            if p.node == node.name and s.start < end and start < s.end
-        ]
-        fits = []
-        for what in ("gpu_milli", "cpu_milli", "memory_bytes"):
-            each = getattr(mode.amounts, what)
-            peak = max(
-                (
-                    sum(
-                        n * getattr(problem.job_by_name[s.job].modes[s.mode].amounts, what)
-                        for s, n in here
-                        if s.start <= at < s.end
-                    )
-                    for at in {start, *(s.start for s, _ in here if s.start > start)}
-                ),
-                default=0,
-            )
-            if each:
-                fits.append((getattr(node.capacity, what) - peak) // each)
-        most = max(0, min(fits, default=mode.replicas))
-        total += min(most, 1) if mode.spread else most
-    return total
+def _rooms(mode: Mode, stretches: list[Stretch]) -> Iterator[tuple[int, int]]:
+    """For each replica that a node has room for: from when to when."""
+    takes = [getattr(mode.amounts, what) for what in WHAT]
+    open_: list[int] = []  # since when there is room for a first replica, a second, ...
+    until = 0
+    for start, end, free in stretches:
+        most = 1 if mode.spread else mode.replicas
+        room = min([most, *(f // t for f, t in zip(free, takes, strict=True) if t)])
+        while open_ and (start > until or len(open_) > max(0, room)):
+            yield open_.pop(), until
+        open_ += [start] * (room - len(open_))
+        until = end
+    yield from ((start, until) for start in open_)
 
 
 # -- sums ----------------------------------------------------------------------------------------
@@ -466,7 +475,7 @@ def _sums(problem: Problem, plan: Plan) -> Iterator[str]:
         if not math.isclose(said, found, rel_tol=1e-9, abs_tol=1e-6):
             yield f"{what}: the plan says {said:,.6f}, its segments add up to {found:,.6f}"
     objective = money + late + left
-    if plan.bound.usd > objective + 1e-6 * max(1.0, abs(objective)):
+    if not plan.bound.usd <= objective + 1e-6 * max(1.0, abs(objective)):  # nor is NaN a bound
         yield f"bound: {plan.bound.usd:,.6f} is above the objective {objective:,.6f}"
 
 

@@ -217,6 +217,17 @@ def test_two_halves_of_a_job_may_follow_each_other_but_not_overlap() -> None:
     assert violations(question, overlap) == ("solo: two segments overlap at slot 2",)
 
 
+def test_a_job_that_may_not_be_interrupted_neither_pauses_nor_moves() -> None:
+    half = seg("solo", 2, 3, ("a-0", 1, (0,)), work=0.5)
+    question = asked(replace(SOLO, preemptible=False))
+    joined = answer(question, half, replace(half, start=3, end=4))
+    assert violations(question, joined) == ()
+    said = ("solo: may not be interrupted, but stops at slot 3",)
+    assert violations(question, answer(question, half, replace(half, start=4, end=5))) == said
+    moved = seg("solo", 3, 4, ("a-1", 1, (0,)), work=0.5)
+    assert violations(question, answer(question, half, moved)) == said
+
+
 def test_more_changes_of_mode_than_allowed_are_named() -> None:
     fast = job("solo", mode(POOL, hours=1), mode(POOL, hours=0.5, gpus=2))
     parts = (
@@ -547,6 +558,20 @@ def test_a_lower_job_that_a_required_one_waits_for_is_not_dropped() -> None:
     assert violations(question, answer(question, *runs, out=["high"])) == ()
 
 
+def test_a_gang_is_crowded_out_only_where_its_nodes_are_free_at_the_same_time() -> None:
+    # Without the low job both nodes are free in [0, 2) and [4, 6), one of them in [2, 4).
+    two = pool("a", nodes=2)
+    low, same = job("low", mode(two, hours=6)), job("same", mode(two, hours=2), tier=1)
+    held = (seg("low", 0, 6, ("a-0", 1, (0,))), seg("same", 2, 4, ("a-1", 1, (0,))))
+    for hours, said in ((2, True), (2.5, False)):
+        gang = job("gang", mode(two, hours=hours, replicas=2), tier=1)
+        question = asked(low, same, gang, of=(two,))
+        found = violations(question, answer(question, *held, out=["gang"]))
+        assert (
+            found == ("gang: left out, though it fits a once lower priorities are dropped",) * said
+        )
+
+
 # -- sums ----------------------------------------------------------------------------------------
 
 
@@ -599,3 +624,8 @@ def test_whole_nodes_are_billed_from_launch_to_termination() -> None:
         plan = replace(plan, costs=cheaper, bound=Bound(usd=0.0))
         (said,) = violations(question, plan)
         assert said.startswith("money: the plan says")
+
+
+def test_a_bound_that_is_no_number_is_no_bound() -> None:
+    (said,) = violations(PAIR, replace(TRUE, bound=Bound(usd=float("nan"))))
+    assert said.startswith("bound: nan is above the objective")
