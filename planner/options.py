@@ -36,6 +36,7 @@ from planner.spot import expected_hours
 TEAM = "flopwise.dev/team"
 PROJECT = "flopwise.dev/project"
 TASK_UTILISATION = 0.7  # of the power range, where nothing is known of the work
+LEAST_HOURS = 1e-9  # shorter than anything that can happen to it
 MOST_HOURS = 1e6  # longer than this, interruptions never let it end
 _MEMBERS = "AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE"
 EU = frozenset(_MEMBERS.split())  # ISO 3166-1: a pool in one of them is in the EU
@@ -162,7 +163,7 @@ def _rates(manifest: GpuJob, pool: Pool) -> Iterator[_Rate | Excluded]:
         gpus = spec.task.replicas * spec.task.gpus
         yield _Rate(
             gpus=gpus,
-            work_per_gpu_hour=1 / (spec.task.hours[pool.accelerator] * gpus),
+            work_per_gpu_hour=1 / (max(LEAST_HOURS, spec.task.hours[pool.accelerator]) * gpus),
             flops_per_work=0.0,
             watts_per_gpu=energy.watts_at_load(accelerator, TASK_UTILISATION),
             layout="",
@@ -330,7 +331,7 @@ def _slowed(manifest: GpuJob, pool: Pool, rate: _Rate, replicas: int, gpus: floa
         if spec.task
         else float((spec.training.tokens or spec.training.flops or 0.0) if spec.training else 0.0)
     )
-    hours = amount / (plain * replicas)
+    hours = max(LEAST_HOURS, amount / (plain * replicas))
     longer = expected_hours(
         hours,
         interruptions_per_hour=pool.interruptions_per_hour * replicas,
@@ -338,4 +339,5 @@ def _slowed(manifest: GpuJob, pool: Pool, rate: _Rate, replicas: int, gpus: floa
         save_seconds=0.0 if rate.measured else spec.checkpoint.save_seconds,
         restart_seconds=pool.startup_seconds + spec.checkpoint.restart_seconds,
     )
-    return plain * hours / longer if longer <= MOST_HOURS else 0.0
+    endless = pool.interruptions_per_hour > 0 and longer > MOST_HOURS
+    return 0.0 if endless else plain * hours / longer

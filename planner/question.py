@@ -43,7 +43,7 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     if faults:
         raise ManifestErrors(faults)
     start = horizon.start or _default_start(manifests, now)
-    seconds = int(horizon.length.total_seconds())
+    seconds = max(1, int(horizon.length.total_seconds()))
     hourly = Grid(start=start, slot_seconds=3600, slots=max(1, math.ceil(seconds / 3600)))
     pools = tuple(pool_of(p, hourly) for p in manifests.pools)
     names = _names(manifests.jobs)
@@ -172,7 +172,7 @@ def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
             return slot
         if seconds / slot * 2 > MOST_SLOTS:
             return slot
-    return SLOT_CHOICES[-1]
+    return min(SLOT_CHOICES[-1], seconds)
 
 
 def _timed(job: Job, manifest: GpuJob, grid: Grid, pools: Mapping[str, Pool]) -> Job:
@@ -200,7 +200,7 @@ def _timed(job: Job, manifest: GpuJob, grid: Grid, pools: Mapping[str, Pool]) ->
         modes=modes,
         release=release,
         deadline=max(0, deadline),
-        due=max(0, grid.floor(spec.due)) if spec.due else None,
+        due=grid.floor(spec.due) if spec.due else None,
     )
     unplaced = spec.unplaced_usd
     return replace(job, unplaced_usd=_dearest(job, grid, pools) if unplaced is None else unplaced)
@@ -232,7 +232,7 @@ def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
 def _dearest(job: Job, grid: Grid, pools: Mapping[str, Pool]) -> float:
     """A price of leaving the job out above running it in its dearest mode, as late as may be.
 
-    On a pool billed by node, each replica may have to pay for a node of its own.
+    On a pool billed by node, each replica may have to pay for a node of its own, in whole slots.
     """
 
     def run_usd(mode: Mode) -> float:
@@ -242,7 +242,7 @@ def _dearest(job: Job, grid: Grid, pools: Mapping[str, Pool]) -> float:
             hours = hours_of(job, mode)
         pool, alone = pools[mode.pool], 1.0
         if pool.billing is Billing.NODE:
-            hours += pool.startup_seconds / 3600
+            hours = grid.slots_for(hours) * grid.slot_hours + pool.startup_seconds / 3600
             alone = pool.gpus_per_node / max(1, mode.amounts.gpus)
         return hours * mode.replicas * mode.full_usd_per_replica_hour * alone
 

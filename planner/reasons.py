@@ -70,7 +70,8 @@ def _no_option(table: Table, j: int) -> Unplaced:
         if r in reasons.values()
     )
     modes = [job.modes[m] for m, r in reasons.items() if r is why]
-    hours = (min(job.deadline, problem.grid.slots) - job.release) * problem.grid.slot_hours
+    slots = max(0, min(job.deadline, problem.grid.slots) - job.release)
+    hours = slots * problem.grid.slot_hours
     message = {
         Reason.NOT_WORTH: f"it costs more than the ${job.unplaced_usd:,.2f} of not running it",
         Reason.BUDGET: f"no way to run it costs ${job.max_cost_usd or 0:,.2f} or less",

@@ -29,6 +29,7 @@ from planner.problem import (
 
 HOSTNAME = "kubernetes.io/hostname"
 RESOURCES = ("gpu_milli", "cpu_milli", "memory_bytes")
+MOST_USD = 1e15  # of one job: above, the solvers' numbers hold no more cents
 
 
 class Unsupported(ValueError):
@@ -342,6 +343,16 @@ def _refuse(problem: Problem) -> None:
         prices = {(w.usd_per_node_hour, w.marginal_usd_per_node_hour) for w in pool.windows}
         if len(prices) > 1:
             lines.append(f"pool {pool.name}: a price that changes within the horizon")
+    lines += [
+        f"node {node.name}: another capacity than the other nodes of {node.pool}"
+        for node in problem.nodes
+        if node.capacity != problem.pool_by_name[node.pool].capacity
+    ]
+    lines += [
+        f"queue {queue.name}: a budget above ${MOST_USD:,.0f}"
+        for queue in problem.queues
+        if (queue.budget_usd_per_month or 0.0) > MOST_USD
+    ]
     for job in problem.jobs:
         lines += _refuse_job(job)
     if lines:
@@ -352,6 +363,9 @@ def _refuse_job(job: Job) -> list[str]:
     found: dict[str, None] = defaultdict()
     if job.switches:
         found[f"job {job.name}: changing mode at a checkpoint"] = None
+    rates = (m.replicas * m.usd_per_replica_hour for m in job.modes)
+    if max(job.unplaced_usd, job.lateness_usd_per_hour, *rates) > MOST_USD:
+        found[f"job {job.name}: sums above ${MOST_USD:,.0f}"] = None
     if isinstance(job.need, Demand) and (job.due is not None or job.after):
         found[f"job {job.name}: a service with a due time or with dependencies"] = None
     for mode in job.modes:

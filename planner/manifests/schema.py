@@ -161,7 +161,7 @@ Count = Annotated[int, Strict(), Field(ge=0, le=10_000_000)]
 PositiveCount = Annotated[int, Strict(), Field(ge=1, le=10_000_000)]
 Seconds = Annotated[int, Strict(), Field(ge=0, le=10**9)]
 Quantity = Annotated[float, Strict(), Field(ge=0)]
-PositiveQuantity = Annotated[float, Strict(), Field(gt=0)]
+PositiveQuantity = Annotated[float, Strict(), Field(gt=0, le=1e30)]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 AcceleratorId = Annotated[

@@ -171,6 +171,15 @@ def test_a_job_that_could_never_end_has_no_mode(tmp_path: Path) -> None:
     assert excluded(tmp_path, {"task": long}, p=SPOT) == [("p", "interruptions", said)]
 
 
+@pytest.mark.parametrize("hours", [1e-320, 1e7, 1e30])
+def test_what_nothing_interrupts_has_a_mode_however_short_or_long(
+    tmp_path: Path, hours: float
+) -> None:
+    job = job_of(tmp_path, {"task": {**TASK, "hours": {H100: hours}}})
+    (mode,) = job.modes
+    assert hours_of(job, mode) == pytest.approx(max(hours, 1e-9))
+
+
 def test_a_job_that_may_not_be_stopped_keeps_off_what_is_taken_away(tmp_path: Path) -> None:
     said = "its nodes can be taken away, and the job may not be stopped"
     job = job_of(tmp_path, {"task": TASK, "preemptible": False}, spot=SPOT, safe=POOL)

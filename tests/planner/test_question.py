@@ -106,3 +106,32 @@ def test_leaving_a_job_out_costs_more_than_a_node_of_its_own(tmp_path: Path) -> 
     # 1 of 2 GPUs for 4 h on a pool billed by node: a node alone is 2 x $1 x 4 h = $8.
     made = question(tmp_path, "task: {hours: {l4: 4}}")
     assert made.job_by_name["j0"].unplaced_usd > 8.0
+
+
+def test_leaving_a_short_job_out_costs_more_than_the_slot_that_its_node_is_billed_for(
+    tmp_path: Path,
+) -> None:
+    # A minute in slots of an hour: a node alone is 2 x $1 x 1 h, and an hour to start it: $4.
+    made = question(
+        tmp_path,
+        "task: {hours: {l4: 0.0166666667}}",
+        pool=", startupSeconds: 3600",
+        horizon=Horizon(slot=timedelta(hours=1)),
+    )
+    assert made.job_by_name["j0"].unplaced_usd > 4.0
+
+
+def test_a_horizon_shorter_than_any_slot_is_one_slot(tmp_path: Path) -> None:
+    made = question(
+        tmp_path, "task: {hours: {l4: 0.001}}", horizon=Horizon(length=timedelta(seconds=30))
+    )
+    assert (made.grid.slot_seconds, made.grid.slots) == (30, 1)
+
+
+def test_what_was_due_before_the_grid_starts_is_late_since_then(tmp_path: Path) -> None:
+    made = question(
+        tmp_path,
+        "due: 2026-11-30T22:00:00Z, latenessUsdPerHour: 1, task: {hours: {l4: 1}}",
+        horizon=Horizon(start=datetime(2026, 12, 1, tzinfo=UTC)),
+    )
+    assert made.job_by_name["j0"].due == -2

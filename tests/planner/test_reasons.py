@@ -68,6 +68,11 @@ def test_a_job_longer_than_its_time_says_how_much_it_has() -> None:
     assert said.message == "no way to run it fits the 2 h from its start to its deadline"
 
 
+def test_a_job_that_starts_after_its_deadline_has_no_time_and_not_less() -> None:
+    said = left_out(only(job("j", mode(POOL), release=5, deadline=2)), "j")
+    assert said.message == "no way to run it fits the 0 h from its start to its deadline"
+
+
 def test_a_job_that_maintenance_cuts_wherever_it_starts_says_so() -> None:
     # The node is there for 2 h, away for 2 h, there for 2 h; the job takes 3 h.
     cut = pool("a", windows=((0, 2, 1), (2, 4, 0), (4, 6, 1)))

@@ -465,9 +465,13 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
         job("rack", mode(one, together="rack")),
         job("zones", mode(one, spread="zone")),
         job("late", mode(one, serves=1.0), need=Demand(per_slot=(1.0,) * 6), due=3),
+        job("rich", mode(one), unplaced_usd=2e15),
     )
+    made = problem((one, dear), jobs, queues=(Queue(name="q", budget_usd_per_month=2e15),))
+    small = replace(made.nodes[0], capacity=Amounts(gpu_milli=1000))
     asked = replace(
-        problem((one, dear), jobs),
+        made,
+        nodes=(small, *made.nodes[1:]),
         running=(
             Running(job="part", mode=0, nodes=("a-0",), work_done=0.0, work_since_checkpoint=0.0),
         ),
@@ -479,12 +483,15 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
         for what in (
             "running jobs: plans start from an empty fleet",
             "pool b: a price that changes within the horizon",
+            "node a-0: another capacity than the other nodes of a",
+            "queue q: a budget above $1,000,000,000,000,000",
             "job part: a fraction of a GPU",
             "job slice: MIG instances",
             "job moves: changing mode at a checkpoint",
             "job rack: a gang required together inside one rack",
             "job zones: replicas spread over zone",
             "job late: a service with a due time or with dependencies",
+            "job rich: sums above $1,000,000,000,000,000",
         )
     ]
 
