@@ -166,7 +166,8 @@ def _room_beside(
         np.maximum(occupancy.room(option, start + run.start, start + run.end) - booked[k], 0)
         for k, run in enumerate(option.runs[first:end])
     ]
-    return np.min(rows, axis=0)
+    least: npt.NDArray[np.int64] = np.min(rows, axis=0)
+    return least
 
 
 def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
