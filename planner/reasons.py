@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
@@ -11,19 +15,27 @@ from planner.plan import Reason, Unplaced
 from planner.problem import Job
 from planner.table import Option, Table
 
+MOST_HOLDERS = 8  # named as what stands in a job's way
+
 
 def why_not(table: Table, bookings: Mapping[int, Booking], proved: bool) -> Iterator[Unplaced]:
     """A reason for each job without a booking, by name. ``proved``: the plan is optimal."""
     occupancy = Occupancy(table)
     for booking in bookings.values():
         occupancy.take(booking)
+    held = _held(table, bookings)
     jobs = table.problem.jobs
     for j in sorted(set(range(len(jobs))) - set(bookings), key=lambda j: jobs[j].name):
-        yield _reason(table, occupancy, bookings, j, proved)
+        yield _reason(table, occupancy, bookings, held, j, proved)
 
 
 def _reason(
-    table: Table, occupancy: Occupancy, bookings: Mapping[int, Booking], j: int, proved: bool
+    table: Table,
+    occupancy: Occupancy,
+    bookings: Mapping[int, Booking],
+    held: _Held,
+    j: int,
+    proved: bool,
 ) -> Unplaced:
     job = table.problem.jobs[j]
     if not job.modes:
@@ -39,7 +51,7 @@ def _reason(
             message=f"waits for {', '.join(names)}, which is not in the plan",
             binds=names,
         )
-    return _crowded_out(table, occupancy, bookings, j, proved)
+    return _crowded_out(table, occupancy, bookings, held, j, proved)
 
 
 def _no_mode(job: Job) -> Unplaced:
@@ -57,7 +69,7 @@ def _no_mode(job: Job) -> Unplaced:
 
 def _no_option(table: Table, j: int) -> Unplaced:
     job, problem = table.problem.jobs[j], table.problem
-    reasons = {m: why for (of, m), why in table.dropped.items() if of == j}
+    reasons = {m: table.dropped[j, m] for m in range(len(job.modes))}
     why = next(
         r
         for r in (
@@ -85,7 +97,12 @@ def _no_option(table: Table, j: int) -> Unplaced:
 
 
 def _crowded_out(
-    table: Table, occupancy: Occupancy, bookings: Mapping[int, Booking], j: int, proved: bool
+    table: Table,
+    occupancy: Occupancy,
+    bookings: Mapping[int, Booking],
+    held: _Held,
+    j: int,
+    proved: bool,
 ) -> Unplaced:
     job, problem = table.problem.jobs[j], table.problem
     ready = max((bookings[b].end(table) for b in table.after[j]), default=0)
@@ -103,7 +120,7 @@ def _crowded_out(
         reason, name = queue
         what = "budget" if reason is Reason.BUDGET else "limit"
         return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
-    holders = _holders(table, bookings, options)
+    holders = _holders(held, options)
     if not holders:
         message = f"{' and '.join(pools[:3])}: too few nodes at any time when it could run"
         return _unplaced(job, Reason.WINDOW, message, pools)
@@ -114,7 +131,7 @@ def _crowded_out(
         job,
         Reason.CAPACITY,
         f"{' and '.join(pools[:3])} {full} when it could run: {lead}{proof}",
-        (*pools, *holders[:8]),
+        (*pools, *holders),
     )
 
 
@@ -155,19 +172,34 @@ def _less(numbers: tuple[int, ...], without: int) -> tuple[int, ...]:
     return tuple(i for i in numbers if i != without)
 
 
-def _holders(table: Table, bookings: Mapping[int, Booking], options: list[Option]) -> list[str]:
-    """Jobs on the pools of ``options`` while these could run, the largest first."""
-    held: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Who holds what: columns over the bookings, by name."""
+
+    names: list[str]
+    pool: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]  # the leading resource at its peak
+
+
+def _held(table: Table, bookings: Mapping[int, Booking]) -> _Held:
+    rows = []
     for j, b in bookings.items():
         o = table.options[b.option]
-        overlap = max(
-            (
-                min(b.end(table), mine.last + mine.length) - max(b.start, mine.first)
-                for mine in options
-                if mine.pool == o.pool
-            ),
-            default=0,
-        )
-        if overlap > 0:
-            held[table.problem.jobs[j].name] = overlap * o.peak * o.takes[0]
-    return sorted(held, key=lambda name: (-held[name], name))
+        row = (o.pool, b.start, b.end(table), o.peak * o.takes[0])
+        rows.append((table.problem.jobs[j].name, row))
+    rows.sort()
+    columns = np.array([row for _, row in rows], dtype=np.int64).reshape(-1, 4).T
+    return _Held([name for name, _ in rows], *columns)
+
+
+def _holders(held: _Held, options: list[Option]) -> list[str]:
+    """The `MOST_HOLDERS` largest jobs on the pools of ``options`` while these could run."""
+    overlap = np.zeros(len(held.names), dtype=np.int64)
+    for o in options:
+        inside = np.minimum(held.end, o.last + o.length) - np.maximum(held.start, o.first)
+        np.maximum(overlap, np.where(held.pool == o.pool, inside, 0), out=overlap)
+    there = np.flatnonzero(overlap > 0)
+    largest = there[np.argsort(-(overlap * held.size)[there], kind="stable")]
+    return [held.names[i] for i in largest[:MOST_HOLDERS]]
