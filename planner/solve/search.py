@@ -68,6 +68,11 @@ class Search:
         out = [round(exact.left_out_usd(self.table, bookings, jobs), 6) for jobs in self.tiers]
         return (*out, costs.objective - 1e-9)
 
+    def nobody_above_is_out(self) -> bool:
+        """Whether no lower tier can be in the way: that one is, only the exact method disproves."""
+        out = (exact.left_out_usd(self.table, self.best or {}, jobs) for jobs in self.tiers)
+        return all(usd <= 1e-6 for usd in out)
+
     def say(self, doing: str) -> None:
         best = self.costs.objective if self.best is not None else float("inf")
         self.clock.say(doing, bound=self.bound_usd, best=best, not_running=self.costs.not_running)
@@ -106,7 +111,7 @@ def search(
     return Found(
         bookings=state.best,
         bound_usd=state.bound_usd,
-        optimal=state.best is not None and state.gap == 0.0,
+        optimal=state.best is not None and state.gap == 0.0 and state.nobody_above_is_out(),
     )
 
 

@@ -11,12 +11,14 @@ import pytest
 
 from planner import cost
 from planner.check import violations
+from planner.occupancy import Booking
 from planner.plan import Plan, Reason, Status, gap_of
 from planner.problem import Amounts, Billing, Demand, Job, Pool, Problem, Queue, Running, Window
 from planner.solve import exact, pick, search
-from planner.solve.clock import Limits, Step
+from planner.solve.clock import Clock, Limits, Step
 from planner.solve.pick import WrongPlan, solve
 from planner.table import Unsupported
+from planner.table import build as tabulate
 from tests.planner.worlds import GIB, HOSTNAME, MONTH_END, job, mode, pool, problem, random_problem
 
 Run = tuple[int, int, tuple[str, ...]]  # start, end, nodes
@@ -228,6 +230,19 @@ def test_a_higher_tier_wins_over_a_dearer_lower_one() -> None:
     assert set(runs(plan)) == {"high"}
     assert plan.costs.objective == pytest.approx(1.0 + 1000.0)
     assert (plan.status, plan.gap_fraction) == (Status.OPTIMAL, 0.0)
+
+
+@pytest.mark.parametrize(("held", "sure"), [(("high", "low"), True), (("low",), False)])
+def test_the_method_for_large_problems_is_sure_only_where_nobody_above_is_out(
+    held: tuple[str, ...], sure: bool
+) -> None:
+    one = pool("a")
+    asked = problem((one,), (job("high", mode(one), tier=1), job("low", mode(one))))
+    state = search.Search(tabulate(asked), Clock(Limits()))
+    option = {"high": Booking(option=0, start=0, counts=((1,),))}
+    option["low"] = Booking(option=1, start=1, counts=((1,),))
+    state.best = {b.option: b for name, b in option.items() if name in held}
+    assert state.nobody_above_is_out() is sure
 
 
 def test_a_higher_tier_that_is_not_worth_running_takes_nothing_from_a_lower_one() -> None:
