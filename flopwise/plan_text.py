@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -19,6 +19,7 @@ MOST_JOBS = 100  # of a plain table; -o wide has all
 TIMELINE = 28  # most marks that a pool's hours are drawn in
 LEVELS = " ▁▂▃▄▅▆▇█"
 NONE = "-"
+CENT = 0.01
 NUMBERS = frozenset(  # headings of columns that end alike
     ("GPUS", "BUSY", "JOBS", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", "LATE", "HOURS", "COST")
 )
@@ -37,7 +38,7 @@ class Row:
     job: str
     team: str
     pool: str
-    gpus: int
+    gpus: str  # fewest and most at once, where they differ
     nodes: tuple[str, ...]
     start: datetime
     end: datetime
@@ -85,7 +86,7 @@ def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
         job=name,
         team=job.team,
         pool=mode.pool,
-        gpus=max(s.replicas for s in segments) * mode.amounts.gpus,
+        gpus=_span([s.replicas * mode.amounts.gpus for s in segments]),
         nodes=tuple(dict.fromkeys(p.node for s in segments for p in s.placement)),
         start=problem.grid.time(min(s.start for s in segments)),
         end=problem.grid.time(end),
@@ -246,6 +247,7 @@ def _jobs(made: PlanFile, wide: bool) -> str:
     shown = found if wide else found[:MOST_JOBS]
     lines = [head + (["LAYOUT", "NODES"] if wide else [])]
     lines += [_job_line(row, wide) for row in shown]
+    lines += [_no_job_line(*spent, len(lines[0])) for spent in _nobodys(made)]
     hidden = len(found) - len(shown)
     more = f"… and {_count(hidden, 'more job')} (-o wide has all)\n" if hidden else ""
     return _table(_without_empty(lines)) + more
@@ -256,7 +258,7 @@ def _job_line(row: Row, wide: bool) -> list[str]:
         row.job,
         row.team or NONE,
         row.pool,
-        str(row.gpus),
+        row.gpus,
         _when(row.start),
         _when(row.end),
         f"{row.late_hours:.1f} h" if row.late_hours else NONE,
@@ -264,6 +266,29 @@ def _job_line(row: Row, wide: bool) -> list[str]:
         _usd(row.usd),
     ]
     return line + ([row.layout or NONE, host_list(row.nodes) or NONE] if wide else [])
+
+
+def _nobodys(made: PlanFile) -> Iterator[tuple[str, float]]:
+    """(pool, USD) of whole-node bills that is no job's: start-up, and GPUs that did nothing."""
+    problem = made.problem
+    bills: dict[str, float] = {}
+    for rental in cost.rentals(problem, made.plan.segments):
+        bills[rental.pool] = bills.get(rental.pool, 0.0) + rental.usd
+    for s in made.plan.segments:
+        pool = cost.mode_of(problem, s).pool
+        if pool in bills:
+            bills[pool] -= cost.segment_usd(problem, s)
+    yield from ((pool, usd) for pool, usd in sorted(bills.items()) if usd >= CENT)
+
+
+def _no_job_line(pool: str, usd: float, columns: int) -> list[str]:
+    line = ["(idle and start-up)", NONE, pool, NONE, "", "", NONE, "", _usd(usd)]
+    return line + [NONE] * (columns - len(line))
+
+
+def _span(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return str(most) if least == most else f"{least}-{most}"
 
 
 def host_list(names: Sequence[str]) -> str:
@@ -294,7 +319,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 def _left_out(made: PlanFile) -> str:
     if not made.plan.unplaced:
         return ""
-    lines = [["LEFT OUT", "COST", "REASON", "WHY"]]
+    lines = [["LEFT OUT", "NOT RUNNING", "REASON", "WHY"]]
     for u in made.plan.unplaced:
         job = made.problem.job_by_name[u.job]
         price = "required" if job.required else _usd(job.unplaced_usd)

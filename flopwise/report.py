@@ -93,6 +93,7 @@ def _stand_ins(run: Run) -> str:
         return ""
     return (
         "These runs were small CPU programs in place of the jobs, in time compressed"
-        f" {run.clock.speed:,.0f} times: they show that the plan's order, gangs and nodes hold, and"
-        " say nothing of how fast GPUs are."
+        f" {run.clock.speed:,.0f} times: they show that the plan's order, gangs and nodes hold."
+        " They say nothing of how fast GPUs are, and each starts late by the seconds that starting"
+        " any program takes, which compressed time makes hours."
     )

@@ -13,7 +13,7 @@ from planner import cost, placement
 from planner.occupancy import Booking, Occupancy
 from planner.plan import Reason, Unplaced
 from planner.problem import Job
-from planner.table import Option, Table
+from planner.table import Option, Table, spendable_usd
 
 MOST_HOLDERS = 8  # named as what stands in a job's way
 
@@ -58,7 +58,8 @@ def _no_mode(job: Job) -> Unplaced:
     counts = Counter(e.reason for e in job.excluded)
     lead = counts.most_common(1)[0][0] if counts else ""
     first = next((e for e in job.excluded if e.reason == lead), None)
-    more = f" ({len(job.excluded)} pools looked at)" if len(job.excluded) > 1 else ""
+    looked_at = len({e.pool for e in job.excluded})
+    more = f" ({looked_at} pools looked at)" if looked_at > 1 else ""
     return Unplaced(
         job=job.name,
         reason=Reason.NO_OPTION,
@@ -84,9 +85,10 @@ def _no_option(table: Table, j: int) -> Unplaced:
     modes = [job.modes[m] for m, r in reasons.items() if r is why]
     slots = max(0, min(job.deadline, problem.grid.slots) - job.release)
     hours = slots * problem.grid.slot_hours
+    spendable = spendable_usd(problem, job)
     message = {
         Reason.NOT_WORTH: f"it costs more than the ${job.unplaced_usd:,.2f} of not running it",
-        Reason.BUDGET: f"no way to run it costs ${job.max_cost_usd or 0:,.2f} or less",
+        Reason.BUDGET: f"every way to run it costs more than ${spendable:,.2f}, all it may spend",
         Reason.QUEUE_LIMIT: f"it needs more GPUs at once than queue {job.queue} may have",
         Reason.WINDOW: f"no way to run it fits the {hours:.4g} h from its start to its deadline",
         Reason.NO_OPTION: "its gang fits none of the pools that it may use",

@@ -225,7 +225,7 @@ def _option(
         return Reason.WINDOW
     if max(r.replicas for r in runs) * mode.amounts.gpus > _quota(problem, job, pool):
         return Reason.QUEUE_LIMIT
-    if job.max_cost_usd is not None and usd > job.max_cost_usd:
+    if usd > spendable_usd(problem, job) + 1e-6:
         return Reason.BUDGET
     # On a node that others keep running it costs nothing more, whatever its share.
     least = 0.0 if pool.billing is Billing.NODE else usd
@@ -242,6 +242,18 @@ def _option(
             problem.grid.slot_seconds,
         )
     return length, first, last, runs, per_node, usd, startup
+
+
+def spendable_usd(problem: Problem, job: Job) -> float:
+    """The most that the job may cost: by its own limit, and by its queues' budgets undivided."""
+    months = len(problem.grid.months())
+    budgets = (
+        problem.queue_by_name[name].budget_usd_per_month
+        for name in problem.queue_path(job.queue)
+        if name in problem.queue_by_name
+    )
+    most = min((usd * months for usd in budgets if usd is not None), default=math.inf)
+    return most if job.max_cost_usd is None else min(most, job.max_cost_usd)
 
 
 def _quota(problem: Problem, job: Job, pool: Pool) -> float:

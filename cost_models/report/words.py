@@ -178,7 +178,7 @@ def against(plan: Outcome, baseline: Outcome) -> str:
     saved, fraction = saving(plan, baseline)
     less = "less" if saved >= 0 else "more"
     per = " per useful FLOP" if per_flop(plan, baseline) else ""
-    return f"{percent(abs(fraction))} {less}{per} than {FCFS.lower()}"
+    return f"{percent(abs(fraction))} {less} money{per} than {FCFS.lower()}"
 
 
 def share_title(key: Key, ledger: Ledger) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -118,20 +119,34 @@ def advance(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
     """The same options, each started as early as it can be without costing more."""
     occupancy = Occupancy(table)
     placed = dict(bookings)
-    for booking in placed.values():
+    there: dict[tuple[int, int], set[int]] = defaultdict(set)  # jobs by pool and node
+    for j, booking in placed.items():
         occupancy.take(booking)
+        for node in _nodes(table, booking):
+            there[node].add(j)
     for j in sorted(placed, key=lambda j: (placed[j].start, j)):
         old = placed[j]
         o = table.options[old.option]
         ready = max((placed[b].end(table) for b in table.after[j]), default=0)
-        before = bills_usd(table, placed.values(), {o.pool})
         occupancy.release(old)
         new = placement.earliest(occupancy, o, first=ready, last=old.start - 1) or old
-        placed[j] = new
-        if bills_usd(table, placed.values(), {o.pool}) > before + 1e-9:
-            placed[j] = old
+        nodes = _nodes(table, old) | _nodes(table, new)
+        beside = [placed[k] for k in set().union(*(there[n] for n in nodes)) - {j}]
+        was, now = (bills_usd(table, [*beside, b], {o.pool}) for b in (old, new))
+        if now <= was + 1e-9:
+            placed[j] = new
+            for node in nodes:
+                there[node].discard(j)
+            for node in _nodes(table, new):
+                there[node].add(j)
         occupancy.take(placed[j])
     return placed
+
+
+def _nodes(table: Table, booking: Booking) -> set[tuple[int, int]]:
+    """(pool, node) of every node that a booking touches."""
+    p = table.options[booking.option].pool
+    return {(p, n) for counts in booking.counts for n, count in enumerate(counts) if count}
 
 
 def bills_usd(table: Table, bookings: Iterable[Booking], pools: set[int]) -> float:

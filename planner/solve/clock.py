@@ -11,7 +11,10 @@ from planner.plan import gap_of
 GOOD_GAP = 0.01
 STALL_SECONDS = 1.0  # without a gain of `GAIN`, or as long as `STALL_FRACTION` of the time so far
 STALL_FRACTION = 0.3
+LONG_STALL_SECONDS = 10.0  # without a gain, whatever the gap, and half of the time so far
+LONG_STALL_FRACTION = 0.5
 GAIN = 2e-5
+NO_GAP = 1e-5  # a thousandth of a percent: below what rounding money to whole units leaves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +23,7 @@ class Limits:
 
     seconds: float = 60.0
     gap: float | None = 0.0  # stop once this gap is proved; 0: go on to the optimum
-    # None: stop once a gap of `GOOD_GAP` is proved and the search has stalled
+    # None: stop once the search has stalled, the sooner below a gap of `GOOD_GAP`
     seed: int = 0
 
 
@@ -58,10 +61,13 @@ class Clock:
 
     def enough(self, gap: float, gained: float) -> bool:
         """Whether to stop at ``gap``, the last gain being ``gained`` seconds from the start."""
+        if gap <= NO_GAP or (self.limits.gap is not None and gap <= self.limits.gap):
+            return True
         if self.limits.gap is not None:
-            return gap <= self.limits.gap
-        stalled = self.seconds - gained > max(STALL_SECONDS, STALL_FRACTION * self.seconds)
-        return gap == 0.0 or (gap <= GOOD_GAP and stalled)
+            return False
+        since = self.seconds - gained
+        good = gap <= GOOD_GAP and since > max(STALL_SECONDS, STALL_FRACTION * self.seconds)
+        return good or since > max(LONG_STALL_SECONDS, LONG_STALL_FRACTION * self.seconds)
 
     def say(self, doing: str, *, bound: float, best: float, not_running: float = 0.0) -> None:
         if self.listen is not None:

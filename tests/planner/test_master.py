@@ -93,13 +93,14 @@ def test_nodes_that_are_away_have_no_area() -> None:
 
 
 def test_a_job_is_left_out_by_parts_and_whole() -> None:
-    # $4 to run, $10 to leave out, $3 to spend: three quarters run: 3 + 0.25 x 10; whole: $10.
-    team = Queue(name="team", budget_usd_per_month=3.0)
-    asked = problem(
-        (ONE,), (job("x", mode(ONE, hours=4), queue="team", unplaced_usd=10.0),), queues=(team,)
-    )
-    assert relaxed(asked).usd == pytest.approx(5.5)
-    assert chosen(asked).usd == pytest.approx(10.0)
+    # Two jobs, $4 each to run, $10 to leave out, $6 to spend: one and a half run, 6 + 0.5 x 10;
+    # whole, one does: 4 + 10. (On two nodes, so that only the budget binds.)
+    two = pool("a", nodes=2)
+    team = Queue(name="team", budget_usd_per_month=6.0)
+    jobs = tuple(job(n, mode(two, hours=4), queue="team", unplaced_usd=10.0) for n in "xy")
+    asked = problem((two,), jobs, queues=(team,))
+    assert relaxed(asked).usd == pytest.approx(11.0)
+    assert chosen(asked).usd == pytest.approx(14.0)
 
 
 def test_a_queues_limit_is_an_area_over_the_grid() -> None:

@@ -103,7 +103,7 @@ def test_a_whole_node_for_a_small_job_is_not_worth_it_and_says_the_bill() -> Non
 def test_a_job_whose_own_budget_no_way_meets_says_so() -> None:
     said = left_out(only(job("j", mode(POOL, hours=3), max_cost_usd=2.0)), "j")
     assert said.reason is Reason.BUDGET
-    assert said.message == "no way to run it costs $2.00 or less"
+    assert said.message == "every way to run it costs more than $2.00, all it may spend"
 
 
 def test_a_gang_above_its_queues_limit_says_so() -> None:
