@@ -88,7 +88,7 @@ def test_an_empty_ledger_has_titles_without_findings(sample: Report) -> None:
 def test_the_sentence_says_jobs_money_saving_and_proof(sample: Report) -> None:
     text = words.meaning(sample).replace("\u00a0", " ")
     assert text == (
-        "This plan runs 40 of 41 jobs of 1 – 7 December 2026 for $44,765, 39 % less than"
+        "This plan runs 40 of 41 jobs of 1 – 7 December 2026 for $44,765, 39 % less money than"
         " first-come-first-served, and it is proven that no plan can be more than 0.65 % better."
     )
 
