@@ -88,7 +88,10 @@ def get(
     """List the jobs of this state directory, those of a plan and those submitted."""
     del kind  # jobs are all there is
     with fails_plainly():
-        print_views(_look(state_dir)[2], output)
+        views = _look(state_dir)[2]
+        print_views(views, output)
+        if not views:
+            say("no jobs in this state directory")
 
 
 def status(

@@ -49,7 +49,9 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
     """The optimum, or what the time allows: the best plan found, and a bound on every plan.
 
     A plan's upper tiers are looked at first: where they leave somebody out, the least that has to
-    be left out of each is proved, highest first, and held.
+    be left out of each is proved, highest first, and held. That is stricter than "no job is left
+    out for lower ones alone": a higher tier's least cost of not running comes before everything
+    below it. Optimum and bound are then those of the plans that keep priorities so.
     """
     found = _run(table, clock, hint, [], gap)
     tiers = upper_tiers(table)

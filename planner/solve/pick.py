@@ -122,7 +122,8 @@ def _nothing(table: Table, clock: Clock, status: Status) -> Plan:
 def _without_requirements(problem: Problem, clock: Clock) -> Plan:
     """The best that can be had when not all that is required can run: it says what is missing."""
     jobs = tuple(replace(j, required=False) for j in problem.jobs)
-    again = Clock(clock.limits, clock.listen)
+    seconds = max(clock.left, 0.1 * clock.limits.seconds)
+    again = Clock(replace(clock.limits, seconds=seconds), clock.listen)
     plan = _attempt(tabulate(replace(problem, jobs=jobs)), again)
     if plan.status is Status.TIMEOUT:
         return plan

@@ -8,6 +8,7 @@ What is left is improved by taking some jobs out and letting CP-SAT put them bac
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -102,6 +103,8 @@ def search(
     if not relaxed.feasible:
         return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     _assign_and_pack(state, master, relaxed, worth)
+    if math.isinf(state.bound_usd):  # no choice of whole options exists
+        return Found(bookings=None, bound_usd=relaxed.usd, infeasible=True)
     few = len(table.options) <= FEW
     if not state.finished():
         _ruin(state, 0.5 * clock.left if few else clock.left)
