@@ -353,7 +353,7 @@ def test_all_files_are_read_before_any_error_is_told(write: Write) -> None:
     [
         ("a.yaml", "a: 1\na: 2\n", 'line 2, column 1: duplicate key "a"'),
         ("a.json", '{"a": 1, "a": 2}', 'duplicate key "a"'),
-        ("a.json", '{"a": 1,\n}', "line 2, column 1: not JSON: "),
+        ("a.json", '{"a": 1,\nx}', "line 2, column 1: not JSON: "),
         ("a.yaml", "a: !!python/object:os.system x\n", "line 1, column 4: tag "),
         ("a.yaml", "a: *b\n", 'line 1, column 4: alias "b" of nothing before it'),
         ("a.yaml", "? [a]\n: b\n", "line 1, column 3: a key that is not text"),
