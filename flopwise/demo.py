@@ -116,8 +116,8 @@ def _gpus_measured(samples: Path) -> Iterator[None]:
     def watch() -> None:
         try:
             add_samples(_ticks(stop), samples)
-        except NvmlUnavailableError as error:
-            typer.echo(f"telemetry: {error}", err=True)
+        except NvmlUnavailableError:
+            typer.echo("no NVIDIA driver here: no GPU is measured, and none is needed", err=True)
 
     stop = threading.Event()
     watcher = threading.Thread(target=watch, daemon=True)

@@ -82,7 +82,7 @@ def _binding() -> ModuleType:
     except ModuleNotFoundError:
         advice = "the NVML binding is missing: pip install 'flopwise[telemetry]'"
         raise NvmlUnavailableError(advice) from None
-    return pynvml  # type: ignore[no-any-return]
+    return pynvml  # type: ignore[no-any-return]  # the binding ships no types
 
 
 def _advice(nvml: ModuleType, error: Exception) -> str:

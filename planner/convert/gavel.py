@@ -120,6 +120,7 @@ def read_throughputs(path: Path) -> Throughputs:
         matrix = json.loads(text)
         for gpu in SPOT_USD_PER_GPU_HOUR:
             for key, beside in matrix[gpu].items():
+                # No match is an AttributeError, and said below as any other fault of the file.
                 model, gpus = _MATRIX_KEY.fullmatch(key).groups()  # type: ignore[union-attr]
                 rates.setdefault((model, int(gpus)), {})[gpu] = _rate(beside["null"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

@@ -227,7 +227,7 @@ def _json_values(text: str) -> Iterator[object]:
     text = text.rstrip()
     at = 0
     while at < len(text):
-        value, at = _json_value(text, _SPACE.match(text, at).end())  # type: ignore[union-attr]
+        value, at = _json_value(text, _SPACE.match(text, at).end())  # type: ignore[union-attr]  # the pattern matches nothing as well
         yield value
 
 

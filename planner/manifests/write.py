@@ -28,7 +28,7 @@ def document(manifest: Manifest) -> dict[str, object]:
     return {"apiVersion": manifest.api_version, "kind": manifest.kind, **stated}
 
 
-class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # a base chosen by what is installed
     """Quotes also the text that our reading, but not PyYAML's, takes for something else."""
 
 

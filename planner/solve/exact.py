@@ -45,7 +45,7 @@ def left_out_usd(table: Table, bookings: Mapping[int, Booking], jobs: frozenset[
     return math.fsum(table.problem.jobs[j].unplaced_usd for j in jobs if j not in bookings)
 
 
-def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float = 0.0) -> Found:
+def prove(table: Table, clock: Clock) -> Found:
     """The optimum, or what the time allows: the best plan found, and a bound on every plan.
 
     A plan's upper tiers are looked at first: where they leave somebody out, the least that has to
@@ -53,7 +53,7 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
     out for lower ones alone": a higher tier's least cost of not running comes before everything
     below it. Optimum and bound are then those of the plans that keep priorities so.
     """
-    found = _run(table, clock, hint, [], gap)
+    found = _run(table, clock, [])
     tiers = upper_tiers(table)
     if found.bookings is None or all(
         left_out_usd(table, found.bookings, jobs) <= 1e-6 for jobs in tiers
@@ -67,7 +67,7 @@ def prove(table: Table, clock: Clock, hint: Bookings | None = None, gap: float =
             proved = False
             break
         caps.append((jobs, least))
-    final = _run(table, clock, None, caps, gap)
+    final = _run(table, clock, caps)
     if final.bookings is None:
         return Found(bookings=found.bookings, bound_usd=found.bound_usd)
     return Found(
@@ -89,22 +89,20 @@ def _least_left_out(
     return left_out_usd(table, placed, jobs)
 
 
-def _answer(
-    m: model.Model, clock: Clock, hint: tuple[Booking, ...], gap: float = 0.0
-) -> model.Answer:
+def _answer(m: model.Model, clock: Clock, hint: tuple[Booking, ...] = ()) -> model.Answer:
     """One worker first, which answers the same each time; more where that proves nothing."""
     seed = clock.limits.seed
     alone = min(clock.left, ALONE_SECONDS)
-    answer = model.solve(m, seconds=alone, seed=seed, hint=hint, gap=gap, workers=1)
+    answer = model.solve(m, seconds=alone, seed=seed, hint=hint, workers=1)
     if answer.optimal or answer.infeasible or not clock.left:
         return answer
-    again = model.solve(m, seconds=clock.left, seed=seed, hint=answer.bookings or hint, gap=gap)
+    again = model.solve(m, seconds=clock.left, seed=seed, hint=answer.bookings or hint)
     return again if again.bookings is not None or again.infeasible else answer
 
 
-def _run(table: Table, clock: Clock, hint: Bookings | None, caps: Caps, gap: float) -> Found:
+def _run(table: Table, clock: Clock, caps: Caps) -> Found:
     m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
-    answer = _answer(m, clock, tuple((hint or {}).values()), gap)
+    answer = _answer(m, clock)
     if answer.bookings is None:
         return Found(bookings=None, bound_usd=answer.bound_usd, infeasible=answer.infeasible)
     bookings = named(table, answer.bookings)

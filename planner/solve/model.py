@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
@@ -510,7 +510,6 @@ def solve(
     hint: Sequence[Booking] = (),
     gap: float = 0.0,
     workers: int = 2,
-    stop: Callable[[], bool] | None = None,
 ) -> Answer:
     """Minimise. ``hint`` is a plan to start from; ``gap`` a relative gap at which to stop."""
     scale = _scale(m.terms)
@@ -521,7 +520,7 @@ def solve(
     solver.parameters.random_seed = seed
     solver.parameters.num_workers = workers
     solver.parameters.relative_gap_limit = gap
-    status = solver.solve(m.cp, _Stopper(stop) if stop else None)
+    status = solver.solve(m.cp)
     slack = sum(abs(round(t.usd * scale) - t.usd * scale) * t.most for t in m.terms) / scale
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
     return Answer(
@@ -532,16 +531,6 @@ def solve(
         optimal=status == cp_model.OPTIMAL and gap == 0.0,
         infeasible=status == cp_model.INFEASIBLE,
     )
-
-
-class _Stopper(cp_model.CpSolverSolutionCallback):
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        super().__init__()
-        self._stop = stop
-
-    def on_solution_callback(self) -> None:
-        if self._stop():
-            self.stop_search()
 
 
 def _scale(terms: Sequence[Term]) -> float:

@@ -128,6 +128,3 @@ def _without_requirements(problem: Problem, clock: Clock) -> Plan:
     if plan.status is Status.TIMEOUT:
         return plan
     return replace(plan, status=Status.INFEASIBLE, solve_seconds=clock.seconds)
-
-
-__all__ = ["Limits", "Step", "WrongPlan", "build", "solve"]

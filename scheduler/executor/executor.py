@@ -290,7 +290,8 @@ def _submit(action: Submit, run: Run, cluster: Cluster, world: World) -> None:
 def _where(launch: Launch) -> str:
     if not launch.gpu_milli:
         return ""
-    return f" with {launch.gpus:g} GPUs on {', '.join(node for node, _ in launch.gpu_milli)}"
+    gpus = "1 GPU" if launch.gpus == 1 else f"{launch.gpus:g} GPUs"
+    return f" with {gpus} on {', '.join(node for node, _ in launch.gpu_milli)}"
 
 
 def _say_ended(event: Ended, run: Run, world: World) -> None:

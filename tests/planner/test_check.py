@@ -151,7 +151,7 @@ def test_a_required_job_is_left_out_of_no_plan_but_one_called_infeasible() -> No
 
 def alone(segment: Segment, *, of: Sequence[Pool] = (POOL,), **terms: object) -> tuple[str, ...]:
     """Violations of a plan that runs only ``segment``, of a job with these terms."""
-    made = replace(job(segment.job, mode(of[0], hours=1)), **terms)  # type: ignore[arg-type]
+    made = replace(job(segment.job, mode(of[0], hours=1)), **terms)  # type: ignore[arg-type]  # any field
     question = asked(made, of=of)
     return violations(question, answer(question, segment))
 
@@ -509,7 +509,7 @@ def tiered(**high: object) -> tuple[str, ...]:
     """Violations where a low job holds the only GPU for all six slots and a high one is out."""
     one = pool("a")
     low = job("low", mode(one, hours=6))
-    wanted = replace(job("high", mode(one, hours=1), tier=1), **high)  # type: ignore[arg-type]
+    wanted = replace(job("high", mode(one, hours=1), tier=1), **high)  # type: ignore[arg-type]  # any field
     question = asked(low, wanted, of=(one,))
     return violations(question, answer(question, seg("low", 0, 6, ("a-0", 1, (0,))), out=["high"]))
 

@@ -20,7 +20,7 @@ from tests.planner.worlds import random_problem
 finite = st.floats(allow_nan=False, allow_infinity=False)
 st.register_type_strategy(float, finite)
 zones = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
-instants = st.datetimes(datetime(1970, 1, 2), datetime(8999, 1, 1), timezones=zones)  # noqa: DTZ001
+instants = st.datetimes(datetime(1970, 1, 2), datetime(8999, 1, 1), timezones=zones)  # noqa: DTZ001  # `timezones` adds the zone
 grids = st.builds(
     Grid, start=instants, slot_seconds=st.integers(1, 86_400), slots=st.integers(1, 10_000)
 )

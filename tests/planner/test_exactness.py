@@ -16,7 +16,8 @@ from planner.check import violations
 from planner.plan import Plan, Status
 from planner.problem import Billing, Demand, Job, Mode, Pool, Problem, Queue
 from planner.solve import exact, search
-from planner.solve.pick import Limits, solve
+from planner.solve.clock import Limits
+from planner.solve.pick import solve
 from tests.planner.brute_force import Optimum, optimum
 from tests.planner.worlds import START, larger_problem, random_problem
 

@@ -53,7 +53,7 @@ def test_a_sample_survives_its_line(one: GpuSample) -> None:
 
 def test_a_time_without_a_zone_is_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
-        GpuSample(time=datetime(2026, 12, 1), node="n", uuid="u", name="x")  # noqa: DTZ001
+        GpuSample(time=datetime(2026, 12, 1), node="n", uuid="u", name="x")  # noqa: DTZ001  # what is refused
 
 
 def test_fields_of_a_later_version_are_left_out() -> None:

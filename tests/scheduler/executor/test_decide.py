@@ -41,12 +41,12 @@ def launch(name: str, start: int = 0, end: int = 10, gpus: int = 8, **other: obj
         start=T0 + timedelta(hours=start),
         end=T0 + timedelta(hours=end),
     )
-    return replace(made, **other)  # type: ignore[arg-type]
+    return replace(made, **other)  # type: ignore[arg-type]  # any field
 
 
 def attempt(name: str, number: int = 1, **other: object) -> Attempt:
     made = Attempt(number=number, submission_id=f"r-{name}-{number}", head="ray1", submitted=True)
-    return replace(made, **other)  # type: ignore[arg-type]
+    return replace(made, **other)  # type: ignore[arg-type]  # any field
 
 
 def ended(name: str, number: int, status: RunStatus, hour: float = 0) -> Attempt:
