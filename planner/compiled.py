@@ -1,0 +1,21 @@
+"""Loops over arrays, compiled to machine code on their first call and kept beside their source.
+
+The door to Numba. A compiled function takes numbers and arrays, touches no Python object and lets
+go of the interpreter's lock, so that two threads may run it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import numba
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled(function: Callable[P, R]) -> Callable[P, R]:
+    """``function`` compiled for the types it is first called with; the compilation is kept."""
+    made: Callable[P, R] = numba.njit(cache=True, nogil=True)(function)
+    return made
