@@ -7,6 +7,7 @@ and power become the numbers of a `Mode`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +17,7 @@ from cost_models.accelerators import Accelerator, resolve_accelerator
 from cost_models.architectures import resolve_architecture
 from cost_models.prices import Purchase
 from planner.fleet import GIB
-from planner.manifests.schema import GpuJob, GpuPool
+from planner.manifests.schema import GpuJob, GpuPool, TaskSpec, TrainingSpec
 from planner.problem import (
     GPU_MILLI,
     Amounts,
@@ -98,6 +99,7 @@ def draft(
             save_seconds=spec.checkpoint.save_seconds,
             restart_seconds=spec.checkpoint.restart_seconds,
         ),
+        switches=spec.checkpoint.switches,
         max_cost_usd=spec.max_cost_usd,
         after=tuple(names[metadata.namespace, name] for name in spec.depends_on),
         excluded=tuple(excluded),
@@ -160,15 +162,7 @@ def _rates(manifest: GpuJob, pool: Pool) -> Iterator[_Rate | Excluded]:
     spec = manifest.spec
     accelerator = resolve_accelerator(pool.accelerator)
     if spec.task is not None:
-        gpus = spec.task.replicas * spec.task.gpus
-        yield _Rate(
-            gpus=gpus,
-            work_per_gpu_hour=1 / (max(LEAST_HOURS, spec.task.hours[pool.accelerator]) * gpus),
-            flops_per_work=0.0,
-            watts_per_gpu=energy.watts_at_load(accelerator, TASK_UTILISATION),
-            layout="",
-            measured=True,
-        )
+        yield from _task_rates(spec.task, pool, accelerator)
     elif spec.training is not None:
         most = max(spec.training.max_gpus, spec.training.gpus)
         for gpus in _counts(spec.training.gpus, most):
@@ -177,8 +171,24 @@ def _rates(manifest: GpuJob, pool: Pool) -> Iterator[_Rate | Excluded]:
         yield _serving_rate(manifest, pool, accelerator)
 
 
+def _task_rates(task: TaskSpec, pool: Pool, accelerator: Accelerator) -> Iterator[_Rate]:
+    """Its hours as they are stated, and for r times the replicas those hours / r / e^log2 r."""
+    hours = max(LEAST_HOURS, task.hours[pool.accelerator])
+    for replicas in _counts(task.replicas, max(task.replicas, task.max_replicas)):
+        wider = replicas / task.replicas
+        kept = task.doubling_efficiency ** math.log2(wider)
+        yield _Rate(
+            gpus=replicas * task.gpus,
+            work_per_gpu_hour=kept / (hours * task.replicas * task.gpus),
+            flops_per_work=0.0,
+            watts_per_gpu=energy.watts_at_load(accelerator, TASK_UTILISATION),
+            layout="",
+            measured=True,
+        )
+
+
 def _counts(least: int, most: int) -> list[int]:
-    """GPU counts of an elastic job: doublings of the least, and the most."""
+    """Sizes of an elastic job: doublings of the least, and the most."""
     counts = [least]
     while counts[-1] * 2 < most:
         counts.append(counts[-1] * 2)
@@ -215,8 +225,34 @@ def _training_rate(
             layout="",
         )
     architecture = resolve_architecture(spec.model)
-    made = _estimate_training(
-        architecture,
+    made = _modelled(spec, pool, accelerator, gpus)
+    measured = spec.throughput.get(pool.accelerator)
+    if isinstance(made, training.DoesNotFit):
+        if measured is None:
+            return _no(pool, "memory", made.message)
+        watts = energy.watts_at_load(accelerator, training.TRAINING_UTILISATION)
+        tokens_per_second, layout = measured, ""
+    else:
+        watts, layout = made.watts_per_gpu, made.layout
+        tokens_per_second = made.tokens_per_second_per_gpu
+        if measured is not None:
+            least = _modelled(spec, pool, accelerator, spec.gpus)
+            tokens_per_second = measured * _scaling(made, least)
+    return _Rate(
+        gpus=gpus,
+        work_per_gpu_hour=tokens_per_second * 3600,
+        flops_per_work=architecture.training_flops_per_token(spec.sequence_length, spec.method),
+        watts_per_gpu=watts,
+        layout=layout,
+    )
+
+
+def _modelled(
+    spec: TrainingSpec, pool: Pool, accelerator: Accelerator, gpus: int
+) -> training.TrainingEstimate | training.DoesNotFit:
+    assert spec.model is not None
+    return _estimate_training(
+        resolve_architecture(spec.model),
         accelerator,
         method=spec.method,
         sequence_length=spec.sequence_length,
@@ -224,22 +260,15 @@ def _training_rate(
         gpus=gpus,
         gpus_per_node=pool.gpus_per_node,
     )
-    measured = spec.throughput.get(pool.accelerator)
-    if isinstance(made, training.DoesNotFit):
-        if measured is None:
-            return _no(pool, "memory", made.message)
-        watts = energy.watts_at_load(accelerator, training.TRAINING_UTILISATION)
-        layout = ""
-    else:
-        watts, layout = made.watts_per_gpu, made.layout
-        measured = measured or made.tokens_per_second_per_gpu
-    return _Rate(
-        gpus=gpus,
-        work_per_gpu_hour=measured * 3600,
-        flops_per_work=architecture.training_flops_per_token(spec.sequence_length, spec.method),
-        watts_per_gpu=watts,
-        layout=layout,
-    )
+
+
+def _scaling(
+    made: training.TrainingEstimate, least: training.TrainingEstimate | training.DoesNotFit
+) -> float:
+    """What the model says of a GPU among more, over what it says where it was measured."""
+    if isinstance(least, training.DoesNotFit):
+        return 1.0
+    return made.tokens_per_second_per_gpu / least.tokens_per_second_per_gpu
 
 
 def _serving_rate(manifest: GpuJob, pool: Pool, accelerator: Accelerator) -> _Rate | Excluded:
@@ -302,7 +331,7 @@ def _gang(manifest: GpuJob, pool: Pool, rate: _Rate) -> tuple[int, Amounts]:
     memory = round(task.gpu_memory_gib * GIB) if task else 0
     if task is not None:
         milli = round(task.gpu_fraction * GPU_MILLI) if task.gpu_fraction else task.gpus * GPU_MILLI
-        return task.replicas, Amounts(
+        return rate.gpus // task.gpus, Amounts(
             gpu_milli=0 if task.mig_profile else milli,
             cpu_milli=round(task.cpus * 1000) if pool.capacity.cpu_milli else 0,
             memory_bytes=round(task.memory_gib * GIB) if pool.capacity.memory_bytes else 0,

@@ -395,6 +395,9 @@ class Checkpoint(Part):
     interval_seconds: Seconds = Field(default=0, description="Between saves; 0: it never saves.")
     save_seconds: Quantity = Field(default=0.0, description="What one save takes.")
     restart_seconds: Quantity = Field(default=0.0, description="From start to work again.")
+    switches: Count = Field(
+        default=0, description="How often it may go on from a checkpoint on another pool or size."
+    )
 
 
 class Together(Part):
@@ -454,7 +457,7 @@ class TrainingSpec(Part):
     gpus: PositiveCount = Field(default=1, description="GPUs.")
     max_gpus: Count = Field(default=0, description="Elastic from gpus to this; 0: not elastic.")
     throughput: RateByAccelerator = Field(
-        default={}, description="Measured tokens per second per GPU, by accelerator."
+        default={}, description="Measured on `gpus`: tokens per second per GPU, by accelerator."
     )
 
     @field_validator("flops")
@@ -538,6 +541,12 @@ class TaskSpec(Part):
     """Opaque work, as trackers and traces have it."""
 
     replicas: PositiveCount = Field(default=1, description="The gang: all at once or none.")
+    max_replicas: Count = Field(
+        default=0, description="Elastic from replicas to this, by doublings; 0: not elastic."
+    )
+    doubling_efficiency: Annotated[float, Strict(), Field(ge=0.01, le=1)] = Field(
+        default=1.0, description="e: twice the replicas do 2 e times the work in an hour."
+    )
     gpus: Annotated[int, Strict(), Field(ge=1, le=1024)] = Field(
         default=1, description="Whole GPUs of a replica."
     )
@@ -549,8 +558,16 @@ class TaskSpec(Part):
     cpus: Quantity = Field(default=0.0, description="CPUs of a replica.")
     memory_gib: Quantity = Field(default=0.0, description="Host memory of a replica.")
     hours: Annotated[RateByAccelerator, Field(min_length=1)] = Field(
-        description="How long it runs, by accelerator; one that is not named cannot run it."
+        description="How long it runs as `replicas`, by accelerator; one not named cannot run it."
     )
+
+    @field_validator("max_replicas")
+    @classmethod
+    def _at_least_replicas(cls, value: int, info: ValidationInfo) -> int:
+        if 0 < value < info.data.get("replicas", 0):
+            allowed = f"0, or {info.data['replicas']} (replicas) or more"
+            raise rule(str(value), allowed)
+        return value
 
     @field_validator("mig_profile")
     @classmethod

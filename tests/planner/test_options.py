@@ -83,6 +83,36 @@ def test_a_gang_of_a_task_does_its_hours_together(tmp_path: Path) -> None:
     )
 
 
+def test_an_elastic_task_doubles_up_to_its_most_and_loses_a_tenth_each_time(
+    tmp_path: Path,
+) -> None:
+    # 2 replicas take 8 h. 4 do 2 x 0.9 of it in an hour: 8 / 1.8 h. 8 do 4 x 0.81: 8 / 3.24 h.
+    task = {
+        "replicas": 2,
+        "maxReplicas": 8,
+        "doublingEfficiency": 0.9,
+        "gpus": 2,
+        "hours": {H100: 8.0},
+    }
+    job = job_of(tmp_path, {"task": task})
+    assert [(m.replicas, m.gpus) for m in job.modes] == [(2, 4), (4, 8), (8, 16)]
+    hours = [hours_of(job, m) for m in job.modes]
+    assert hours == pytest.approx([8.0, 8 / 1.8, 8 / 3.24])
+
+
+def test_the_most_replicas_of_an_elastic_task_need_be_no_doubling(tmp_path: Path) -> None:
+    # 3 times the replicas are log2 3 doublings: 4 h / 3 / 0.9^1.585.
+    task = {"maxReplicas": 3, "doublingEfficiency": 0.9, "hours": {H100: 4.0}}
+    job = job_of(tmp_path, {"task": task})
+    assert [m.replicas for m in job.modes] == [1, 2, 3]
+    assert hours_of(job, job.modes[2]) == pytest.approx(4.0 / 3 / 0.9**1.5849625)
+
+
+def test_mode_changes_at_a_checkpoint_are_carried(tmp_path: Path) -> None:
+    spec = {"task": TASK, "checkpoint": {"intervalSeconds": 1800, "switches": 1}}
+    assert job_of(tmp_path, spec).switches == 1
+
+
 def test_a_pool_that_states_no_cpus_or_memory_limits_none(tmp_path: Path) -> None:
     task = {**TASK, "cpus": 500, "memoryGib": 9000}
     assert only_mode(tmp_path, {"task": task}).amounts == Amounts(gpu_milli=8000)
@@ -253,6 +283,18 @@ def test_measured_throughput_is_believed(tmp_path: Path) -> None:
     assert job.need == Work(amount=2.88e8, unit="tokens")
     assert hours_of(job, mode) == pytest.approx(10.0)
     assert (mode.replicas, mode.amounts.gpus) == (1, 8)
+
+
+def test_a_measurement_scales_to_more_gpus_as_the_model_does(tmp_path: Path) -> None:
+    # It was made on 8 GPUs; on 32 a GPU does that times what the model has there over 8.
+    modelled = {**TRAINING, "maxGpus": 32, "throughput": {}}
+    least, _, most = (
+        m.work_per_replica_hour for m in job_of(tmp_path, {"training": modelled}).modes
+    )
+    job = job_of(tmp_path, {"training": {**TRAINING, "maxGpus": 32}})
+    assert hours_of(job, job.modes[0]) == pytest.approx(10.0)
+    assert hours_of(job, job.modes[2]) == pytest.approx(10.0 / 4 * least / most)
+    assert most < least
 
 
 def test_useful_flops_are_those_of_the_model_not_of_the_gpu(tmp_path: Path) -> None:

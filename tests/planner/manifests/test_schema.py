@@ -80,6 +80,16 @@ REFUSED: dict[str, tuple[type[BaseModel], dict[str, Any], str]] = {
         TRAINING | {"gpus": 8, "maxGpus": 4},
         "maxGpus: found 4, allowed: 0, or 8 (gpus) or more",
     ),
+    "an elastic gang that shrinks": (
+        TaskSpec,
+        TASK | {"replicas": 4, "maxReplicas": 2},
+        "maxReplicas: found 2, allowed: 0, or 4 (replicas) or more",
+    ),
+    "more than twice the work of twice the replicas": (
+        TaskSpec,
+        TASK | {"doublingEfficiency": 1.1},
+        "doublingEfficiency: found 1.1, allowed: 1 or less",
+    ),
     "no GPU": (TaskSpec, TASK | {"gpus": 0}, "gpus: found 0, allowed: 1 or more"),
     "more than all of a GPU": (
         TaskSpec,

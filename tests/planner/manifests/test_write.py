@@ -176,10 +176,16 @@ INFERENCES = st.builds(
 TASKS = st.builds(
     TaskSpec,
     replicas=POSITIVE_COUNTS,
+    doubling_efficiency=st.floats(0.01, 1),
     gpu_fraction=FRACTIONS,
     cpus=QUANTITIES,
     hours=by_accelerator(POSITIVE, least=1),
-) | st.builds(TaskSpec, mig_profile=st.just("3g.40gb"), hours=st.just({"l4": 1.0}))
+) | st.builds(
+    TaskSpec,
+    max_replicas=POSITIVE_COUNTS,
+    mig_profile=st.just("3g.40gb"),
+    hours=st.just({"l4": 1.0}),
+)
 PLACEMENTS = st.builds(
     PlacementSpec,
     jurisdictions=tuples(st.sampled_from(["NO", "US", "EU"])),
