@@ -20,6 +20,7 @@ from flopwise import (
     telemetry,
 )
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
+from flopwise.interrupt import leave
 
 DEBUG = "FLOPWISE_DEBUG"  # 1: errors of ours show where they are
 
@@ -73,12 +74,13 @@ def main() -> None:
     try:
         app()
     except Fail as failure:
-        sys.exit(_say(str(failure), failure.code))
+        _say(str(failure), failure.code)
+        if failure.code == INTERRUPTED:
+            leave(INTERRUPTED)
+        sys.exit(failure.code)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # how Typer ends on Ctrl-C
-            _say("interrupted", INTERRUPTED)
-            sys.stdout.flush()
-            os._exit(INTERRUPTED)  # a solver's threads may run on, and C++ aborts at an exit then
+            leave(_say("interrupted", INTERRUPTED))
         raise
     except Exception as error:
         if (lines := _bad_input(error)) is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from flopwise.errors import BAD_INPUT, INFEASIBLE, OUT_OF_TIME, Fail
-from flopwise.interrupt import interruptible
+from flopwise.errors import BAD_INPUT, INFEASIBLE, INTERRUPTED, OUT_OF_TIME, Fail
+from flopwise.interrupt import interruptible, leave
+from flopwise.progress import Progress
 
 if TYPE_CHECKING:
     from planner.planfile import PlanFile
     from planner.problem import Problem
     from planner.question import Horizon
-    from planner.solve.clock import Step
 
 T = TypeVar("T")
-CLEAR_LINE = "\r\x1b[K"
 
 
 class Output(StrEnum):
@@ -35,6 +34,15 @@ class Output(StrEnum):
     JSON = "json"
     YAML = "yaml"
     CSV = "csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How long to search, when to be content, and where to begin."""
+
+    seconds: float
+    gap: float | None
+    seed: int
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -133,6 +141,7 @@ def plan(
     """Plan jobs on pools at the least cost, with a proved gap.
 
     Prints the plan; exit code 3 where a required job cannot run, 5 where time ran out first.
+    Ctrl-C ends the search and prints the best plan found so far; a second one leaves at once.
     """
     asked = _horizon(horizon, start, slot)
     seconds = _option("--time-limit", duration, time_limit).total_seconds()
@@ -144,6 +153,9 @@ def plan(
     _print(made, output)
     if failure is not None:
         raise failure
+    if made.plan.stopped:
+        typer.echo("stopped by Ctrl-C: this is the best plan found until then", err=True)
+        leave(0)
 
 
 def _option(name: str, parse: Callable[[str], T], text: str) -> T:
@@ -198,37 +210,31 @@ def solved(
     built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
     for note in built.notes:
         typer.echo(f"note: {note}", err=True)
-    try:
-        return interruptible(lambda: _answered(built.problem, seconds=seconds, gap=gap, seed=seed))
-    finally:
-        if sys.stderr.isatty():
-            typer.echo(CLEAR_LINE, err=True, nl=False)
+    return answered(built.problem, Asked(seconds=seconds, gap=gap, seed=seed))
 
 
-def _answered(problem: Problem, *, seconds: float, gap: float | None, seed: int) -> PlanFile:
+def answered(problem: Problem, asked: Asked) -> PlanFile:
+    """The plan, watched and stopped by the person at the terminal, and the rival's beside it."""
     from planner.planfile import PlanFile
-    from planner.solve.clock import Limits
+    from planner.solve.clock import Limits, Stop
     from planner.solve.pick import solve
     from scheduler.baselines import first_come_first_served
 
-    made = solve(problem, Limits(seconds=seconds, gap=gap, seed=seed), _listener())
-    return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
+    limits = Limits(seconds=asked.seconds, gap=asked.gap, seed=asked.seed)
+    stop, progress = Stop(), Progress(asked.seconds)
 
+    def ask_to_stop() -> None:
+        progress.stopping = True
+        stop.set()
 
-def _listener() -> Callable[[Step], None] | None:
-    """A line that tells what is known so far; only where a person watches."""
-    return _show if sys.stderr.isatty() else None
+    def work() -> PlanFile:
+        made = solve(problem, limits, progress.hear, stop)
+        return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
 
-
-def _show(step: Step) -> None:
-    best = f"${step.best_usd:,.0f}" if step.best_usd < math.inf else "none yet"
-    gap = f"{100 * step.gap_fraction:.2f} %" if step.gap_fraction < math.inf else "-"
-    typer.echo(
-        f"{CLEAR_LINE}{step.seconds:5.1f} s  {step.doing}: best {best}, "
-        f"bound ${step.bound_usd:,.0f}, gap {gap}",
-        err=True,
-        nl=False,
-    )
+    try:
+        return interruptible(work, stop=ask_to_stop, tick=progress.draw)
+    finally:
+        progress.clear()
 
 
 def _print(made: PlanFile, output: Output) -> None:
@@ -256,6 +262,8 @@ def _failure(made: PlanFile, require_all: bool) -> Fail | None:
         missing = [u for u in plan.unplaced if u.job in required]
         lines = [f"no feasible plan: {u.job} is required: {u.message}" for u in missing]
         return Fail("\n".join(lines), INFEASIBLE)
+    if plan.status is Status.TIMEOUT and plan.stopped:
+        return Fail("stopped by Ctrl-C before a plan was found", INTERRUPTED)
     if plan.status is Status.TIMEOUT:
         return Fail("out of time with no plan to show: raise --time-limit", OUT_OF_TIME)
     if require_all and plan.unplaced:

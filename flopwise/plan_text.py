@@ -148,7 +148,7 @@ def _proof(plan: Plan) -> str:
     if plan.status is Status.INFEASIBLE:
         return ""
     gap = f"{100 * plan.gap_fraction:.2f} %" if plan.gap_fraction < float("inf") else "unknown"
-    return f"gap {gap} after {took}"
+    return f"gap {gap} {'when stopped after' if plan.stopped else 'after'} {took}"
 
 
 def _remarks(plan: Plan, other: Plan | None) -> str:

@@ -146,6 +146,7 @@ class Plan:
     solve_seconds: float = 0.0
     seed: int = 0
     method: str = ""
+    stopped: bool = False  # by whoever asked, before its limits and before a proof
 
     @property
     def gap_fraction(self) -> float:

@@ -57,6 +57,7 @@ def document(file: PlanFile) -> dict[str, Any]:
         "usdPerPflop": plan.usd_per_pflop,
         "solveSeconds": plan.solve_seconds,
         "seed": plan.seed,
+        "stopped": plan.stopped,
         "method": plan.method,
         "boundMethod": plan.bound.method,
         "boundRelaxes": list(plan.bound.relaxes),

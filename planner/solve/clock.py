@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from threading import Thread
+from typing import TypeVar
 
 from planner.plan import gap_of
 
+T = TypeVar("T")
+ASK_SECONDS = 0.05
 GOOD_GAP = 0.01
 STALL_SECONDS = 1.0  # without a gain of `GAIN`, or as long as `STALL_FRACTION` of the time so far
 STALL_FRACTION = 0.3
@@ -39,11 +45,56 @@ class Step:
 
 
 @dataclass(slots=True)
+class Stop:
+    """Asks a solve to end with what it has, from another thread; it cannot be taken back."""
+
+    asked: bool = False
+    hooks: list[Callable[[], object]] = field(default_factory=list)
+
+    def set(self) -> None:
+        """Ask. Asking again reaches a library's search that had only begun at the first time."""
+        self.asked = True
+        for hook in tuple(self.hooks):
+            hook()
+
+    @contextmanager
+    def reaches(self, hook: Callable[[], object]) -> Iterator[None]:
+        """Meanwhile ``hook`` is called too: it ends a search that does not look at the clock."""
+        self.hooks.append(hook)
+        try:
+            if self.asked:
+                hook()
+            yield
+        finally:
+            self.hooks.remove(hook)
+
+    def unless(self, work: Callable[[], T]) -> T | None:
+        """``work()``, or None once asked to stop: it then runs on unheard, to its own limit."""
+        answer: Future[T] = Future()
+        Thread(target=_fill, args=(answer, work), daemon=True).start()
+        while not self.asked:
+            try:
+                return answer.result(timeout=ASK_SECONDS)
+            except TimeoutError:
+                if answer.done():
+                    raise
+        return None
+
+
+def _fill(answer: Future[T], work: Callable[[], T]) -> None:
+    try:
+        answer.set_result(work())
+    except BaseException as error:  # noqa: BLE001  # it is raised again where it is awaited
+        answer.set_exception(error)
+
+
+@dataclass(slots=True)
 class Clock:
     """Time since the start, against the limits; tells a listener what is known."""
 
     limits: Limits
     listen: Callable[[Step], None] | None = None
+    stop: Stop = field(default_factory=Stop)
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,12 +103,12 @@ class Clock:
 
     @property
     def left(self) -> float:
-        """Seconds left, never below 0."""
-        return max(0.0, self.limits.seconds - self.seconds)
+        """Seconds left, never below 0; none once the solve is asked to stop."""
+        return 0.0 if self.stop.asked else max(0.0, self.limits.seconds - self.seconds)
 
     def part(self, share: float) -> Clock:
         """A clock of its own for ``share`` of the time that is left."""
-        return Clock(replace(self.limits, seconds=share * self.left), self.listen)
+        return Clock(replace(self.limits, seconds=share * self.left), self.listen, self.stop)
 
     def enough(self, gap: float, gained: float) -> bool:
         """Whether to stop at ``gap``, the last gain being ``gained`` seconds from the start."""

@@ -93,10 +93,12 @@ def _answer(m: model.Model, clock: Clock, hint: tuple[Booking, ...] = ()) -> mod
     """One worker first, which answers the same each time; more where that proves nothing."""
     seed = clock.limits.seed
     alone = min(clock.left, ALONE_SECONDS)
-    answer = model.solve(m, seconds=alone, seed=seed, hint=hint, workers=1)
+    answer = model.solve(m, seconds=alone, seed=seed, hint=hint, workers=1, stop=clock.stop)
     if answer.optimal or answer.infeasible or not clock.left:
         return answer
-    again = model.solve(m, seconds=clock.left, seed=seed, hint=answer.bookings or hint)
+    again = model.solve(
+        m, seconds=clock.left, seed=seed, hint=answer.bookings or hint, stop=clock.stop
+    )
     return again if again.bookings is not None or again.infeasible else answer
 
 

@@ -45,6 +45,7 @@ from ortools.math_opt.python import mathopt
 from planner import cost
 from planner.plan import Price
 from planner.problem import GPU_MILLI, Billing
+from planner.solve.clock import Stop
 from planner.table import RESOURCES, Option, Table
 
 MOST_PARTIAL = 6  # options of a pool whose touched nodes are counted
@@ -116,6 +117,7 @@ class Master:
     """The relaxation under construction; stretches and packs only get more."""
 
     table: Table
+    stop: Stop = field(default_factory=Stop)
     stretches: dict[tuple[Measure, int, int], Stretch] = field(default_factory=dict)
     packs: list[tuple[int, ...]] = field(default_factory=list)  # options proved not to fit together
     squeeze: dict[int, float] = field(default_factory=dict)  # fraction of a pool left to the primal
@@ -209,7 +211,10 @@ class Master:
             threads=1,
         )
         kind = mathopt.SolverType.GSCIP if integer else mathopt.SolverType.GLOP
-        return self._read(mathopt.solve(model, kind, params=parameters), x, rows)
+        result = self.stop.unless(lambda: mathopt.solve(model, kind, params=parameters))
+        if result is None:
+            return Relaxed(usd=0.0, share=np.zeros(len(x)))
+        return self._read(result, x, rows)
 
     def _read(
         self,

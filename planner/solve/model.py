@@ -39,6 +39,7 @@ from ortools.sat.python import cp_model
 from planner import cost
 from planner.occupancy import Booking, spent_usd
 from planner.problem import Billing
+from planner.solve.clock import Stop
 from planner.solve.master import bill_floors
 from planner.table import RESOURCES, Option, Table
 
@@ -510,6 +511,7 @@ def solve(
     hint: Sequence[Booking] = (),
     gap: float = 0.0,
     workers: int = 2,
+    stop: Stop | None = None,
 ) -> Answer:
     """Minimise. ``hint`` is a plan to start from; ``gap`` a relative gap at which to stop."""
     scale = _scale(m.terms)
@@ -520,7 +522,9 @@ def solve(
     solver.parameters.random_seed = seed
     solver.parameters.num_workers = workers
     solver.parameters.relative_gap_limit = gap
-    status = solver.solve(m.cp)
+    solver.parameters.catch_sigint_signal = False  # whoever runs us says what Ctrl-C means
+    with (stop or Stop()).reaches(solver.stop_search):
+        status = solver.solve(m.cp)
     slack = sum(abs(round(t.usd * scale) - t.usd * scale) * t.most for t in m.terms) / scale
     found = status in (cp_model.OPTIMAL, cp_model.FEASIBLE)
     return Answer(

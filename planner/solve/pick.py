@@ -18,7 +18,7 @@ from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.reasons import why_not
 from planner.solve import build, exact, search
-from planner.solve.clock import Clock, Limits, Step
+from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
 from planner.solve.master import Master, Relaxed
 from planner.table import Table
@@ -32,13 +32,16 @@ class WrongPlan(AssertionError):
 
 
 def solve(
-    problem: Problem, limits: Limits | None = None, listen: Callable[[Step], None] | None = None
+    problem: Problem,
+    limits: Limits | None = None,
+    listen: Callable[[Step], None] | None = None,
+    stop: Stop | None = None,
 ) -> Plan:
-    """The cheapest plan found within ``limits``, with what is proved of it.
+    """The cheapest plan found within ``limits``, or until ``stop``, with what is proved of it.
 
     Raises `planner.table.Unsupported` for what cannot be planned yet.
     """
-    clock = Clock(limits or Limits(), listen)
+    clock = Clock(limits or Limits(), listen, stop or Stop())
     table = tabulate(problem)
     impossible = [j for i, j in enumerate(problem.jobs) if j.required and not table.of_job[i]]
     plan = None if impossible else _attempt(table, clock)
@@ -50,7 +53,7 @@ def solve(
 
 
 def _attempt(table: Table, clock: Clock) -> Plan:
-    master = Master(table)
+    master = Master(table, clock.stop)
     relaxed = master.relax(seconds=clock.left)
     found = exact.prove(table, clock.part(EXACT_SHARE)) if exact.small(table) else None
     if found is not None and (found.optimal or found.infeasible):
@@ -100,6 +103,7 @@ def _plan(
         solve_seconds=clock.seconds,
         seed=clock.limits.seed,
         method=method,
+        stopped=clock.stop.asked and not found.optimal,
     )
 
 
@@ -116,6 +120,7 @@ def _nothing(table: Table, clock: Clock, status: Status) -> Plan:
         full_cost_usd=cost.sunk_usd(problem),
         solve_seconds=clock.seconds,
         seed=clock.limits.seed,
+        stopped=clock.stop.asked,
     )
 
 
@@ -123,7 +128,7 @@ def _without_requirements(problem: Problem, clock: Clock) -> Plan:
     """The best that can be had when not all that is required can run: it says what is missing."""
     jobs = tuple(replace(j, required=False) for j in problem.jobs)
     seconds = max(clock.left, 0.1 * clock.limits.seconds)
-    again = Clock(replace(clock.limits, seconds=seconds), clock.listen)
+    again = Clock(replace(clock.limits, seconds=seconds), clock.listen, clock.stop)
     plan = _attempt(tabulate(replace(problem, jobs=jobs)), again)
     if plan.status is Status.TIMEOUT:
         return plan

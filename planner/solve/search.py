@@ -192,7 +192,7 @@ def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> d
         return {}
     m = model.define(table, allowed=ours, may_leave_out=False)
     seconds = min(clock.left, max(0.3, 0.01 * clock.limits.seconds))
-    answer = model.solve(m, seconds=seconds, seed=clock.limits.seed)
+    answer = model.solve(m, seconds=seconds, seed=clock.limits.seed, stop=clock.stop)
     if answer.bookings is not None:
         return {
             table.options[b.option].job: b for b in exact.named(table, answer.bookings).values()
@@ -243,6 +243,7 @@ def _whole(state: Search) -> bool:
         seed=clock.limits.seed,
         hint=tuple((state.best or {}).values()),
         gap=clock.limits.gap or 0.0,
+        stop=clock.stop,
     )
     if answer.bookings is not None:
         state.offer(exact.named(table, answer.bookings), "solving")
@@ -320,6 +321,7 @@ def _reinsert(state: Search, freed: list[int]) -> bool:
         seconds=min(clock.left, 1.0),
         seed=clock.limits.seed,
         hint=tuple(b for j, b in best.items() if j in freed),
+        stop=clock.stop,
     )
     if answer.bookings is None:
         return False

@@ -214,19 +214,41 @@ def test_an_error_of_ours_is_one_line_and_its_traceback_is_for_who_asks(
         flopwise("plan", "-f", two_jobs)
 
 
-def test_a_person_sees_how_far_it_is_and_ctrl_c_ends_it_at_once() -> None:
+def stopped_by_hand(*arguments: str, signals: int) -> tuple[int, str, str]:
+    """Exit code, output and terminal of a plan that a person stops once it has a plan."""
     person, terminal = pty.openpty()
-    command = [sys.executable, "-m", "flopwise", "plan", "-f", "examples", "--gap", "0"]
+    command = [sys.executable, "-m", "flopwise", "plan", "-f", "examples", "--gap", "0", *arguments]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=terminal) as process:
         os.close(terminal)
         seen = b""
-        while b"bound $" not in seen:
+        while b"best $" not in seen:
             seen += os.read(person, 1000)
-        process.send_signal(signal.SIGINT)
+        for i in range(signals):
+            process.send_signal(signal.SIGINT)
+            while i + 1 < signals and b"stopping" not in seen:
+                seen += os.read(person, 1000)
         out, _ = process.communicate(timeout=60)
     seen += read_all(person)
-    assert (process.returncode, out) == (INTERRUPTED, b"")
-    assert seen.endswith(b"\r\x1b[Kflopwise: interrupted\r\n")
+    return process.returncode, out.decode(), seen.decode()
+
+
+def test_a_person_sees_how_far_it_is_and_ctrl_c_ends_it_with_the_best_plan() -> None:
+    code, out, seen = stopped_by_hand(signals=1)
+    assert code == 0
+    assert re.search(
+        r"\[#*\.+\] +\d+\.\d s +\w+: best \$[\d,]+, bound \$[\d,]+, gap [\d.]+ %", seen
+    )
+    assert seen.endswith("\r\x1b[Kstopped by Ctrl-C: this is the best plan found until then\r\n")
+    assert re.search(r"^this plan .* gap \d+\.\d\d % when stopped after \d", out, re.MULTILINE)
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    code, out, seen = stopped_by_hand("--time-limit", "600s", signals=2)
+    if code == INTERRUPTED:  # else the first one had already ended it
+        assert out == ""
+        assert seen.endswith("\r\x1b[Kflopwise: interrupted\r\n")
+    else:
+        assert (code, out[:2]) == (0, "41")
 
 
 def read_all(terminal: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -15,11 +16,20 @@ from planner.occupancy import Booking
 from planner.plan import Plan, Reason, Status, gap_of
 from planner.problem import Amounts, Billing, Demand, Job, Pool, Problem, Queue, Running, Window
 from planner.solve import exact, pick, search
-from planner.solve.clock import Clock, Limits, Step
+from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.pick import WrongPlan, solve
 from planner.table import Unsupported
 from planner.table import build as tabulate
-from tests.planner.worlds import GIB, HOSTNAME, MONTH_END, job, mode, pool, problem, random_problem
+from tests.planner.worlds import (
+    GIB,
+    HOSTNAME,
+    MONTH_END,
+    job,
+    mode,
+    pool,
+    problem,
+    random_problem,
+)
 
 Run = tuple[int, int, tuple[str, ...]]  # start, end, nodes
 
@@ -528,3 +538,61 @@ def test_a_replica_that_no_node_holds_is_not_placed(lacks: str) -> None:
     plan = solve(asked)
     assert out(plan) == {}
     assert violations(asked, plan) == ()
+
+
+# -- stopping --------------------------------------------------------------------------------------
+
+
+def crowded_problem() -> Problem:
+    """Jobs of different lengths, of which two GPUs have room for about half."""
+    gpus = pool("a", nodes=2, slots=140)
+    jobs = tuple(
+        job(
+            f"j{i}",
+            mode(gpus, hours=3 + i * 37 % 11),
+            slots=140,
+            release=i * 7 % 60,
+            unplaced_usd=20.0 + i * 53 % 41,
+        )
+        for i in range(80)
+    )
+    return problem((gpus,), jobs, slots=140)
+
+
+def test_a_solve_that_is_asked_to_stop_ends_with_its_best_plan_and_a_true_bound() -> None:
+    # Jobs of odd lengths on two GPUs with too few slots: without the stop it would search for ten
+    # minutes, twice what a test may take.
+    asked, stop = crowded_problem(), Stop()
+    threading.Timer(0.5, stop.set).start()
+    plan = solve(asked, Limits(seconds=600), None, stop)
+    assert violations(asked, plan) == ()
+    assert plan.bound.usd <= plan.costs.objective + 1e-6
+    assert (plan.status, plan.stopped) == (Status.FEASIBLE, True)
+
+
+def test_a_stop_before_the_start_is_still_answered() -> None:
+    asked, stop = crowded_problem(), Stop()
+    stop.set()
+    plan = solve(asked, Limits(seconds=600), None, stop)
+    assert violations(asked, plan) == ()
+
+
+def test_a_stop_reaches_a_search_that_is_under_way_and_forgets_one_that_has_ended() -> None:
+    stop, heard = Stop(), list[str]()
+    with stop.reaches(lambda: heard.append("ended")):
+        pass
+    with stop.reaches(lambda: heard.append("first")):
+        stop.set()
+        with stop.reaches(lambda: heard.append("late")):  # begun after the first Ctrl-C
+            pass
+    assert heard == ["first", "late"]
+
+
+def test_work_that_cannot_be_stopped_is_left_behind_and_its_errors_are_not_lost() -> None:
+    stop, never = Stop(), threading.Event()
+    with pytest.raises(ZeroDivisionError):
+        stop.unless(lambda: 1 // 0)
+    assert stop.unless(lambda: 7) == 7
+    threading.Timer(0.01, stop.set).start()
+    assert stop.unless(never.wait) is None
+    never.set()
