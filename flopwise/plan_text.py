@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import accumulate
 
 from planner import cost
-from planner.plan import Plan, Segment, Status
+from planner.plan import Plan, Price, Segment, Status
 from planner.planfile import PlanFile, document
 from planner.problem import Pool, Problem
 
@@ -196,7 +196,7 @@ def _pool_line(made: PlanFile, pool: Pool, ours: Sequence[Segment]) -> list[str]
     have, used = _gpus_there(problem, pool), _gpus_used(problem, ours)
     bills = [r.usd for r in cost.rentals(problem, ours)]
     usd = sum(bills) if bills else sum(cost.segment_usd(problem, s) for s in ours)
-    worth = [p.usd_per_gpu_hour for p in made.plan.prices if p.pool == pool.name]
+    worth = [p for p in made.plan.prices if p.pool == pool.name]
     return [
         pool.name,
         pool.accelerator,
@@ -206,8 +206,16 @@ def _pool_line(made: PlanFile, pool: Pool, ours: Sequence[Segment]) -> list[str]
         str(len({s.job for s in ours})),
         _usd(usd),
         _timeline(used, have),
-        f"up to ${max(worth):.2f}/h" if worth else NONE,
+        _worth(max(worth, key=lambda p: p.usd_per_gpu_hour)) if worth else NONE,
     ]
+
+
+def _worth(price: Price) -> str:
+    """The price of a pool's dearest hours; a range where it is not unique."""
+    low, high = price.low_usd_per_gpu_hour, price.high_usd_per_gpu_hour
+    if low is None or high is None or high - low < CENT:
+        return f"up to ${price.usd_per_gpu_hour:.2f}/h"
+    return f"${low:.2f} to ${high:.2f}/h"
 
 
 def _gpus_there(problem: Problem, pool: Pool) -> list[int]:

@@ -86,22 +86,31 @@ class Bound:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """What one more GPU-hour of a pool would save, from ``start`` to ``end``."""
+    """What one more GPU-hour of a pool would save, from ``start`` to ``end``.
+
+    Of another resource than the GPU: what as much of it as goes with one GPU of a node would save.
+    Where the prices of a relaxation are not unique, the value lies between ``low`` (what one node
+    more would save) and ``high`` (what one node less would cost), both by GPU-hour.
+    """
 
     pool: str
     start: int
     end: int
     usd_per_gpu_hour: float
-    resource: str = "gpu"
+    resource: str = "gpu"  # gpu | cpu | memory
+    low_usd_per_gpu_hour: float | None = None  # None: not looked at
+    high_usd_per_gpu_hour: float | None = None  # None: not looked at, or no plan without it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePrice:
-    """What one more unit of a queue's limit or budget would save."""
+    """What one more unit of a queue's limit or budget would save; a range as `Price` has it."""
 
     queue: str
-    what: str  # an accelerator (USD per GPU-hour) or "budget" (USD per USD)
+    what: str  # an accelerator (USD per GPU-hour) or "budget" (USD per USD a month)
     usd: float
+    low_usd: float | None = None
+    high_usd: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

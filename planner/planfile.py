@@ -74,8 +74,15 @@ def document(file: PlanFile) -> dict[str, Any]:
                 "from": problem.grid.time(p.start).isoformat(),
                 "to": problem.grid.time(p.end).isoformat(),
                 "usdPerGpuHour": p.usd_per_gpu_hour,
+                "usdPerGpuHourLow": p.low_usd_per_gpu_hour,
+                "usdPerGpuHourHigh": p.high_usd_per_gpu_hour,
             }
             for p in plan.prices
+        ],
+        "queuePrices": [
+            {"queue": q.queue, "what": q.what, "usd": q.usd}
+            | {"usdLow": q.low_usd, "usdHigh": q.high_usd}
+            for q in plan.queue_prices
         ],
         "problem": encode(problem),
         "answer": encode(plan),

@@ -24,8 +24,8 @@ Model: least  sum of own_usd[o] x[o] + unplaced_usd[j] u[j] + bill[p] + startup_
 
 ``energy[o, w]`` is the least that o can use of w wherever it starts (Baptiste, Le Pape and Nuijten,
 *Constraint-Based Scheduling*, 2001, sec. 3.3: energetic reasoning), so every feasible plan
-satisfies the model and its least value is a lower bound. The duals of the areas are the shadow
-prices.
+satisfies the model and its least value is a lower bound. The duals of the areas, quotas and budgets
+are the shadow prices (`planner.solve.ranging` says how wide they are).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import combinations, pairwise
@@ -43,7 +43,7 @@ import numpy.typing as npt
 from ortools.math_opt.python import mathopt
 
 from planner import cost
-from planner.plan import Price
+from planner.plan import Price, QueuePrice
 from planner.problem import GPU_MILLI, Billing
 from planner.solve.clock import Stop
 from planner.table import RESOURCES, Option, Table
@@ -51,7 +51,8 @@ from planner.table import RESOURCES, Option, Table
 MOST_PARTIAL = 6  # options of a pool whose touched nodes are counted
 MOST_POINTS = 48  # ends of stretches tried a pool and round
 ROUNDS = 12
-
+LEAST_PRICE = 1e-6  # USD: below, it is float noise
+BUDGET = "budget"
 
 NODES = len(RESOURCES)  # beside the resources: whole nodes
 
@@ -108,8 +109,20 @@ class Relaxed:
     usd: float  # proved lower bound
     share: npt.NDArray[np.float64]
     prices: tuple[Price, ...] = ()
+    queue_prices: tuple[QueuePrice, ...] = ()
     duals: tuple[tuple[Stretch, float], ...] = ()  # USD per unit of the measure and slot
     feasible: bool = True  # False: proved impossible; without a solution in time nothing is shared
+
+
+@dataclass(frozen=True, slots=True)
+class Lp:
+    """The relaxation as rows: what is read back from it, and what may be moved to ask of it."""
+
+    model: mathopt.Model
+    x: list[mathopt.Variable]  # by option
+    areas: list[tuple[Stretch, mathopt.LinearConstraint]]
+    quotas: list[tuple[str, str, mathopt.LinearConstraint]]  # queue, accelerator; in GPU-slots
+    budgets: list[tuple[str, mathopt.LinearConstraint]]  # queue, one a month
 
 
 @dataclass(slots=True)
@@ -178,9 +191,8 @@ class Master:
                     added = True
         return added
 
-    def _solve(
-        self, *, integer: bool, seconds: float, gap: float = 0.0, primal: bool = False
-    ) -> Relaxed:
+    def lp(self, *, integer: bool = False, primal: bool = False) -> Lp:
+        """The relaxation with the rows that it has by now."""
         table = self.table
         model = mathopt.Model(name="master")
         x = [model.add_variable(lb=0, ub=1, is_integer=integer) for _ in table.options]
@@ -192,9 +204,13 @@ class Master:
             model.add_linear_constraint(mathopt.fast_sum([x[i] for i in ours]) + u[j] == 1)
             for before in table.after[j]:
                 model.add_linear_constraint(u[j] >= u[before])
-        rows = self._define_areas(model, x, primal)
-        self._define_quotas(model, x)
-        self._define_budgets(model, x)
+        made = Lp(
+            model=model,
+            x=x,
+            areas=self._define_areas(model, x, primal),
+            quotas=self._define_quotas(model, x),
+            budgets=self._define_budgets(model, x),
+        )
         for a, b in self.clashes:
             model.add_linear_constraint(x[a] + x[b] <= 1)
         for options in self.packs:
@@ -205,40 +221,44 @@ class Master:
         objective += [j.unplaced_usd * u[i] for i, j in enumerate(table.problem.jobs)]
         objective += self._define_bills(model, x)
         model.minimize(mathopt.fast_sum(objective))
+        return made
+
+    def _solve(
+        self, *, integer: bool, seconds: float, gap: float = 0.0, primal: bool = False
+    ) -> Relaxed:
+        made = self.lp(integer=integer, primal=primal)
         parameters = mathopt.SolveParameters(
             time_limit=timedelta(seconds=max(0.1, seconds)),
             relative_gap_tolerance=gap if integer else None,
             threads=1,
         )
         kind = mathopt.SolverType.GSCIP if integer else mathopt.SolverType.GLOP
-        result = self.stop.unless(lambda: mathopt.solve(model, kind, params=parameters))
+        result = self.stop.unless(lambda: mathopt.solve(made.model, kind, params=parameters))
         if result is None:
-            return Relaxed(usd=0.0, share=np.zeros(len(x)))
-        return self._read(result, x, rows)
+            return Relaxed(usd=0.0, share=np.zeros(len(made.x)))
+        return self._read(result, made)
 
-    def _read(
-        self,
-        result: mathopt.SolveResult,
-        x: Sequence[mathopt.Variable],
-        rows: Sequence[tuple[Stretch, mathopt.LinearConstraint]],
-    ) -> Relaxed:
+    def _read(self, result: mathopt.SolveResult, made: Lp) -> Relaxed:
         if not result.has_primal_feasible_solution():
             impossible = result.termination.reason == mathopt.TerminationReason.INFEASIBLE
             return Relaxed(
-                usd=math.inf if impossible else 0.0, share=np.zeros(len(x)), feasible=not impossible
+                usd=math.inf if impossible else 0.0,
+                share=np.zeros(len(made.x)),
+                feasible=not impossible,
             )
         values = result.variable_values()
-        share = np.array([values[v] for v in x])
+        share = np.array([values[v] for v in made.x])
         bound = result.termination.objective_bounds.dual_bound
         if not result.has_dual_feasible_solution():
             return Relaxed(usd=max(0.0, bound), share=share)
         dual = result.dual_values()
-        duals = tuple((w, -dual[row]) for w, row in rows if dual[row] < -1e-9)
+        duals = tuple((w, -dual[row]) for w, row in made.areas if dual[row] < -1e-9)
         return Relaxed(
             usd=max(0.0, min(bound, result.objective_value())),
             share=share,
             duals=duals,
             prices=_prices(self.table, duals),
+            queue_prices=_queue_prices(self.table, made, dual),
         )
 
     def _define_areas(
@@ -256,8 +276,10 @@ class Master:
             rows.append((w, row))
         return rows
 
-    def _define_quotas(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
-        problem = self.table.problem
+    def _define_quotas(
+        self, model: mathopt.Model, x: Sequence[mathopt.Variable]
+    ) -> list[tuple[str, str, mathopt.LinearConstraint]]:
+        problem, rows = self.table.problem, []
         for queue in problem.queues:
             for accelerator, most in queue.limit:
                 terms = [
@@ -266,10 +288,16 @@ class Master:
                     if problem.pools[o.pool].accelerator == accelerator
                     and queue.name in problem.queue_path(problem.jobs[o.job].queue)
                 ]
-                model.add_linear_constraint(mathopt.fast_sum(terms) <= most * problem.grid.slots)
+                row = model.add_linear_constraint(
+                    mathopt.fast_sum(terms) <= most * problem.grid.slots
+                )
+                rows.append((queue.name, accelerator, row))
+        return rows
 
-    def _define_budgets(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
-        problem = self.table.problem
+    def _define_budgets(
+        self, model: mathopt.Model, x: Sequence[mathopt.Variable]
+    ) -> list[tuple[str, mathopt.LinearConstraint]]:
+        problem, rows = self.table.problem, []
         for queue in problem.queues:
             if queue.budget_usd_per_month is None:
                 continue
@@ -284,7 +312,11 @@ class Master:
                     for o in ours
                     if o.usd
                 ]
-                model.add_linear_constraint(mathopt.fast_sum(terms) <= queue.budget_usd_per_month)
+                row = model.add_linear_constraint(
+                    mathopt.fast_sum(terms) <= queue.budget_usd_per_month
+                )
+                rows.append((queue.name, row))
+        return rows
 
     def _own_usd(self, o: Option) -> float:
         """The least that an option costs beside a whole-node bill."""
@@ -445,30 +477,57 @@ def _points(values: Sequence[int]) -> list[int]:
     return [distinct[i] for i in sorted(set(map(int, picks)))]
 
 
+def family(measure: Measure) -> str:
+    """The resource whose price an area's dual is part of."""
+    return ("gpu", "cpu", "memory", "gpu")[measure.resource]
+
+
+def of_one_gpu(table: Table, measure: Measure) -> float:
+    """Units of the measure that go with one GPU of a node."""
+    have = 1 if measure.resource == NODES else table.capacity[measure.pool][measure.resource]
+    return have / max(1, table.problem.pools[measure.pool].gpus_per_node)
+
+
 def _prices(table: Table, duals: Sequence[tuple[Stretch, float]]) -> tuple[Price, ...]:
-    """USD per GPU-hour by pool and stretch of time: the sum of the duals over it."""
-    by_pool: dict[int, list[tuple[Stretch, float]]] = defaultdict(list)
+    """USD per GPU-hour by pool, resource and stretch of time: the sum of the duals over it."""
+    ours: dict[tuple[int, str], list[tuple[Stretch, float]]] = defaultdict(list)
     for w, dual in duals:
-        if w.measure.resource == 0:
-            by_pool[w.measure.pool].append((w, dual * GPU_MILLI))
-        elif w.measure.resource == NODES:
-            gpus = table.problem.pools[w.measure.pool].gpus_per_node
-            by_pool[w.measure.pool].append((w, dual / gpus))
+        usd = dual * of_one_gpu(table, w.measure) / table.problem.grid.slot_hours
+        ours[w.measure.pool, family(w.measure)].append((w, usd))
     found = []
-    for p, ours in sorted(by_pool.items()):
-        edges = sorted({w.start for w, _ in ours} | {w.end for w, _ in ours})
+    for (p, resource), rows in sorted(ours.items()):
+        edges = sorted({w.start for w, _ in rows} | {w.end for w, _ in rows})
         levels = [
-            sum(dual for w, dual in ours if w.start <= a and b <= w.end) for a, b in pairwise(edges)
+            sum(usd for w, usd in rows if w.start <= a and b <= w.end) for a, b in pairwise(edges)
         ]
-        for start, end, level in _joined(edges, levels):
-            usd = level / table.problem.grid.slot_hours
-            if usd > 1e-6:
-                found.append(
-                    Price(
-                        pool=table.problem.pools[p].name, start=start, end=end, usd_per_gpu_hour=usd
-                    )
-                )
+        found += [
+            Price(
+                pool=table.problem.pools[p].name,
+                start=start,
+                end=end,
+                usd_per_gpu_hour=usd,
+                resource=resource,
+            )
+            for start, end, usd in _joined(edges, levels)
+            if usd > LEAST_PRICE
+        ]
     return tuple(found)
+
+
+def _queue_prices(
+    table: Table, made: Lp, dual: Mapping[mathopt.LinearConstraint, float]
+) -> tuple[QueuePrice, ...]:
+    """Of limits by GPU-hour; of budgets by the USD that each month has more."""
+    usd: dict[tuple[str, str], float] = defaultdict(float)
+    for queue, accelerator, row in made.quotas:
+        usd[queue, accelerator] = -dual[row] / table.problem.grid.slot_hours
+    for queue, row in made.budgets:
+        usd[queue, BUDGET] -= dual[row]
+    return tuple(
+        QueuePrice(queue=queue, what=what, usd=worth)
+        for (queue, what), worth in usd.items()
+        if worth > LEAST_PRICE
+    )
 
 
 def _joined(edges: Sequence[int], levels: Sequence[float]) -> list[tuple[int, int, float]]:

@@ -17,7 +17,7 @@ from planner.check import violations
 from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.reasons import why_not
-from planner.solve import build, exact, search
+from planner.solve import build, exact, ranging, search
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
 from planner.solve.master import Master, Relaxed
@@ -25,6 +25,7 @@ from planner.table import Table
 from planner.table import build as tabulate
 
 EXACT_SHARE = 0.3  # of the time, for the proof of a small problem
+RANGING_SHARE = 0.05  # of the time, for how wide the shadow prices are
 
 
 class WrongPlan(AssertionError):
@@ -55,6 +56,7 @@ def solve(
 def _attempt(table: Table, clock: Clock) -> Plan:
     master = Master(table, clock.stop)
     relaxed = master.relax(seconds=clock.left)
+    relaxed = ranging.ranged(master, relaxed, seconds=RANGING_SHARE * clock.left)
     found = exact.prove(table, clock.part(EXACT_SHARE)) if exact.small(table) else None
     if found is not None and (found.optimal or found.infeasible):
         method, bound = "CP-SAT", Bound(usd=found.bound_usd, method="CP-SAT")
@@ -100,6 +102,7 @@ def _plan(
         useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
         bound=replace(bound, usd=usd, relaxes=() if found.optimal else bound.relaxes),
         prices=relaxed.prices,
+        queue_prices=relaxed.queue_prices,
         solve_seconds=clock.seconds,
         seed=clock.limits.seed,
         method=method,
