@@ -173,12 +173,13 @@ def levels(contest: Contest, portions: tuple[Portion, ...]) -> Floats:
         assert beside is not None
         found[p.claim] += beside[p.type, a, b] * p.fraction
         found[p.beside] += beside[p.type, b, a] * p.fraction
-    return found / np.array([c.weight for c in claims])
+    by_weight: Floats = found / np.array([c.weight for c in claims])
+    return by_weight
 
 
 def violations(contest: Contest, shares: Shares) -> tuple[str, ...]:
-    """Everything in ``shares`` that is not so; empty for a true answer. Shares nothing with solve/."""
-    return tuple((*_capacity(contest, shares), *_sums(contest, shares)))
+    """Everything in ``shares`` that is not so; empty for a true answer."""
+    return (*_capacity(contest, shares), *_sums(contest, shares))
 
 
 def _capacity(contest: Contest, shares: Shares) -> Iterator[str]:

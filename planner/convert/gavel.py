@@ -18,8 +18,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import numpy as np
+
 from cost_models.prices import Purchase
 from planner.convert import CONVERTED_FROM
+from planner.fairness import Claim, Contest, Rates
 from planner.manifests.errors import Fault, ManifestErrors, found
 from planner.manifests.schema import (
     ClusterMetadata,
@@ -106,6 +109,68 @@ def jobs(
     return tuple(named)
 
 
+def contest(files: Sequence[Path], matrix: Path, gpus: Mapping[str, int]) -> Contest:
+    """The jobs of tables and traces as claims on a fleet with ``gpus`` of each type.
+
+    Two jobs may share GPUs where the matrix has their co-located steps per second.
+
+    Raises:
+        ManifestErrors: something in the files or the matrix is wrong, or it does not know a job.
+    """
+    kinds, rates = read_rates(matrix, tuple(gpus))
+    number = {kind: k for k, kind in enumerate(kinds)}
+    read = [_claim(row, n, number) for n, row in enumerate(r for f in files for r in _rows(f))]
+    if faults := [each for each in read if isinstance(each, Fault)]:
+        raise ManifestErrors(faults)
+    claims = tuple(each for each in read if isinstance(each, Claim))
+    return Contest(types=tuple(gpus), gpus=tuple(gpus.values()), rates=rates, claims=claims)
+
+
+def _claim(row: Row | Fault, number: int, kinds: Mapping[tuple[str, int], int]) -> Claim | Fault:
+    if isinstance(row, Fault):
+        return row
+    weight = row.fields.get("weight", "1")
+    if row.kind not in kinds:
+        message = (
+            f"found {found(row.kind[0])} on {row.kind[1]} GPUs, which the matrix does not have"
+        )
+        return Fault(place=row.place, path="model", message=message)
+    if not float(weight):
+        return Fault(place=row.place, path="weight", message="found 0, allowed: above 0")
+    name = row.fields.get("job", f"job-{number:04d}")
+    return Claim(job=name, kind=kinds[row.kind], weight=float(weight))
+
+
+def read_rates(path: Path, types: Sequence[str]) -> tuple[tuple[tuple[str, int], ...], Rates]:
+    """Steps per second on ``types``, alone and co-located, with the kinds as (model, GPUs).
+
+    Raises:
+        ManifestErrors: the file is not Gavel's matrix of all these types.
+    """
+    text = _text(path)
+    if isinstance(text, Fault):
+        raise ManifestErrors([text])
+    try:
+        matrix = json.loads(text)
+        names = sorted({name for t in types for name in matrix[t]})
+        kinds = tuple(map(_kind, names))
+        rows = [[matrix[t].get(name, {}) for name in names] for t in types]
+        alone = np.array([[_rate(row.get("null", 0)) for row in of_type] for of_type in rows])
+        beside = np.array([[_shared(row, names) for row in of_type] for of_type in rows])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        wanted = ", ".join(types)
+        message = f"not Gavel's matrix of {wanted} -> job type -> null or job type -> steps/s"
+        raise ManifestErrors([Fault(place=str(path), message=message)]) from error
+    gpus = tuple(gpus for _, gpus in kinds)
+    beside[:, np.not_equal.outer(gpus, gpus)] = 0.0
+    return kinds, Rates(kinds=tuple(names), gpus=gpus, alone=alone.T, beside=beside)
+
+
+def _shared(row: Mapping[str, Sequence[object]], names: Sequence[str]) -> list[float]:
+    """Steps per second of the row's job beside each other one; 0 where that was not measured."""
+    return [_rate(row[name][0]) if name in row else 0.0 for name in names]
+
+
 def read_throughputs(path: Path) -> Throughputs:
     """Steps per second of each job type alone, by GPU type; 0 where it cannot run.
 
@@ -120,13 +185,17 @@ def read_throughputs(path: Path) -> Throughputs:
         matrix = json.loads(text)
         for gpu in SPOT_USD_PER_GPU_HOUR:
             for key, beside in matrix[gpu].items():
-                # No match is an AttributeError, and said below as any other fault of the file.
-                model, gpus = _MATRIX_KEY.fullmatch(key).groups()  # type: ignore[union-attr]
-                rates.setdefault((model, int(gpus)), {})[gpu] = _rate(beside["null"])
+                rates.setdefault(_kind(key), {})[gpu] = _rate(beside["null"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = "not Gavel's matrix of v100, p100, k80 -> job type -> null -> steps per second"
         raise ManifestErrors([Fault(place=str(path), message=message)]) from error
     return rates
+
+
+def _kind(key: str) -> tuple[str, int]:
+    """Model and GPUs of a row's name; AttributeError for another text."""
+    model, gpus = _MATRIX_KEY.fullmatch(key).groups()  # type: ignore[union-attr]
+    return model, int(gpus)
 
 
 def _rate(value: object) -> float:

@@ -20,8 +20,8 @@ x types, and no other pair is worth more. ``bound`` raises each v_t by what the 
 worth, which makes w, u, v feasible for the dual of the whole problem: weak duality proves it,
 whatever the LP's tolerances. The level is computed anew from the portions.
 
-The first columns of a large master are those that the LP with one row a kind finds worth having:
-a guess, which pricing completes; without it the same optimum takes some five times as long.
+The first columns of a large master are guessed: those that an LP over fewer and coarser groups may
+use. Pricing completes the guess; without it the same optimum takes some five times as long.
 
 `fill` goes on: a group with w_g > 0 has its level in every optimum, so it is settled there and the
 least of the others is raised, until all are settled (levels are then lexicographically greatest).
@@ -56,7 +56,8 @@ Key = tuple[int, int, int]  # group, group or `NOBODY`, type
 
 WORTH = 1e-9  # of a column, from which it is one: the duals of levels are about 1
 SETTLED = 1e-7  # a level's dual, from which it is the same in every optimum
-SEEDED = 256  # groups from which the first columns are guessed
+COARSE = 256  # groups of the master that guesses the first columns of a larger one
+CELLS = 12  # kinds, two and two, whose best pairs become columns in one round
 LEAST_TIME = 1e-12
 PARAMETERS = mathopt.SolveParameters(
     glop=parameters_pb2.GlopParameters(
@@ -136,11 +137,17 @@ def _alike(contest: Contest) -> list[list[int]]:
     return [found[key] for key in sorted(found)]
 
 
-def _by_kind(contest: Contest) -> list[list[int]]:
-    found: dict[int, list[int]] = defaultdict(list)
-    for same in _alike(contest):
-        found[contest.claims[same[0]].kind] += same
-    return list(found.values())
+def _coarse(groups: Groups) -> list[Ints]:
+    """Neighbours of ``groups`` by kind and weight, cut into some `COARSE` sets in all."""
+    cuts = max(1, COARSE // groups.starts.size)
+    found = []
+    for kind in range(groups.starts.size):
+        ours = groups.of_kind(kind)
+        weights = np.unique(groups.weight[ours])
+        edges = weights[np.arange(1, cuts) * weights.size // cuts]
+        sets = np.searchsorted(edges, groups.weight[ours], side="right")
+        found += [ours[sets == k] for k in np.unique(sets)]
+    return found
 
 
 def _groups(contest: Contest, members: Sequence[Sequence[int]]) -> Groups:
@@ -182,9 +189,9 @@ def worth_alone(groups: Groups, duals: Duals) -> Floats:
 
 
 def worth_beside(groups: Groups, duals: Duals) -> Floats:
-    """What the best pair of two kinds is worth: by type, kind, kind. Prices every pair there is."""
+    """What the best pair of two kinds is worth: by type, kind, kind. It prices all pairs."""
     if groups.beside is None:
-        return np.zeros((groups.alone.shape[1], 0, 0))
+        return np.full((groups.alone.shape[1], 1, 1), -math.inf)
     score = groups.beside[:, groups.kind, :] * duals.fair[:, None] - duals.time[:, None]
     best = np.maximum.reduceat(score, groups.starts, axis=1)
     pair = best + best.transpose(0, 2, 1)
@@ -195,6 +202,18 @@ def worth_beside(groups: Groups, duals: Duals) -> Floats:
         pair[:, a, a] = top.sum(axis=1) if top.shape[1] == 2 else -math.inf
     found: Floats = pair - groups.gpus[:, None] * duals.gpus[:, None, None]
     return found
+
+
+def worth(groups: Groups, duals: Duals, key: Key) -> float:
+    """What one column is worth."""
+    g, h, t = key
+    a = groups.kind[g]
+    total = -groups.gpus[a] * duals.gpus[t]
+    if h == NOBODY or groups.beside is None:
+        return float(total + duals.fair[g] * groups.alone[a, t] - duals.time[g])
+    b = groups.kind[h]
+    total += duals.fair[g] * groups.beside[t, a, b] - duals.time[g]
+    return float(total + duals.fair[h] * groups.beside[t, b, a] - duals.time[h])
 
 
 def staircase(left: Ints, right: Ints) -> tuple[Ints, Ints, Floats]:
@@ -211,7 +230,7 @@ def staircase(left: Ints, right: Ints) -> tuple[Ints, Ints, Floats]:
 
 def _pairs(groups: Groups, left: Ints, right: Ints) -> list[Pair]:
     """Pairs that use up the time of both sides, first with first; two of one kind in a ring."""
-    if left[0] != right[0] and groups.kind[left[0]] != groups.kind[right[0]]:
+    if not np.array_equal(np.sort(left), np.sort(right)):
         i, k, _ = staircase(groups.count[left], groups.count[right])
         return list(zip(left[i].tolist(), right[k].tolist(), strict=True))
     ring = zip(left.tolist(), np.roll(left, -1).tolist(), strict=True)
@@ -220,43 +239,43 @@ def _pairs(groups: Groups, left: Ints, right: Ints) -> list[Pair]:
 
 
 def _first(contest: Contest, groups: Groups) -> Iterator[Key]:
-    """Columns to begin with: everybody alone, or what one row a kind finds worth having."""
+    """Columns to begin with: everybody alone, or what a coarser master finds worth having."""
     types, count = groups.alone.shape[1], len(groups.members)
-    if count < SEEDED or groups.beside is None:
+    sets = _coarse(groups)
+    if groups.beside is None or len(sets) > count / 2:
         yield from ((g, NOBODY, t) for g in range(count) for t in range(types))
         return
-    kinds = _groups(contest, _by_kind(contest))
-    master = Master(groups=kinds, fleet=np.array(contest.gpus, dtype=np.float64))
-    master.add(_first(contest, kinds))
+    coarse = _groups(contest, [[j for g in each for j in groups.members[g]] for each in sets])
+    master = Master(groups=coarse, fleet=np.array(contest.gpus, dtype=np.float64))
+    master.add(_first(contest, coarse))
     master.solve()
-    for a, t in np.argwhere(worth_alone(kinds, master.duals) > -WORTH).tolist():
-        yield from ((g, NOBODY, t) for g in groups.of_kind(a).tolist())
-    for t, a, b in np.argwhere(worth_beside(kinds, master.duals) > -WORTH).tolist():
-        if a <= b:
-            pairs = _pairs(groups, groups.of_kind(a), groups.of_kind(b))
-            yield from ((g, h, t) for g, h in pairs)
+    for g, h, t in master.tight():
+        if h == NOBODY:
+            yield from ((each, NOBODY, t) for each in sets[g].tolist())
+        else:
+            yield from ((i, k, t) for i, k in _pairs(groups, sets[g], sets[h]))
 
 
 def worthy(groups: Groups, duals: Duals) -> Iterator[Key]:
     """Columns that the duals find worth having; of every two kinds with any, the best first."""
     for g, t in np.argwhere(worth_alone(groups, duals) > WORTH).tolist():
         yield g, NOBODY, t
-    for t, a, b in np.argwhere(worth_beside(groups, duals) > WORTH).tolist():
-        if a <= b:
-            yield from ((g, h, t) for g, h in _worthy_pairs(groups, duals, t, a, b))
+    cells = np.triu(worth_beside(groups, duals))
+    order = np.argsort(-cells, axis=None)[:CELLS]
+    for cell in order[cells.ravel()[order] > WORTH].tolist():
+        t, a, b = (int(n) for n in np.unravel_index(cell, cells.shape))
+        yield from ((g, h, t) for g, h in _worthy_pairs(groups, duals, t, a, b))
 
 
 def _worthy_pairs(groups: Groups, duals: Duals, t: int, a: int, b: int) -> Iterator[Pair]:
     assert groups.beside is not None
     left, right = groups.of_kind(a), groups.of_kind(b)
-    worth = np.zeros((2, groups.kind.size))
-    worth[0, left] = duals.fair[left] * groups.beside[t, a, b] - duals.time[left]
-    worth[1, right] = duals.fair[right] * groups.beside[t, b, a] - duals.time[right]
-    left = left[np.argsort(-worth[0, left], kind="stable")]
-    right = right[np.argsort(-worth[1, right], kind="stable")]
-    price = groups.gpus[a] * duals.gpus[t] + WORTH
+    ours = duals.fair[left] * groups.beside[t, a, b] - duals.time[left]
+    theirs = duals.fair[right] * groups.beside[t, b, a] - duals.time[right]
+    left = left[np.argsort(-ours, kind="stable")]
+    right = right[np.argsort(-theirs, kind="stable")]
     for g, h in _pairs(groups, left, right):
-        if worth[0, g] + worth[1, h] > price:
+        if worth(groups, duals, (g, h, t)) > WORTH:
             yield g, h
 
 
@@ -337,6 +356,10 @@ class Master:
             if not self.add(worthy(self.groups, self.duals)):
                 return
 
+    def tight(self) -> list[Key]:
+        """The columns that an optimum may use, by their duals."""
+        return [key for key in self.columns if worth(self.groups, self.duals, key) > -WORTH]
+
     def _proved(self) -> float:
         """A bound from the duals: GPUs priced up until no column of all is worth anything."""
         alone = worth_alone(self.groups, self.duals) / self.groups.gpus[self.groups.kind][:, None]
@@ -398,12 +421,12 @@ def _portions(master: Master) -> Iterator[Portion]:
 
 def _overuse(master: Master) -> float:
     """By how much the LP's tolerances let its rows be broken, at least 1."""
-    time, gpus = np.zeros(len(master.groups.members)), np.zeros(master.fleet.size)
+    groups = master.groups
+    time, gpus = np.zeros(groups.kind.size), np.zeros(master.fleet.size)
     for (g, h, t), x in zip(master.columns, master.used.clip(0).tolist(), strict=True):
         time[g] += x
-        gpus[t] += x * master.groups.gpus[master.groups.kind[g]]
+        gpus[t] += x * groups.gpus[groups.kind[g]]
         if h != NOBODY:
             time[h] += x
-    part = time / master.groups.count
-    there = master.fleet > 0
-    return max(1.0, float(part.max()), float((gpus[there] / master.fleet[there]).max(initial=0.0)))
+    parts = [*(time / groups.count), *(gpus / master.fleet.clip(1))]  # of no GPU none is used
+    return max(1.0, *map(float, parts))

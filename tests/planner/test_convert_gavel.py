@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from planner.convert.gavel import JOB_TYPE, SPOT_USD_PER_GPU_HOUR, WEIGHT, jobs, pools
+from planner.convert.gavel import JOB_TYPE, SPOT_USD_PER_GPU_HOUR, WEIGHT, contest, jobs, pools
 from planner.manifests.errors import ManifestErrors
 from planner.manifests.read import read
 from planner.manifests.schema import GpuJob
@@ -214,3 +215,46 @@ def test_the_published_traces_are_read() -> None:
     published = jobs(traces, start=START)
     assert len(published) == sum(len(t.read_text(encoding="utf-8").splitlines()) for t in traces)
     assert len({job.metadata.name for job in published}) == len(published)
+
+
+def test_a_contest_has_the_rates_alone_and_co_located(tmp_path: Path) -> None:
+    one, two = "('A', 1)", "('B', 1)"
+    large = "('B', 2)"
+    matrix = {
+        "v100": {
+            one: {"null": 4.0, one: [3.0, 3.0], two: [2.0, 1.5]},
+            two: {"null": 2.0, one: [1.5, 2.0]},
+            large: {"null": 3.5, one: [9.0, 9.0]},
+        },
+        "k80": {one: {"null": 1.0}},
+    }
+    (tmp_path / "m.json").write_text(json.dumps(matrix))
+    (tmp_path / "jobs.csv").write_text("job,model,gpus,total_steps\nx,A,1,10\ny,B,2,10\n")
+    asked = contest([tmp_path / "jobs.csv"], tmp_path / "m.json", {"v100": 3, "k80": 2})
+    assert asked.types == ("v100", "k80")
+    assert asked.gpus == (3, 2)
+    assert [(c.job, asked.rates.kinds[c.kind]) for c in asked.claims] == [("x", one), ("y", large)]
+    assert asked.rates.gpus == (1, 1, 2)
+    assert asked.rates.alone.tolist() == [[4, 1], [2, 0], [3.5, 0]]
+    assert asked.rates.beside is not None
+    assert asked.rates.beside[0].tolist() == [[3, 2, 0], [1.5, 0, 0], [0, 0, 0]]
+    assert not asked.rates.beside[1].any()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "table", "said"),
+    [
+        ('{"v100": {"(\'A\', 1)": {"null": 1.0}}}', "x,B,1,10", 'model: found "B" on 1 GPUs'),
+        ('{"v100": {"A": {"null": 1.0}}}', "x,A,1,10", "not Gavel's matrix of v100"),
+        ('{"v100": {"(\'A\', 1)": {"(\'A\', 1)": []}}}', "x,A,1,10", "not Gavel's matrix of v100"),
+        ('{"k80": {}}', "x,A,1,10", "not Gavel's matrix of v100"),
+        ('{"v100": {"(\'A\', 1)": {"null": 1.0}}}', "x,A,0,10", 'gpus: found "0"'),
+    ],
+)
+def test_a_contest_of_other_files_says_what_is_wrong(
+    tmp_path: Path, matrix: str, table: str, said: str
+) -> None:
+    (tmp_path / "m.json").write_text(matrix)
+    (tmp_path / "jobs.csv").write_text(f"job,model,gpus,total_steps\n{table}\n")
+    with pytest.raises(ManifestErrors, match=re.escape(said)):
+        contest([tmp_path / "jobs.csv"], tmp_path / "m.json", {"v100": 1})
