@@ -142,19 +142,25 @@ def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
 def _together(problem: Problem, job: Job, mode: Mode, s: Segment) -> Iterator[str]:
     levels = problem.pool_by_name[mode.pool].topology_levels
 
-    def domain(node: str, level: str) -> str:
-        path = problem.node_by_name[node].topology
-        known = level in levels and levels.index(level) < len(path)
-        return path[levels.index(level)] if known and level != HOSTNAME else node
+    def domain(node: str, level: str) -> tuple[str, ...]:
+        """Its name and those of all that hold it; empty where it is not known."""
+        if level == HOSTNAME:
+            return (node,)
+        return problem.node_by_name[node].topology[levels.index(level) :] if level in levels else ()
 
-    held_together = bool(mode.together) and mode.together_required
-    if held_together and len({domain(p.node, mode.together) for p in s.placement}) > 1:
-        yield f"{job.name}: its gang is in two domains of {mode.together}"
+    if mode.together and mode.together_required:
+        domains = {domain(p.node, mode.together) for p in s.placement}
+        if len(domains) > 1:
+            yield f"{job.name}: its gang is in two domains of {mode.together}"
+        elif () in domains:
+            yield f"{job.name}: its gang is on a node of no known {mode.together}"
     if mode.spread:
-        held: dict[str, int] = defaultdict(int)
+        held: dict[tuple[str, ...], int] = defaultdict(int)
         for p in s.placement:
             held[domain(p.node, mode.spread)] += p.replicas
-        if any(n > 1 for n in held.values()):
+        if () in held:
+            yield f"{job.name}: spread to a node of no known {mode.spread}"
+        elif any(n > 1 for n in held.values()):
             yield f"{job.name}: two replicas share a {mode.spread}"
 
 
@@ -391,7 +397,7 @@ def _free(problem: Problem, keep: list[Segment]) -> dict[str, list[list[Stretch]
             held[p.node].append((s, p.replicas))
     found: dict[str, list[list[Stretch]]] = defaultdict(list)
     for node in problem.nodes:
-        if not node.cordoned and not any(d.unhealthy for d in node.devices):
+        if not node.cordoned:
             found[node.pool].append(list(_stretches(problem, node, held[node.name])))
     return found
 
@@ -406,6 +412,7 @@ def _stretches(problem: Problem, node: Node, held: list[tuple[Segment, int]]) ->
             for k, what in enumerate(WHAT):
                 row[k] += sign * replicas * getattr(amounts, what)
     free = [getattr(node.capacity, what) for what in WHAT]
+    free[0] -= GPU_MILLI * sum(bool(d.unhealthy) for d in node.devices)
     for start, end in pairwise(sorted(change)):
         free = [f + c for f, c in zip(free, change[start], strict=True)]
         if any(w.start <= start < w.end and node.index < w.nodes for w in windows):
@@ -421,6 +428,8 @@ def _would_fit(
     worth = hours * mode.replicas * mode.usd_per_replica_hour
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
+        return False
+    if mode.spread not in ("", HOSTNAME):
         return False
     if math.isinf(hours) or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
         return False

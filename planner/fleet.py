@@ -105,10 +105,21 @@ def _node_counts(spec: GpuPoolSpec, grid: Grid) -> list[tuple[int, int, int]]:
     return found
 
 
-def nodes_of(pool: Pool) -> Iterator[Node]:
-    """The pool's nodes, named by their number."""
+def nodes_of(manifest: GpuPool, pool: Pool) -> Iterator[Node]:
+    """The pool's nodes, named by their number, in the domains that its manifest states."""
+    sizes = manifest.spec.topology.nodes_per_domain
+    levels = [level.rsplit("/")[-1] for level in pool.topology_levels]
     for i in range(max((w.nodes for w in pool.windows), default=0)):
-        yield Node(name=f"{pool.name}-{i}", pool=pool.name, index=i, capacity=pool.capacity)
+        yield Node(
+            name=f"{pool.name}-{i}",
+            pool=pool.name,
+            index=i,
+            capacity=pool.capacity,
+            topology=tuple(
+                f"{pool.name}-{level}-{i // size if size else 0}"
+                for level, size in zip(levels, sizes, strict=False)
+            ),
+        )
 
 
 def queue_of(manifest: GpuQueue) -> Queue:

@@ -46,7 +46,7 @@ class Occupancy:
             edges = np.array(sorted({0} | {t for gap in gone for t in gap if t < grid.slots}))
             free = np.empty((len(kept), len(table.nodes[p]), edges.size), dtype=np.int64)
             for k, r in enumerate(kept):
-                free[k] = table.capacity[p][r]
+                free[k] = _have(table, p, r)[:, None]
             for n, gaps in enumerate(table.away[p]):
                 for start, end in gaps:
                     free[:, n, (edges >= start) & (edges < end)] = 0
@@ -113,7 +113,7 @@ class Occupancy:
         """Slots for which each node has been idle before ``slot``; never used counts longest."""
         columns = int(self.edges[pool].searchsorted(slot, side="left"))
         ends = np.append(self.edges[pool][1:], slot)[:columns].clip(max=slot)
-        whole = self.table.capacity[pool][self.kept[pool][0]]
+        whole = _have(self.table, pool, self.kept[pool][0])[:, None]
         used = self.free[pool][0, :, :columns] < whole
         last: npt.NDArray[np.int64] = np.max(np.where(used, ends, -1), axis=1, initial=-1)
         return slot - last
@@ -181,6 +181,12 @@ class Occupancy:
         differs = np.any(np.diff(free, axis=2) != 0, axis=(0, 1))
         keep = np.concatenate(([True], differs))
         self.edges[pool], self.free[pool] = self.edges[pool][keep], free[:, :, keep]
+
+
+def _have(table: Table, pool: int, resource: int) -> npt.NDArray[np.int64]:
+    """What each node of the pool has of a resource."""
+    nodes = range(len(table.nodes[pool]))
+    return np.array([table.have(pool, n, resource) for n in nodes], dtype=np.int64)
 
 
 def spent_usd(option: Option, start: int, first: int, last: int) -> float:

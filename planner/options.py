@@ -17,7 +17,7 @@ from cost_models.accelerators import Accelerator, resolve_accelerator
 from cost_models.architectures import resolve_architecture
 from cost_models.prices import Purchase
 from planner.fleet import GIB
-from planner.manifests.schema import GpuJob, GpuPool, TaskSpec, TrainingSpec
+from planner.manifests.schema import GpuJob, GpuPool, PlacementSpec, TaskSpec, TrainingSpec
 from planner.problem import (
     GPU_MILLI,
     Amounts,
@@ -33,6 +33,7 @@ from planner.problem import (
     Work,
 )
 from planner.spot import expected_hours
+from planner.topology import HOSTNAME
 
 TEAM = "flopwise.dev/team"
 PROJECT = "flopwise.dev/project"
@@ -144,6 +145,8 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
         return _no(
             pool, "preemptible", "its nodes can be taken away, and the job may not be stopped"
         )
+    if level := _unknown_level(wanted, pool):
+        return _no(pool, "topology", f"where its nodes are at level {level} is not stated")
     if manifest.spec.task is not None:
         task = manifest.spec.task
         if pool.accelerator not in task.hours:
@@ -152,6 +155,14 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
             has = pool.capacity.gpu_memory_bytes / GIB
             return _no(pool, "memory", f"needs {task.gpu_memory_gib:g} GiB a GPU, has {has:.1f}")
     return None
+
+
+def _unknown_level(wanted: PlacementSpec, pool: Pool) -> str:
+    """A topology level that the job must have and the pool has not, or empty."""
+    known = {HOSTNAME, *pool.topology_levels}
+    if wanted.together and wanted.together.required and wanted.together.level not in known:
+        return wanted.together.level
+    return wanted.spread.level if wanted.spread and wanted.spread.level not in known else ""
 
 
 def _no(pool: Pool, reason: str, message: str) -> Excluded:

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from planner import cost
 from planner.occupancy import Booking, Counts, Occupancy
+from planner.place import share_out
 from planner.plan import Placement, Segment
-from planner.problem import GPU_MILLI, Billing, Demand, Problem
+from planner.problem import Billing, Demand, Problem
 from planner.table import Option, Table
+from planner.topology import HOSTNAME, NOWHERE
 
 
 def place(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
@@ -48,11 +50,7 @@ def earliest(
         return place(occupancy, option, begin)
     starts = _candidates(occupancy, option, begin, end)
     room = occupancy.room_from(option, starts)
-    if occupancy.table.problem.jobs[option.job].modes[option.mode].together_required:
-        enough = room.max(axis=0, initial=0) >= option.peak
-    else:
-        enough = room.sum(axis=0) >= option.peak
-    for at in starts[enough]:
+    for at in starts[_gang_room(occupancy.table, option, room) >= option.peak]:
         if (booking := place(occupancy, option, int(at))) is not None:
             return booking
     return None
@@ -73,45 +71,98 @@ def _candidates(
     return np.array(sorted(found), dtype=np.int64)
 
 
+def _gang_room(table: Table, option: Option, room: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The largest gang that fits, by the level that holds it and the level that spreads it.
+
+    ``room`` is by node and start: (nodes, starts) to (starts,).
+    """
+    mode = table.mode(option)
+    inside = _domains(table, option, mode.together if mode.together_required else "")
+    if mode.spread:
+        separate = _domains(table, option, mode.spread)
+        _, first, number = np.unique(separate, return_index=True, return_inverse=True)
+        least = np.zeros((first.size, room.shape[1]), dtype=np.int64)
+        np.maximum.at(least, number, np.where(separate[:, None] == NOWHERE, 0, room))
+        room, inside = least, inside[first]
+    if not mode.together_required:
+        return np.asarray(room.sum(axis=0))
+    known = inside != NOWHERE
+    held = np.zeros((int(np.max(inside, initial=0)) + 1, room.shape[1]), dtype=np.int64)
+    np.add.at(held, inside[known], room[known])
+    return np.asarray(held.max(axis=0))
+
+
+def _domains(table: Table, option: Option, level: str) -> npt.NDArray[np.int64]:
+    """The domain of each node at ``level``; without one, each by itself."""
+    return np.array(table.domains(option.pool, level or HOSTNAME), dtype=np.int64)
+
+
+def _levels(table: Table, option: Option, level: str) -> npt.NDArray[np.int64]:
+    """(levels, nodes): the domains at ``level`` and at those farther out."""
+    levels = table.problem.pools[option.pool].topology_levels
+    farther = levels[levels.index(level) + 1 :] if level in levels else ()
+    return np.array([_domains(table, option, name) for name in (level, *farther)])
+
+
 def _choose(
     occupancy: Occupancy, option: Option, room: npt.NDArray[np.int64], replicas: int, start: int
 ) -> Counts | None:
-    mode = occupancy.table.problem.jobs[option.job].modes[option.mode]
-    if mode.together_required:
-        room = np.where(room >= replicas, replicas, 0)
-    if int(room.sum()) < replicas:
-        return None
-    if occupancy.table.problem.pools[option.pool].billing is Billing.NODE:
+    """Replicas by node within ``room``, by the placement function; tightest nodes first."""
+    table = occupancy.table
+    mode = table.mode(option)
+    if table.problem.pools[option.pool].billing is Billing.NODE:
         just_used = occupancy.idle_before(option.pool, start)  # a short gap costs the least
     else:
         just_used = occupancy.free_at(option.pool, max(0, start - 1))
-    order = np.lexsort((just_used, room))
-    if (
-        mode.together
-        and not mode.together_required
-        and (whole := np.flatnonzero(room >= replicas)).size
-    ):
-        order = np.array([min(whole, key=lambda n: (room[n], n))])
-    counts = [0] * room.size
-    left = replicas
-    for n in order:
-        here = min(int(room[n]), left)
-        counts[n] = here
-        left -= here
-        if not left:
-            break
-    return tuple(counts)
+    rank = np.empty(room.size, dtype=np.int64)
+    rank[np.lexsort((just_used, room))] = np.arange(room.size)
+    chosen = share_out(
+        room,
+        replicas,
+        rank,
+        together=_levels(table, option, mode.together) if mode.together else None,
+        required=mode.together_required,
+        apart=_domains(table, option, mode.spread) if mode.spread else None,
+    )
+    return None if chosen is None else tuple(chosen.tolist())
 
 
 def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     """Layer by layer: a replica added last is stopped first, and none ever moves."""
-    if occupancy.table.problem.jobs[option.job].modes[option.mode].together_required:
-        return _place_together(occupancy, option, start)
-    nodes = len(occupancy.table.nodes[option.pool])
-    counts = np.zeros((len(option.runs), nodes), dtype=np.int64)
+    table = occupancy.table
+    everywhere = np.ones(len(table.nodes[option.pool]), dtype=bool)
+    if not table.mode(option).together_required:
+        return _place_layers(occupancy, option, start, everywhere)
+    domains = _domains(table, option, table.mode(option).together)
+    made = (
+        _place_layers(occupancy, option, start, domains == domain)
+        for domain in _roomy(occupancy, option, start, domains)
+    )
+    return next((booking for booking in made if booking is not None), None)
+
+
+def _roomy(
+    occupancy: Occupancy, option: Option, start: int, domains: npt.NDArray[np.int64]
+) -> list[int]:
+    """Domains with room for every run of a service, the tightest first."""
+    known = domains != NOWHERE
+    rooms = (occupancy.room(option, start + r.start, start + r.end)[known] for r in option.runs)
+    spare = [
+        np.bincount(domains[known], weights=room, minlength=1) - r.replicas
+        for room, r in zip(rooms, option.runs, strict=True)
+    ]
+    least = np.min(spare, axis=0)
+    return [int(d) for d in np.argsort(least, kind="stable") if least[d] >= 0]
+
+
+def _place_layers(
+    occupancy: Occupancy, option: Option, start: int, allowed: npt.NDArray[np.bool_]
+) -> Booking | None:
+    """A service on the ``allowed`` nodes."""
+    counts = np.zeros((len(option.runs), allowed.size), dtype=np.int64)
     for first, end, number in _layers(option):
-        booked = counts[first:end]
-        room = _room_beside(occupancy, option, start, first, end, booked)
+        room = _room_beside(occupancy, option, start, first, end, counts[first:end])
+        room = np.where(allowed, room, 0)
         chosen = _choose(occupancy, option, room, number, start + option.runs[first].start)
         if chosen is None:
             return None
@@ -119,18 +170,6 @@ def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking 
     return Booking(
         option=option.index, start=start, counts=tuple(tuple(int(c) for c in row) for row in counts)
     )
-
-
-def _place_together(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
-    """The whole service on one node, the tightest that holds it throughout."""
-    room = np.array([occupancy.room(option, start + r.start, start + r.end) for r in option.runs])
-    wanted = np.array([[r.replicas] for r in option.runs])
-    spare = np.min(room - wanted, axis=0)
-    fits = np.flatnonzero(spare >= 0)
-    if not fits.size:
-        return None
-    counts = np.where(np.arange(spare.size) == min(fits, key=lambda n: (spare[n], n)), wanted, 0)
-    return Booking(option=option.index, start=start, counts=tuple(map(tuple, counts.tolist())))
 
 
 def _layers(option: Option) -> list[tuple[int, int, int]]:
@@ -167,6 +206,9 @@ def _room_beside(
         for k, run in enumerate(option.runs[first:end])
     ]
     least: npt.NDArray[np.int64] = np.min(rows, axis=0)
+    if level := occupancy.table.mode(option).spread:
+        domains = _domains(occupancy.table, option, level)
+        return np.where(np.isin(domains, domains[np.any(booked, axis=0)]), 0, least)
     return least
 
 
@@ -239,8 +281,8 @@ def _keep(problem: Problem, s: Segment, p: Placement, had: tuple[int, ...]) -> t
 def _name(
     problem: Problem, s: Segment, p: Placement, kept: tuple[int, ...], until: dict[int, int]
 ) -> Placement:
-    count = problem.node_by_name[p.node].capacity.gpu_milli // GPU_MILLI
     wanted = p.replicas * problem.job_by_name[s.job].modes[s.mode].amounts.gpus - len(kept)
-    free = [d for d in range(count) if until.get(d, 0) <= s.start]
+    healthy = problem.node_by_name[p.node].healthy_gpus()
+    free = [d for d in healthy if until.get(d, 0) <= s.start]
     until.update(dict.fromkeys(free[:wanted], s.end))
     return replace(p, devices=tuple(sorted((*kept, *free[:wanted]))))

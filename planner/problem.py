@@ -185,6 +185,12 @@ class Node:
     topology: tuple[str, ...] = ()  # path, leaf to root, as Pool.topology_levels
     cordoned: str = ""  # why, or empty
 
+    def healthy_gpus(self) -> tuple[int, ...]:
+        """Numbers of the GPUs that work."""
+        count = self.capacity.gpu_milli // GPU_MILLI
+        broken = {d for d, device in enumerate(self.devices) if device.unhealthy}
+        return tuple(d for d in range(count) if d not in broken)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mode:

@@ -17,7 +17,6 @@ from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Wor
 SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
 ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
 MOST_SLOTS = 20_000
-HOSTNAME = "kubernetes.io/hostname"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     problem = Problem(
         grid=grid,
         pools=pools,
-        nodes=tuple(n for p in pools for n in nodes_of(p)),
+        nodes=tuple(n for m, p in zip(manifests.pools, pools, strict=True) for n in nodes_of(m, p)),
         jobs=jobs,
         queues=tuple(queue_of(q) for q in manifests.queues),
     )
@@ -84,16 +83,6 @@ def _faults(manifests: Manifests) -> Iterator[Fault]:
             ("spec.task.migProfile", spec.task is not None and bool(spec.task.mig_profile)),
             ("spec.due", spec.inference is not None and spec.due is not None),
             ("spec.dependsOn", spec.inference is not None and bool(spec.depends_on)),
-            (
-                "spec.placement.together.level",
-                spec.placement.together is not None
-                and spec.placement.together.required
-                and spec.placement.together.level != HOSTNAME,
-            ),
-            (
-                "spec.placement.spread.level",
-                spec.placement.spread is not None and spec.placement.spread.level != HOSTNAME,
-            ),
         ):
             if wanted:
                 yield _fault(manifests, job, path, "not planned yet (see the README's limits)")

@@ -8,8 +8,10 @@ run. Options that could be in no best plan are left out here, with the reason ke
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from planner import cost
 from planner.plan import Reason
@@ -26,8 +28,8 @@ from planner.problem import (
     hours_of,
     replicas_for,
 )
+from planner.topology import HOSTNAME, NOWHERE, domains
 
-HOSTNAME = "kubernetes.io/hostname"
 RESOURCES = ("gpu_milli", "cpu_milli", "memory_bytes")
 MOST_USD = 1e15  # of one job: above, the solvers' numbers hold no more cents
 
@@ -100,9 +102,35 @@ class Table:
     of_pool: tuple[tuple[int, ...], ...]
     nodes: tuple[tuple[Node, ...], ...]  # usable nodes by pool, in their order
     capacity: tuple[tuple[int, ...], ...]  # of one node, by pool and RESOURCES
+    broken: tuple[tuple[int, ...], ...]  # unhealthy GPUs by pool and node
     away: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]  # absences by pool and node
     after: tuple[tuple[int, ...], ...]  # jobs that must end first, by job
     dropped: dict[tuple[int, int], Reason] = field(repr=False)  # (job, mode) -> why it is no option
+    _domains: dict[tuple[int, str], tuple[int, ...]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def mode(self, option: Option) -> Mode:
+        """The mode that ``option`` is."""
+        return self.problem.jobs[option.job].modes[option.mode]
+
+    def have(self, pool: int, node: int, resource: int) -> int:
+        """What a node has of one of `RESOURCES`, less its unhealthy GPUs."""
+        lost = GPU_MILLI * self.broken[pool][node] if resource == 0 else 0
+        return self.capacity[pool][resource] - lost
+
+    def domains(self, pool: int, level: str) -> tuple[int, ...]:
+        """The domain of each usable node of a pool at a topology level, or `NOWHERE`."""
+        if (pool, level) not in self._domains:
+            numbered = domains(self.problem.pools[pool], self.nodes[pool], level)
+            self._domains[pool, level] = numbered
+        return self._domains[pool, level]
+
+    def tied(self, option: Option) -> bool:
+        """Whether which nodes it may have depends on more than what is free on each."""
+        mode = self.mode(option)
+        inside = mode.together if mode.together_required else ""
+        return not {inside, mode.spread} <= {"", HOSTNAME}
 
     def late_usd(self, job: int, end: int) -> float:
         """The price of ending at slot ``end``."""
@@ -132,21 +160,23 @@ def build(problem: Problem) -> Table:
     """The options of ``problem``. Raises `Unsupported` naming all that cannot be planned yet."""
     _refuse(problem)
     nodes = tuple(
-        tuple(n for n in problem.nodes_of(p.name) if not n.cordoned and not _unhealthy(n))
-        for p in problem.pools
+        tuple(n for n in problem.nodes_of(p.name) if not n.cordoned) for p in problem.pools
     )
+    places = {p.name: _Places(p, n) for p, n in zip(problem.pools, nodes, strict=True)}
     capacity = tuple(tuple(getattr(p.capacity, what) for what in RESOURCES) for p in problem.pools)
     number = {j.name: i for i, j in enumerate(problem.jobs)}
     after = tuple(tuple(number[a] for a in j.after) for j in problem.jobs)
     earliest = _earliest(problem, after)
-    awaited = {before for deps in after for before in deps}
+    kept = {before for deps in after for before in deps}
+    kept |= {i for i, j in enumerate(problem.jobs) if j.required}
+    lowest = min((j.tier for j in problem.jobs), default=0)
     pool_number = {p.name: i for i, p in enumerate(problem.pools)}
     options: list[Option] = []
     dropped: dict[tuple[int, int], Reason] = {}
     for j, job in enumerate(problem.jobs):
-        for m, mode in enumerate(job.modes):
-            p = pool_number[mode.pool]
-            made = _option(problem, job, mode, len(nodes[p]), earliest[j], j in awaited)
+        made_of = _options_of(problem, job, places, earliest[j], j in kept, job.tier > lowest)
+        for m, made in enumerate(made_of):
+            p = pool_number[job.modes[m].pool]
             if isinstance(made, Reason):
                 dropped[j, m] = made
                 continue
@@ -161,7 +191,7 @@ def build(problem: Problem) -> Table:
                     first=first,
                     last=last,
                     runs=runs,
-                    takes=tuple(getattr(mode.amounts, what) for what in RESOURCES),
+                    takes=tuple(getattr(job.modes[m].amounts, what) for what in RESOURCES),
                     per_node=per_node,
                     usd=usd,
                     startup_usd=startup,
@@ -179,6 +209,7 @@ def build(problem: Problem) -> Table:
         of_pool=tuple(map(tuple, of_pool)),
         nodes=nodes,
         capacity=capacity,
+        broken=tuple(place.broken for place in places.values()),
         away=tuple(tuple(_away(p, n) for n in nodes[i]) for i, p in enumerate(problem.pools)),
         after=after,
         dropped=dropped,
@@ -191,11 +222,36 @@ def build(problem: Problem) -> Table:
     return table
 
 
+# Length, first and last start, runs, replicas a node, share and start-up (USD); or why none.
+_Made: TypeAlias = Reason | tuple[int, int, int, tuple[Run, ...], int, float, float]
+
+
+def _options_of(
+    problem: Problem,
+    job: Job,
+    places: Mapping[str, _Places],
+    earliest: int,
+    kept: bool,
+    upper: bool,
+) -> list[_Made]:
+    """An option for each mode of a job, or why it is none.
+
+    A job of an ``upper`` tier that some mode pays for may also make room in one that does not.
+    """
+
+    def made(*, kept: bool) -> list[_Made]:
+        return [_option(problem, job, m, places[m.pool], earliest, kept) for m in job.modes]
+
+    found = made(kept=kept)
+    paying = not all(isinstance(each, Reason) for each in found)
+    return made(kept=True) if upper and paying else found
+
+
 def _option(
-    problem: Problem, job: Job, mode: Mode, nodes: int, earliest: int, awaited: bool
-) -> Reason | tuple[int, int, int, tuple[Run, ...], int, float, float]:
+    problem: Problem, job: Job, mode: Mode, places: _Places, earliest: int, kept: bool
+) -> _Made:
     pool = problem.pool_by_name[mode.pool]
-    per_node = _per_node(pool, job, mode)
+    per_node, most = places.room(job, mode)
     if isinstance(job.need, Work):
         hours = hours_of(job, mode)
         length = problem.grid.slots_for(hours) if hours < 1e9 else problem.grid.slots + 1
@@ -216,9 +272,6 @@ def _option(
             * problem.grid.slot_hours
             * mode.usd_per_replica_hour
         )
-    most = per_node * nodes
-    if mode.together_required:
-        most = min(most, per_node)
     if not per_node or max(r.replicas for r in runs) > most:
         return Reason.NO_OPTION
     if last < first:
@@ -230,7 +283,7 @@ def _option(
     # On a node that others keep running it costs nothing more, whatever its share.
     least = 0.0 if pool.billing is Billing.NODE else usd
     least += cost.lateness_usd(problem, job, first + length)
-    if not (job.required or awaited) and least >= job.unplaced_usd:
+    if not kept and least >= job.unplaced_usd:
         return Reason.NOT_WORTH
     startup = 0.0
     if pool.billing is Billing.NODE:
@@ -270,18 +323,61 @@ def _quota(problem: Problem, job: Job, pool: Pool) -> float:
     )
 
 
-def _per_node(pool: Pool, job: Job, mode: Mode) -> int:
-    """Replicas of ``mode`` that an empty node holds; 0 where the job may not run on it."""
-    interrupted = pool.interruptions_per_hour > 0 and not job.preemptible
-    if interrupted or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
+class _Places:
+    """The usable nodes of a pool when they are empty."""
+
+    def __init__(self, pool: Pool, nodes: Sequence[Node]) -> None:
+        self.pool, self.nodes = pool, nodes
+        gpus = pool.capacity.gpu_milli // GPU_MILLI
+        self.broken = tuple(gpus - len(n.healthy_gpus()) if n.devices else 0 for n in nodes)
+        self._known: dict[tuple[str, str], Counter[tuple[int, int, int]]] = {}
+
+    def room(self, job: Job, mode: Mode) -> tuple[int, int]:
+        """Replicas of ``mode`` that an intact node holds, and that the pool holds for a gang."""
+        if self.pool.interruptions_per_hour > 0 and not job.preemptible:
+            return 0, 0
+        apart = mode.spread not in ("", HOSTNAME)
+        held: dict[tuple[int, int], int] = {}
+        for (inside, domain, broken), count in self._kinds(mode).items():
+            each = self._on(mode, broken)
+            before = held.get((inside, domain), 0)
+            held[inside, domain] = max(before, each) if apart else before + each * count
+        gangs: Counter[int] = Counter()
+        for (inside, _), replicas in held.items():
+            gangs[inside] += replicas
+        return self._on(mode, 0), max(gangs.values(), default=0)
+
+    def _on(self, mode: Mode, broken: int) -> int:
+        """Replicas that a node holds of whose GPUs ``broken`` are unhealthy."""
+        most = _replicas_on(self.pool, mode, broken)
+        return min(most, 1) if mode.spread else most
+
+    def _kinds(self, mode: Mode) -> Counter[tuple[int, int, int]]:
+        """Nodes by domain that holds a gang, domain that spreads it, and unhealthy GPUs."""
+        inside = mode.together if mode.together_required else ""
+        apart = mode.spread if mode.spread != HOSTNAME else ""
+        if (inside, apart) not in self._known:
+            columns = (
+                domains(self.pool, self.nodes, level) if level else (0,) * len(self.nodes)
+                for level in (inside, apart)
+            )
+            kinds = Counter(zip(*columns, self.broken, strict=True))
+            known = {kind: n for kind, n in kinds.items() if NOWHERE not in kind[:2]}
+            self._known[inside, apart] = Counter(known)
+        return self._known[inside, apart]
+
+
+def _replicas_on(pool: Pool, mode: Mode, broken: int) -> int:
+    """Replicas of ``mode`` that an empty node holds of whose GPUs ``broken`` are unhealthy."""
+    takes, has = mode.amounts, pool.capacity
+    if takes.gpu_memory_bytes > has.gpu_memory_bytes:
         return 0
-    fits = [
-        getattr(pool.capacity, what) // getattr(mode.amounts, what)
-        for what in RESOURCES
-        if getattr(mode.amounts, what)
+    healthy = has.gpu_milli // GPU_MILLI - broken
+    fits = [healthy // takes.gpus] if takes.gpus else []
+    fits += [
+        getattr(has, what) // getattr(takes, what) for what in RESOURCES[1:] if getattr(takes, what)
     ]
-    most = min(fits, default=mode.replicas)
-    return min(most, 1) if mode.spread else most
+    return min(fits, default=mode.replicas)
 
 
 def _ready(problem: Problem, pool: Pool) -> int:
@@ -343,10 +439,6 @@ def _away(pool: Pool, node: Node) -> tuple[tuple[int, int], ...]:
     return tuple(gaps)
 
 
-def _unhealthy(node: Node) -> bool:
-    return any(d.unhealthy for d in node.devices)
-
-
 def _refuse(problem: Problem) -> None:
     lines: list[str] = []
     if problem.running:
@@ -385,8 +477,4 @@ def _refuse_job(job: Job) -> list[str]:
             found[f"job {job.name}: MIG instances"] = None
         elif mode.amounts.gpu_milli % GPU_MILLI:
             found[f"job {job.name}: a fraction of a GPU"] = None
-        if mode.together_required and mode.together != HOSTNAME:
-            found[f"job {job.name}: a gang required together inside one {mode.together}"] = None
-        if mode.spread and mode.spread != HOSTNAME:
-            found[f"job {job.name}: replicas spread over {mode.spread}"] = None
     return list(found)

@@ -263,6 +263,23 @@ class Power(Part):
     grams_co2_per_kwh: Quantity = Field(default=0.0, description="Carbon intensity.")
 
 
+class Topology(Part):
+    """How a pool's nodes, in their order, lie in its topology, where no cluster says it."""
+
+    nodes_per_domain: Annotated[tuple[Count, ...], Field(max_length=100)] = Field(
+        default=(),
+        description="Nodes of a domain of each of topologyLevels, near to far; 0: all of them.",
+    )
+
+    @field_validator("nodes_per_domain")
+    @classmethod
+    def _nested(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        for near, far in pairwise(value):
+            if far and (not near or far % near):
+                raise rule(f"{far} after {near}", "0, or a multiple of the number before it")
+        return value
+
+
 class GpuPoolSpec(Part):
     """Identical nodes, in one place, at one price."""
 
@@ -296,6 +313,9 @@ class GpuPoolSpec(Part):
     topology_levels: Texts = Field(
         default=(), description="Node labels that name its domains, near to far."
     )
+    topology: Topology = Field(
+        default=Topology(), description="Where its nodes lie, where no cluster says it."
+    )
     mig_geometries: Annotated[
         tuple[Annotated[tuple[MigProfile, ...], Field(min_length=1, max_length=8)], ...],
         Field(max_length=1000),
@@ -308,6 +328,16 @@ class GpuPoolSpec(Part):
         for one, other in pairwise(ordered):
             if other.from_ < one.to:
                 raise rule(f"two windows at {iso(other.from_)}", "windows that do not overlap")
+        return value
+
+    @field_validator("topology")
+    @classmethod
+    def _of_its_levels(cls, value: Topology, info: ValidationInfo) -> Topology:
+        levels, stated = info.data.get("topology_levels", ()), value.nodes_per_domain
+        if len(stated) > len(levels):
+            raise rule(
+                f"{len(stated)} nodesPerDomain", f"{len(levels)}, one for each topologyLevel"
+            )
         return value
 
     @field_validator("owned")

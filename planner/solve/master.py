@@ -84,12 +84,12 @@ class Measure:
 
     def capacity(self, table: Table, start: int, end: int) -> float:
         """What the pool has over [start, end), in the measure's unit times slots."""
-        slots = 0
-        for gaps in table.away[self.pool]:
-            slots += end - start - sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
-        return float(slots) * (
-            1 if self.resource == NODES else table.capacity[self.pool][self.resource]
-        )
+        total = 0
+        for n, gaps in enumerate(table.away[self.pool]):
+            slots = end - start - sum(max(0, min(end, b) - max(start, a)) for a, b in gaps)
+            each = 1 if self.resource == NODES else table.have(self.pool, n, self.resource)
+            total += slots * each
+        return float(total)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

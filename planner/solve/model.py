@@ -42,6 +42,7 @@ from planner.problem import Billing
 from planner.solve.clock import Stop
 from planner.solve.master import bill_floors
 from planner.table import RESOURCES, Option, Table
+from planner.topology import NOWHERE
 
 TIME_LITERALS = 6_000  # most start and node literals for which whole-node bills are exact
 
@@ -117,11 +118,14 @@ def define(
 
 
 def counts_suffice(table: Table, pool: int) -> bool:
-    """Whether the pool's nodes can be taken by number: no two options share one, none is away."""
-    options = [table.options[i] for i in table.of_pool[pool]]
-    return not any(table.away[pool]) and all(
-        o.per_node == 1 and 2 * o.takes[0] > table.capacity[pool][0] and len(o.runs) == 1
-        for o in options
+    """Whether the pool's nodes can be taken by number: alike, always there, none of them shared."""
+    alike = not any(table.away[pool]) and not any(table.broken[pool])
+    return alike and all(
+        o.per_node == 1
+        and 2 * o.takes[0] > table.capacity[pool][0]
+        and len(o.runs) == 1
+        and not table.tied(o)
+        for o in (table.options[i] for i in table.of_pool[pool])
     )
 
 
@@ -208,8 +212,8 @@ def _define_nodes(m: Model, p: int, ours: Sequence[int], booked: Sequence[Bookin
         if not takes:
             continue
         unit = math.gcd(*takes)  # the floor of the capacity is exact: all demands are multiples
-        have = table.capacity[p][k] // unit
         for n in nodes:
+            have = table.have(p, n, k) // unit
             load = [
                 *_free_load(m, ours, k, n, unit),
                 *_booked_load(m, booked, k, n, unit),
@@ -251,10 +255,11 @@ def _define_gang(m: Model, o: Option, nodes: int) -> None:
             m.counts[o.index, r, n] = k
             row.append(k)
             m.cp.add(k <= most * x)
-            if mode.together_required:
-                here = m.cp.new_bool_var(f"here[{job.name},{o.mode},{n}]")
-                m.cp.add(k == run.replicas * here)
         m.cp.add(sum(row) == run.replicas * x)
+        if mode.together_required:
+            _define_together(m, o, row, run.replicas)
+        if mode.spread:
+            _define_spread(m, o, row)
         if r and nodes:
             before = [m.counts[o.index, r - 1, n] for n in range(nodes)]
             for a, b in zip(before, row, strict=True):
@@ -262,6 +267,33 @@ def _define_gang(m: Model, o: Option, nodes: int) -> None:
                     m.cp.add(b >= a)
                 else:
                     m.cp.add(b <= a)
+
+
+def _by_domain(
+    m: Model, p: int, level: str, row: Sequence[cp_model.IntVar]
+) -> dict[int, list[cp_model.IntVar]]:
+    """The counts of a run by domain of a topology level; none where the domain is not known."""
+    found: dict[int, list[cp_model.IntVar]] = defaultdict(list)
+    for domain, k in zip(m.table.domains(p, level), row, strict=True):
+        if domain == NOWHERE:
+            m.cp.add(k == 0)
+        else:
+            found[domain].append(k)
+    return found
+
+
+def _define_together(m: Model, o: Option, row: Sequence[cp_model.IntVar], replicas: int) -> None:
+    """All replicas of a run are in one domain."""
+    for domain, inside in _by_domain(m, o.pool, m.table.mode(o).together, row).items():
+        here = m.cp.new_bool_var(f"here[{o.index},{domain}]")
+        m.cp.add(sum(inside) == replicas * here)
+
+
+def _define_spread(m: Model, o: Option, row: Sequence[cp_model.IntVar]) -> None:
+    """No domain holds two replicas."""
+    for inside in _by_domain(m, o.pool, m.table.mode(o).spread, row).values():
+        if len(inside) > 1:  # a node by itself holds one at most
+            m.cp.add(sum(inside) <= 1)
 
 
 # -- money ---------------------------------------------------------------------------------------

@@ -190,18 +190,38 @@ def _replicas_of(mode: Mode, node: Amounts) -> int:
     return min(int(getattr(node, what)) // each for what, each in taken.items() if each)
 
 
+def _working(node: Node) -> Amounts:
+    """What the node has, its unhealthy GPUs apart."""
+    lost = sum(1000 for d in node.devices if d.unhealthy)
+    return replace(node.capacity, gpu_milli=node.capacity.gpu_milli - lost)
+
+
+def _domain(pool: Pool, node: Node, level: str) -> str | None:
+    if level == "kubernetes.io/hostname":
+        return node.name
+    return dict(zip(pool.topology_levels, node.topology, strict=False)).get(level)
+
+
+def _topology_holds(pool: Pool, nodes: list[Node], mode: Mode, counts: tuple[int, ...]) -> bool:
+    """A gang held together is in one known domain, a spread one in as many as replicas."""
+    used = [n for n, count in zip(nodes, counts, strict=True) for _ in range(count)]
+    held = [_domain(pool, n, mode.together) for n in used] if mode.together_required else []
+    apart = [_domain(pool, n, mode.spread) for n in used] if mode.spread else []
+    return None not in held + apart and len(set(held)) <= 1 and len(set(apart)) == len(apart)
+
+
 def _spreads(
     problem: Problem, mode: Mode, replicas: int, start: int, end: int
 ) -> list[tuple[int, ...]]:
     """All ways to put ``replicas`` on the pool's nodes that are there for all of [start, end)."""
     pool = _pool(problem, mode.pool)
+    nodes = _nodes(problem, pool)
     most = []
-    for node in _nodes(problem, pool):
+    for node in nodes:
         there = all(node.index < pool.nodes_at(t) for t in range(start, end))
-        each = _replicas_of(mode, node.capacity) if there and not node.cordoned else 0
-        most.append(min(each, 1) if mode.spread else each)
+        most.append(_replicas_of(mode, _working(node)) if there and not node.cordoned else 0)
     found = [c for c in itertools.product(*(range(m + 1) for m in most)) if sum(c) == replicas]
-    return [c for c in found if not mode.together_required or sum(1 for n in c if n) <= 1]
+    return [c for c in found if _topology_holds(pool, nodes, mode, c)]
 
 
 def _batch_ways(problem: Problem, job: Job, mode: Mode) -> Iterator[Way]:
@@ -254,7 +274,7 @@ def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
 
 
 def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
-    capacity = _pool(problem, way.pool).capacity
+    nodes = _nodes(problem, _pool(problem, way.pool))
     for t in range(way.start, way.end):
         held: dict[tuple[int, str], int] = defaultdict(int)
         for w in here:
@@ -263,7 +283,7 @@ def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
                     for n, count in enumerate(counts):
                         for what in WHAT:
                             held[n, what] += count * getattr(w.amounts, what)
-        if any(used > getattr(capacity, what) for (_, what), used in held.items()):
+        if any(used > getattr(_working(nodes[n]), what) for (n, what), used in held.items()):
             return False
     return True
 

@@ -297,10 +297,36 @@ def test_a_domain_above_the_node_is_read_from_the_nodes_topology() -> None:
     for names, said in (
         (("r0", "r0"), ()),
         (("r0", "r1"), ("gang: its gang is in two domains of rack",)),
+        (("", ""), ("gang: its gang is on a node of no known rack",)),
     ):
-        nodes = zip(question.nodes, names, strict=True)
-        placed = replace(question, nodes=tuple(replace(n, topology=(r,)) for n, r in nodes))
+        placed = in_racks(question, *names)
         assert violations(placed, answer(placed, seg("gang", 0, 2, *ON_BOTH))) == said
+
+
+def in_racks(question: Problem, *names: str) -> Problem:
+    nodes = zip(question.nodes, names, strict=True)
+    return replace(question, nodes=tuple(replace(n, topology=(r,) if r else ()) for n, r in nodes))
+
+
+def test_replicas_spread_over_racks_are_named_where_two_share_one() -> None:
+    racks = replace(POOL, topology_levels=("rack",))
+    question = asked(job("gang", mode(racks, hours=2, replicas=2, spread="rack")), of=(racks,))
+    for names, said in (
+        (("r0", "r1"), ()),
+        (("r0", "r0"), ("gang: two replicas share a rack",)),
+        (("r0", ""), ("gang: spread to a node of no known rack",)),
+    ):
+        placed = in_racks(question, *names)
+        assert violations(placed, answer(placed, seg("gang", 0, 2, *ON_BOTH))) == said
+
+
+def test_two_racks_of_one_name_in_two_zones_are_two() -> None:
+    racks = replace(POOL, topology_levels=("rack", "zone"))
+    question = asked(job("gang", mode(racks, hours=2, replicas=2, together="rack")), of=(racks,))
+    paths = zip(question.nodes, (("r0", "north"), ("r0", "south")), strict=True)
+    placed = replace(question, nodes=tuple(replace(n, topology=path) for n, path in paths))
+    said = ("gang: its gang is in two domains of rack",)
+    assert violations(placed, answer(placed, seg("gang", 0, 2, *ON_BOTH))) == said
 
 
 # -- nodes ---------------------------------------------------------------------------------------
@@ -537,15 +563,25 @@ def test_what_could_not_run_it_is_no_place_for_a_job_that_is_left_out() -> None:
         assert violations(question, plan) == ()
 
 
-def test_a_node_with_a_gpu_out_of_order_is_no_place_for_a_job_that_is_left_out() -> None:
-    bad = (Device(uuid="GPU-0", unhealthy="Xid 79"),)
-    two = pool("a", nodes=2)
-    low, high = job("low", mode(two, hours=6)), job("high", mode(two, replicas=2), tier=1)
+def test_a_gpu_out_of_order_is_no_place_for_a_job_that_is_left_out() -> None:
+    bad = (Device(uuid="GPU-0", unhealthy="Xid 79"), Device(uuid="GPU-1"))
+    two = pool("a", nodes=2, gpus=2)
+    low, high = (
+        job("low", mode(two, gpus=2, hours=6)),
+        job("high", mode(two, gpus=2, replicas=2), tier=1),
+    )
     question = asked(low, high, of=(two,))
     broken = replace(question.nodes[1], devices=bad)
     question = replace(question, nodes=(question.nodes[0], broken))
-    plan = answer(question, seg("low", 0, 6, ("a-0", 1, (0,))), out=["high"])
+    plan = answer(question, seg("low", 0, 6, ("a-0", 1, (0, 1))), out=["high"])
     assert violations(question, plan) == ()
+    narrow = job("narrow", mode(two), tier=1)  # fits beside the GPU that is out of order
+    question = replace(question, jobs=(low, narrow))
+    plan = answer(question, seg("low", 0, 6, ("a-0", 1, (0, 1))), out=["narrow"])
+    # ... so nothing lower has to be dropped for it: no violation of priorities either
+    assert violations(question, plan) == (
+        "narrow: left out, though it fits a once lower priorities are dropped",
+    )
 
 
 def test_a_lower_job_that_a_required_one_waits_for_is_not_dropped() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from planner.check import violations
 from planner.plan import Plan, Status
-from planner.problem import Billing, Demand, Job, Mode, Pool, Problem, Queue
+from planner.problem import Billing, Demand, Job, Mode, Node, Pool, Problem, Queue
 from planner.solve import exact, search
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
@@ -100,6 +100,10 @@ def each_pool(change: Callable[[Pool], Pool]) -> Callable[[Problem], Problem]:
     return lambda p: replace(p, pools=tuple(map(change, p.pools)))
 
 
+def each_node(change: Callable[[Node], Node]) -> Callable[[Problem], Problem]:
+    return lambda p: replace(p, nodes=tuple(map(change, p.nodes)))
+
+
 def each_queue(change: Callable[[Queue], Queue]) -> Callable[[Problem], Problem]:
     return lambda p: replace(p, queues=tuple(map(change, p.queues)))
 
@@ -125,7 +129,7 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "windows": each_pool(always_there),
     "whole-node billing": each_pool(billed_by_gpu),
     "start-up": each_pool(lambda p: replace(p, startup_seconds=0)),
-    "cordoned nodes": lambda p: replace(p, nodes=tuple(replace(n, cordoned="") for n in p.nodes)),
+    "cordoned nodes": each_node(lambda n: replace(n, cordoned="")),
     "release": each_job(lambda j, _: replace(j, release=0)),
     "deadlines": each_job(lambda j, p: replace(j, deadline=p.grid.slots)),
     "due times": each_job(lambda j, _: replace(j, due=None)),
@@ -141,6 +145,8 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "memory": each_mode(lambda m: replace(m, amounts=replace(m.amounts, memory_bytes=0))),
     "gangs spread": each_mode(lambda m: replace(m, spread="")),
     "gangs together": each_mode(lambda m: replace(m, together="", together_required=False)),
+    "racks": each_pool(lambda p: replace(p, topology_levels=())),
+    "unhealthy GPUs": each_node(lambda n: replace(n, devices=())),
 }
 
 

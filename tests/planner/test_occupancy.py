@@ -55,7 +55,10 @@ def _fit(table: Table, bookings: Sequence[Booking], i: int, node: int, slot: int
             if b.start + run.start <= slot < b.start + run.end
         )
         if o.takes[r]:
-            most = min(most, (table.capacity[o.pool][r] - used) // o.takes[r])
+            has = table.capacity[o.pool][r]
+            if r == 0:
+                has -= 1000 * sum(bool(d.unhealthy) for d in table.nodes[o.pool][node].devices)
+            most = min(most, (has - used) // o.takes[r])
     return most
 
 

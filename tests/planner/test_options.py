@@ -431,6 +431,43 @@ def test_the_team_is_the_label_or_else_the_queue(tmp_path: Path) -> None:
     assert told == [("nlp", "bot"), ("research", "")]
 
 
+# -- topology ------------------------------------------------------------------------------------
+
+
+def test_nodes_lie_in_the_domains_that_their_pool_states(tmp_path: Path) -> None:
+    # Six nodes, two a clique, four a block, one zone for all.
+    levels = ["nvidia.com/gpu.clique", "block", "topology.kubernetes.io/zone"]
+    pool = POOL | {
+        "nodes": 6,
+        "topologyLevels": levels,
+        "topology": {"nodesPerDomain": [2, 4, 0]},
+    }
+    made = built(tmp_path, document("GpuPool", "p", pool), document("GpuJob", "j", {"task": TASK}))
+    assert [n.topology for n in made.problem.nodes] == [
+        (f"p-gpu.clique-{clique}", f"p-block-{block}", "p-zone-0")
+        for clique, block in ((0, 0), (0, 0), (1, 0), (1, 0), (2, 1), (2, 1))
+    ]
+
+
+@pytest.mark.parametrize(
+    "placement",
+    [{"together": {"level": "rack", "required": True}}, {"spread": {"level": "rack"}}],
+)
+def test_a_pool_without_the_level_that_a_job_must_have_is_excluded(
+    tmp_path: Path, placement: Fields
+) -> None:
+    racks = POOL | {"topologyLevels": ["rack"], "topology": {"nodesPerDomain": [2]}}
+    documents = [
+        document("GpuPool", "plain", POOL),
+        document("GpuPool", "racks", racks),
+        document("GpuJob", "j", {"task": TASK, "placement": placement}),
+    ]
+    (job,) = built(tmp_path, *documents).problem.jobs
+    assert {m.pool for m in job.modes} == {"racks"}
+    assert [(e.pool, e.reason) for e in job.excluded] == [("plain", "topology")]
+    assert job.excluded[0].message == "where its nodes are at level rack is not stated"
+
+
 # -- what is not planned -------------------------------------------------------------------------
 
 
@@ -440,11 +477,6 @@ def test_all_that_cannot_be_planned_is_named_at_once_with_its_field(tmp_path: Pa
         ("spec.placement.dataGib", {"placement": {"dataGib": 5, "near": "us-east-1"}}),
         ("spec.task.gpuFraction", {"task": {"gpuFraction": 0.5, "hours": {H100: 1.0}}}),
         ("spec.task.migProfile", {"task": {"migProfile": "1g.10gb", "hours": {H100: 1.0}}}),
-        (
-            "spec.placement.together.level",
-            {"placement": {"together": {"level": "rack", "required": True}}},
-        ),
-        ("spec.placement.spread.level", {"placement": {"spread": {"level": "zone"}}}),
     ]
     jobs = [
         document("GpuJob", f"j{i}", {"task": TASK, **spec}) for i, (_, spec) in enumerate(asked)

@@ -487,8 +487,6 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
         job("part", part),
         job("slice", sliced),
         job("moves", mode(one), switches=1),
-        job("rack", mode(one, together="rack")),
-        job("zones", mode(one, spread="zone")),
         job("late", mode(one, serves=1.0), need=Demand(per_slot=(1.0,) * 6), due=3),
         job("rich", mode(one), unplaced_usd=2e15),
     )
@@ -513,8 +511,6 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
             "job part: a fraction of a GPU",
             "job slice: MIG instances",
             "job moves: changing mode at a checkpoint",
-            "job rack: a gang required together inside one rack",
-            "job zones: replicas spread over zone",
             "job late: a service with a due time or with dependencies",
             "job rich: sums above $1,000,000,000,000,000",
         )

@@ -10,6 +10,7 @@ from planner.problem import (
     Amounts,
     Billing,
     Demand,
+    Device,
     Grid,
     Job,
     Mode,
@@ -24,6 +25,8 @@ from planner.problem import (
 START = datetime(2026, 12, 1, tzinfo=UTC)
 MONTH_END = datetime(2026, 11, 30, 22, tzinfo=UTC)  # two hours before December
 HOSTNAME = "kubernetes.io/hostname"
+RACK = "rack"
+NODES_PER_RACK = 2
 GIB = 2**30
 
 
@@ -45,6 +48,7 @@ def pool(
     startup_seconds: int = 0,
     accelerator: str = "",
     interruptions_per_hour: float = 0.0,
+    levels: tuple[str, ...] = (),
 ) -> Pool:
     """``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
     spans = windows or ((0, slots, nodes),)
@@ -67,11 +71,20 @@ def pool(
         purchase="on_demand",
         startup_seconds=startup_seconds,
         interruptions_per_hour=interruptions_per_hour,
+        topology_levels=levels,
     )
 
 
-def nodes_of(pools: tuple[Pool, ...], cordoned: frozenset[str] = frozenset()) -> tuple[Node, ...]:
-    """The pools' nodes, ``h100-0``, ``h100-1``, ...; those named in ``cordoned`` take nothing."""
+def nodes_of(
+    pools: tuple[Pool, ...],
+    cordoned: frozenset[str] = frozenset(),
+    unhealthy: frozenset[tuple[str, int]] = frozenset(),
+) -> tuple[Node, ...]:
+    """The pools' nodes, ``h100-0``, ``h100-1``, ...; those named in ``cordoned`` take nothing.
+
+    Where a pool has the level ``rack``, two after another share one. Of each (node, GPU) in
+    ``unhealthy`` the GPU takes nothing.
+    """
     return tuple(
         Node(
             name=f"{p.name}-{i}",
@@ -79,6 +92,12 @@ def nodes_of(pools: tuple[Pool, ...], cordoned: frozenset[str] = frozenset()) ->
             index=i,
             capacity=p.capacity,
             cordoned="under repair" if f"{p.name}-{i}" in cordoned else "",
+            topology=(f"{p.name}-rack-{i // NODES_PER_RACK}",) if p.topology_levels else (),
+            devices=tuple(
+                Device(uuid=f"{p.name}-{i}-{d}", unhealthy="Xid 79" if bad else "")
+                for d in range(p.gpus_per_node)
+                for bad in [(f"{p.name}-{i}", d) in unhealthy]
+            ),
         )
         for p in pools
         for i in range(max(w.nodes for w in p.windows))
@@ -128,11 +147,12 @@ def problem(
     start: datetime = START,
     queues: tuple[Queue, ...] = (),
     cordoned: frozenset[str] = frozenset(),
+    unhealthy: frozenset[tuple[str, int]] = frozenset(),
 ) -> Problem:
     return Problem(
         grid=grid(slots, slot_seconds, start),
         pools=pools,
-        nodes=nodes_of(pools, cordoned),
+        nodes=nodes_of(pools, cordoned, unhealthy),
         jobs=jobs,
         queues=queues,
     )
@@ -149,6 +169,7 @@ def random_problem(seed: int) -> Problem:
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
     names = [n.name for n in nodes_of(pools)]
+    gpus = [(n.name, d) for n in nodes_of(pools) for d in range(len(n.devices))]
     return problem(
         pools,
         _random_dependencies(rng, jobs),
@@ -157,6 +178,7 @@ def random_problem(seed: int) -> Problem:
         start=rng.choice([START, MONTH_END, MONTH_END]),
         queues=queues,
         cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
+        unhealthy=frozenset([rng.choice(gpus)] if rng.random() < 0.2 else []),
     )
 
 
@@ -177,7 +199,7 @@ def larger_problem(seed: int) -> Problem:
 
 
 def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
-    nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (1, 4)])
+    nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 1), (1, 4)])
     return pool(
         name,
         nodes=nodes,
@@ -190,6 +212,7 @@ def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
         gib=rng.choice([2, 3, 4]),
         startup_seconds=rng.choice([0, 0, 600, 3600]),
         accelerator=rng.choice(["a", "b"]),
+        levels=(RACK,) if rng.random() < 0.6 else (),
     )
 
 
@@ -252,8 +275,8 @@ def _random_mode(rng: random.Random, of: Pool, service: bool) -> Mode:
         gib=rng.choice([0, 0, 1, 2]),
         usd=round(rng.uniform(0.2, 1.0), 2) if of.billing is Billing.SUNK else None,
         serves=float(rng.choice([1, 1.5, 2])) if service else None,
-        spread=HOSTNAME if rng.random() < 0.2 else "",
-        together=HOSTNAME if rng.random() < 0.2 else "",
+        spread=rng.choice([HOSTNAME, RACK]) if rng.random() < 0.25 else "",
+        together=rng.choice([HOSTNAME, RACK]) if rng.random() < 0.3 else "",
     )
 
 

@@ -20,6 +20,7 @@ from planner.manifests.schema import (
     PlacementSpec,
     RunSpec,
     TaskSpec,
+    Topology,
     TrainingSpec,
 )
 
@@ -118,6 +119,21 @@ REFUSED: dict[str, tuple[type[BaseModel], dict[str, Any], str]] = {
         TaskSpec,
         {"hours": {"l4": 0}},
         "hours.l4: found 0, allowed: a number above 0",
+    ),
+    "domains that do not nest": (
+        Topology,
+        {"nodesPerDomain": [4, 6]},
+        "nodesPerDomain: found 6 after 4, allowed: 0, or a multiple of the number before it",
+    ),
+    "more domains than levels": (
+        GpuPoolSpec,
+        {
+            "accelerator": "h100",
+            "gpusPerNode": 8,
+            "topologyLevels": ["rack"],
+            "topology": {"nodesPerDomain": [4, 16]},
+        },
+        "topology: found 2 nodesPerDomain, allowed: 1, one for each topologyLevel",
     ),
     "a latency from nowhere": (
         PlacementSpec,

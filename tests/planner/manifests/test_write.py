@@ -42,6 +42,7 @@ from planner.manifests.schema import (
     Spread,
     TaskSpec,
     Together,
+    Topology,
     TrainingSpec,
 )
 from planner.manifests.write import document, dump
@@ -108,8 +109,11 @@ def prices(draw: st.DrawFn) -> dict[str, Any]:
     )
 
 
+LEVELS = ("clique", "zone")
 POOLS = st.builds(
-    lambda metadata, spec, price: GpuPool(metadata=metadata, spec=GpuPoolSpec(**(spec | price))),
+    lambda metadata, spec, price: GpuPool(
+        metadata=metadata, spec=GpuPoolSpec(**({"topology_levels": LEVELS} | spec | price))
+    ),
     CLUSTER_METADATA,
     st.fixed_dictionaries(
         {"accelerator": ACCELERATORS, "gpus_per_node": st.integers(1, 16), "nodes": COUNTS},
@@ -127,7 +131,10 @@ POOLS = st.builds(
             "startup_seconds": COUNTS,
             "interruptions_per_hour": QUANTITIES,
             "power": st.builds(Power, usd_per_kwh=QUANTITIES, pue=st.floats(1, 3)),
-            "topology_levels": tuples(TEXTS),
+            "topology_levels": st.just((*LEVELS, "site")),
+            "topology": st.sampled_from([(), (4,), (2, 8), (2, 0)]).map(
+                lambda sizes: Topology(nodes_per_domain=sizes)
+            ),
             "mig_geometries": tuples(st.just(("3g.40gb", "1g.10gb+me"))),
         },
     ),
