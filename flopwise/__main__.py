@@ -14,6 +14,7 @@ from flopwise import (
     catalog,
     convert,
     demo,
+    explain,
     jobs,
     plan,
     report,
@@ -55,6 +56,7 @@ def root(
 
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
 app.command("apply")(apply.apply)
 app.command("submit")(jobs.submit)
 app.command("get")(jobs.get)

@@ -7,9 +7,10 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import accumulate
 
+from flopwise.columns import NONE, counted, dated, dollars, table, timed, without_empty
 from planner import cost
 from planner.plan import Plan, Price, Segment, Status
 from planner.planfile import PlanFile, document
@@ -18,17 +19,11 @@ from planner.problem import Pool, Problem
 MOST_JOBS = 100  # of a plain table; -o wide has all
 TIMELINE = 28  # most marks that a pool's hours are drawn in
 LEVELS = " ▁▂▃▄▅▆▇█"
-NONE = "-"
 CENT = 0.01
-NUMBERS = frozenset(  # headings of columns that end alike
-    ("GPUS", "BUSY", "JOBS", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", "LATE", "HOURS", "COST")
-)
 CSV_FIELDS = (
     *("job", "team", "pool", "gpus", "replicas", "nodes", "start", "end", "hours", "costUsd"),
     *("flops", "layout", "reason", "message"),
 )
-
-Line = Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +98,9 @@ def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
 def _headline(made: PlanFile) -> str:
     plan, grid = made.plan, made.problem.grid
     placed = len({s.job for s in plan.segments})
-    span = f"{_date(grid.start)} to {_date(grid.time(grid.slots))} UTC"
-    of = f"{placed} of {_count(len(made.problem.jobs), 'job')}"
-    line = f"{of} on {_count(len(made.problem.pools), 'pool')}, {span}\n"
+    span = f"{dated(grid.start)} to {dated(grid.time(grid.slots))} UTC"
+    of = f"{placed} of {counted(len(made.problem.jobs), 'job')}"
+    line = f"{of} on {counted(len(made.problem.pools), 'pool')}, {span}\n"
     if plan.status is Status.INFEASIBLE:
         return f"NO FEASIBLE PLAN: this is what could run if no job were required.\n{line}"
     return line
@@ -118,19 +113,19 @@ def _totals(made: PlanFile) -> str:
     lines = [["", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", ""]]
     lines.append(["this plan", *_parts(plan), _proof(plan)])
     if proved:
-        lines.append(["proved minimum", NONE, NONE, NONE, _usd(plan.bound.usd), ""])
+        lines.append(["proved minimum", NONE, NONE, NONE, dollars(plan.bound.usd), ""])
     if other is not None:
         lines.append(["first come, first served", *_parts(other), _missed(made.problem, other)])
     if all(p.costs.objective == p.costs.money for p in (plan, other) if p):
         lines = [[label, total, remark] for label, _, _, _, total, remark in lines]
         lines[0][1] = "MONEY"
-    return f"{_table(_without_empty(lines))}\n{_remarks(plan, other if proved else None)}"
+    return f"{table(without_empty(lines))}\n{_remarks(plan, other if proved else None)}"
 
 
 def _parts(plan: Plan) -> list[str]:
     costs = plan.costs
-    extra = [_usd(part) if part else NONE for part in (costs.lateness, costs.not_running)]
-    return [_usd(costs.money), *extra, _usd(costs.objective)]
+    extra = [dollars(part) if part else NONE for part in (costs.lateness, costs.not_running)]
+    return [dollars(costs.money), *extra, dollars(costs.objective)]
 
 
 def _missed(problem: Problem, plan: Plan) -> str:
@@ -138,7 +133,7 @@ def _missed(problem: Problem, plan: Plan) -> str:
         return ""
     required = sum(problem.job_by_name[u.job].required for u in plan.unplaced)
     must = f", {required} of them required" if required else ""
-    return f"{_count(len(plan.unplaced), 'job')} left out{must}"
+    return f"{counted(len(plan.unplaced), 'job')} left out{must}"
 
 
 def _proof(plan: Plan) -> str:
@@ -158,7 +153,7 @@ def _remarks(plan: Plan, other: Plan | None) -> str:
     if plan.useful_flops:
         lines.append(f"Costs ${plan.usd_per_pflop:.3g} per useful PFLOP.")
     if plan.full_cost_usd - plan.costs.money > 0.005:
-        full = _usd(plan.full_cost_usd)
+        full = dollars(plan.full_cost_usd)
         lines.append(f"Owned and reserved pools count their energy; with all they cost: {full}.")
     return "".join(f"{line}\n" for line in lines)
 
@@ -171,8 +166,8 @@ def _saved(plan: Plan, other: Plan) -> str:
         return f"Costs as much as {rival}."
     share = f" ({100 * abs(saved) / theirs:.1f} %)" if theirs else ""
     if saved < 0:
-        return f"Costs {_usd(-saved)}{share} more than {rival}."
-    return f"Saves {_usd(saved)}{share} against {rival}."
+        return f"Costs {dollars(-saved)}{share} more than {rival}."
+    return f"Saves {dollars(saved)}{share} against {rival}."
 
 
 # -- where it runs ---------------------------------------------------------------------------------
@@ -188,7 +183,7 @@ def _pools(made: PlanFile) -> str:
     head = ["POOL", "ACCELERATOR", "PURCHASE", "GPUS", "BUSY", "JOBS", "MONEY"]
     lines = [[*head, f"IN USE, {mark_hours:.3g} H A MARK", "ONE MORE GPU SAVES"]]
     lines += [_pool_line(made, pool, by_pool[pool.name]) for pool in problem.pools]
-    return _table(_without_empty(lines))
+    return table(without_empty(lines))
 
 
 def _pool_line(made: PlanFile, pool: Pool, ours: Sequence[Segment]) -> list[str]:
@@ -204,7 +199,7 @@ def _pool_line(made: PlanFile, pool: Pool, ours: Sequence[Segment]) -> list[str]
         str(max(have)),
         f"{100 * sum(used) / sum(have):.0f} %" if sum(have) else NONE,
         str(len({s.job for s in ours})),
-        _usd(usd),
+        dollars(usd),
         _timeline(used, have),
         _worth(max(worth, key=lambda p: p.usd_per_gpu_hour)) if worth else NONE,
     ]
@@ -257,8 +252,8 @@ def _jobs(made: PlanFile, wide: bool) -> str:
     lines += [_job_line(row, wide) for row in shown]
     lines += [_no_job_line(*spent, len(lines[0])) for spent in _nobodys(made)]
     hidden = len(found) - len(shown)
-    more = f"… and {_count(hidden, 'more job')} (-o wide has all)\n" if hidden else ""
-    return _table(_without_empty(lines)) + more
+    more = f"… and {counted(hidden, 'more job')} (-o wide has all)\n" if hidden else ""
+    return table(without_empty(lines)) + more
 
 
 def _job_line(row: Row, wide: bool) -> list[str]:
@@ -267,11 +262,11 @@ def _job_line(row: Row, wide: bool) -> list[str]:
         row.team or NONE,
         row.pool,
         row.gpus,
-        _when(row.start),
-        _when(row.end),
+        timed(row.start),
+        timed(row.end),
         f"{row.late_hours:.1f} h" if row.late_hours else NONE,
         f"{row.hours:.1f}",
-        _usd(row.usd),
+        dollars(row.usd),
     ]
     return line + ([row.layout or NONE, host_list(row.nodes) or NONE] if wide else [])
 
@@ -290,7 +285,7 @@ def _nobodys(made: PlanFile) -> Iterator[tuple[str, float]]:
 
 
 def _no_job_line(pool: str, usd: float, columns: int) -> list[str]:
-    line = ["(idle and start-up)", NONE, pool, NONE, "", "", NONE, "", _usd(usd)]
+    line = ["(idle and start-up)", NONE, pool, NONE, "", "", NONE, "", dollars(usd)]
     return line + [NONE] * (columns - len(line))
 
 
@@ -330,42 +325,6 @@ def _left_out(made: PlanFile) -> str:
     lines = [["LEFT OUT", "NOT RUNNING", "REASON", "WHY"]]
     for u in made.plan.unplaced:
         job = made.problem.job_by_name[u.job]
-        price = "required" if job.required else _usd(job.unplaced_usd)
+        price = "required" if job.required else dollars(job.unplaced_usd)
         lines.append([u.job, price, u.reason.value, u.message])
-    return _table(lines)
-
-
-# -- text ------------------------------------------------------------------------------------------
-
-
-def _without_empty(lines: Sequence[Line]) -> list[Line]:
-    """The table without the columns that say nothing."""
-    columns = [c for c in zip(*lines, strict=True) if any(cell != NONE for cell in c[1:])]
-    return list(zip(*columns, strict=True))
-
-
-def _table(lines: Sequence[Line]) -> str:
-    """Columns as wide as their widest cell."""
-    columns = map(_column, zip(*lines, strict=True))
-    return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*columns, strict=True))
-
-
-def _column(cells: Line) -> list[str]:
-    width = max(map(len, cells))
-    return [cell.rjust(width) if cells[0] in NUMBERS else cell.ljust(width) for cell in cells]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def _date(when: datetime) -> str:
-    return when.astimezone(UTC).strftime("%a %d %b %Y %H:%M")
-
-
-def _when(when: datetime) -> str:
-    return when.astimezone(UTC).strftime("%a %d %b %H:%M")
-
-
-def _usd(usd: float) -> str:
-    return f"${usd:,.2f}"
+    return table(lines)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from planner import cost
+from planner.plan import Segment
 from planner.problem import GPU_MILLI
 from planner.table import RESOURCES, Option, Table
 
@@ -36,6 +38,8 @@ class Occupancy:
     def __init__(self, table: Table) -> None:
         self.table = table
         grid = table.problem.grid
+        self._job = {job.name: j for j, job in enumerate(table.problem.jobs)}
+        self._pool = {pool.name: p for p, pool in enumerate(table.problem.pools)}
         self.kept: list[list[int]] = []
         self.free: list[npt.NDArray[np.int64]] = []
         self.edges: list[npt.NDArray[np.int64]] = []
@@ -146,6 +150,30 @@ class Occupancy:
         for run in option.runs:
             del changes[bisect_left(changes, booking.start + run.end)]
 
+    def hold(self, segment: Segment, sign: int = -1) -> None:
+        """Book what a plan's segment holds, or give it back with a ``sign`` of 1."""
+        problem = self.table.problem
+        mode = cost.mode_of(problem, segment)
+        j, p = self._job[segment.job], self._pool[mode.pool]
+        takes = [getattr(mode.amounts, RESOURCES[r]) for r in self.kept[p]]
+        numbers = {node.name: n for n, node in enumerate(self.table.nodes[p])}
+        a, b = self._edge(p, segment.start), self._edge(p, segment.end)
+        for place in segment.placement:
+            for k, each in enumerate(takes):  # a node that may not be used has no row
+                if (n := numbers.get(place.node)) is not None:
+                    self.free[p][k, n, a:b] += sign * place.replicas * each
+        for i, (jobs, pools, _) in enumerate(self.limits):
+            if j in jobs and p in pools:
+                gpus = segment.replicas * mode.amounts.gpus
+                self.quota[i][segment.start : segment.end] += sign * gpus
+        for budget in self.budgets:
+            if j in budget.jobs:
+                budget.spend(segment, -sign * cost.segment_usd(problem, segment))
+        if sign < 0:
+            insort(self.changes[p], segment.end)
+        else:
+            self.changes[p].remove(segment.end)
+
     def _add(self, booking: Booking, sign: int) -> None:
         option = self.table.options[booking.option]
         p, gpus = option.pool, option.takes[0] // GPU_MILLI
@@ -202,6 +230,12 @@ class Budget:
 
     jobs: frozenset[int]
     left: dict[tuple[int, int], float]
+
+    def spend(self, segment: Segment, usd: float) -> None:
+        """Take ``usd`` from the months in which a segment runs, by its slots in each."""
+        for first, last in self.left:
+            inside = max(0, min(segment.end, last) - max(segment.start, first))
+            self.left[first, last] -= usd * inside / (segment.end - segment.start)
 
 
 def _budgets(table: Table) -> list[Budget]:

@@ -118,7 +118,7 @@ def _crowded_out(
             return _unplaced(job, Reason.NOT_FOUND, message, pools)
         message = f"the room left costs ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}"
         return _unplaced(job, Reason.NOT_WORTH, message, pools)
-    if (queue := _queue_in_the_way(occupancy, options, ready)) is not None:
+    if (queue := queue_in_the_way(occupancy, options, ready)) is not None:
         reason, name = queue
         what = "budget" if reason is Reason.BUDGET else "limit"
         return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
@@ -150,7 +150,7 @@ def _extra_usd(table: Table, bookings: Mapping[int, Booking], j: int, booking: B
     return within.objective - without.objective
 
 
-def _queue_in_the_way(
+def queue_in_the_way(
     occupancy: Occupancy, options: list[Option], ready: int
 ) -> tuple[Reason, str] | None:
     """The queue limit or budget without which an option would fit; of several, the first."""

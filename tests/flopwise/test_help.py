@@ -14,7 +14,7 @@ from flopwise.__main__ import app
 from tests.flopwise.command import ROOT, Command
 
 PLANNED = (
-    *("demo", "plan", "apply", "submit", "get", "status", "logs", "cancel", "convert"),
+    *("demo", "plan", "explain", "apply", "submit", "get", "status", "logs", "cancel", "convert"),
     *("report", "catalog", "telemetry"),
 )
 HEAVY = ("kubernetes", "numpy", "ortools", "pandas", "plotly", "pydantic", "ray", "yaml")

@@ -1,0 +1,450 @@
+"""Why a job is where it is: its other ways, what each would cost, and what binds it.
+
+A *way* is a job in one of its modes from one start. What it costs the whole is its reduced cost
+
+    money + lateness + capacity,   capacity = sum over its slots of what it takes x shadow price
+
+where the prices are those of the plan (`planner.plan.Price`): what others would pay for the room.
+For each mode the start of least total is looked at, and, where that does not fit beside the others
+as the plan has them, the first that does. Whether it fits is asked of the placement function.
+``change_usd`` is exact: the objective of the plan with the job there and nobody else moved, less
+the objective now. What does not fit names whom it would displace: jobs of which none can be spared,
+largest first, not proved fewest.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from planner import cost, placement
+from planner.occupancy import Booking, Occupancy
+from planner.plan import Plan, Reason, Segment
+from planner.problem import Demand, Excluded, Job, Mode, Problem, hours_of
+from planner.reasons import queue_in_the_way
+from planner.table import Option, build
+
+PRICED = {"gpu": "gpu_milli", "cpu": "cpu_milli", "memory": "memory_bytes"}
+MOST_DISPLACED = 64  # jobs tried, before it is said that many stand in the way
+CENT = 0.005
+
+
+class UnknownJob(LookupError):
+    """The problem holds no job of that name."""
+
+
+class Bind(StrEnum):
+    """What keeps a job from a better way."""
+
+    CAPACITY = "capacity"
+    QUEUE_LIMIT = "queue-limit"
+    BUDGET = "budget"
+    DEADLINE = "deadline"
+    RELEASE = "release"
+    STARTUP = "start-up"
+    DEPENDENCY = "dependency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """One thing that binds a job."""
+
+    what: Bind
+    name: str  # the pool, queue or job
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """A job in a mode from a start (slots), and what that costs (USD)."""
+
+    mode: int
+    pool: str
+    gpus: int  # most at once
+    layout: str
+    start: int
+    end: int
+    money_usd: float  # its share, where whole nodes are billed
+    lateness_usd: float
+    capacity_usd: float  # what it takes, at the shadow prices
+    fits: bool
+    change_usd: float | None = None  # of the plan's objective; None where it does not fit
+    displaces: tuple[str, ...] = ()
+    binds: tuple[Binding, ...] = ()  # why it does not fit
+
+    @property
+    def own_usd(self) -> float:
+        """What it costs by itself."""
+        return self.money_usd + self.lateness_usd
+
+    @property
+    def total_usd(self) -> float:
+        """What it costs the whole: its reduced cost."""
+        return self.own_usd + self.capacity_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """When a job that is left out would fit first in the plan as it is."""
+
+    start: int | None  # slot; None: not within the horizon
+    pool: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """Why a job is where it is."""
+
+    job: str
+    now: Way | None  # as the plan has it; None: left out
+    why: str
+    ways: tuple[Way, ...]  # the other ones: those that fit by total, then those that do not
+    binds: tuple[Binding, ...]
+    closed: tuple[Excluded, ...]  # pools on which it cannot run at all
+    expected: Expected | None = None  # of a job that is left out
+
+
+def explain(problem: Problem, plan: Plan, name: str) -> Explanation:
+    """Why the job is where ``plan`` has it.
+
+    Raises `UnknownJob`, and `planner.table.Unsupported` for what cannot be planned yet.
+    """
+    if name not in problem.job_by_name:
+        raise UnknownJob(name)
+    case = _Case(problem, plan, name)
+    now = case.now()
+    ways = sorted(case.ways(now), key=lambda w: (not w.fits, w.total_usd, w.start, w.mode))
+    return Explanation(
+        job=name,
+        now=now,
+        why=_why(now, ways) if now else _why_out(plan, name),
+        ways=tuple(ways),
+        binds=_distinct((*case.times(now), *_of_better(now, ways))),
+        closed=case.closed(),
+        expected=None if now else case.expected(),
+    )
+
+
+class _Case:
+    """A job, with everything else held as the plan has it."""
+
+    def __init__(self, problem: Problem, plan: Plan, name: str) -> None:
+        self.problem, self.plan = problem, plan
+        self.job = problem.job_by_name[name]
+        self.table = build(problem)
+        self.number = problem.jobs.index(self.job)
+        self.mine = [s for s in plan.segments if s.job == name]
+        self.others = [s for s in plan.segments if s.job != name]
+        self.occupancy = Occupancy(self.table)
+        for segment in self.others:
+            self.occupancy.hold(segment)
+        self.worth = _Worth(problem, plan)
+        self.ready = max((self._end(b) for b in self.job.after), default=0)
+        waiting = {j.name for j in problem.jobs if name in j.after}
+        starts = (s.start for s in self.others if s.job in waiting)
+        self.until = min(starts, default=problem.grid.slots)  # others wait for its end
+
+    def _end(self, before: str) -> int:
+        """When a job it waits for ends; the end of the grid where that is left out."""
+        ends = [s.end for s in self.others if s.job == before]
+        return max(ends, default=self.problem.grid.slots)
+
+    def now(self) -> Way | None:
+        """The way that the plan has it in."""
+        if not self.mine:
+            return None
+        modes = [cost.mode_of(self.problem, s) for s in self.mine]
+        gpus = [s.replicas * m.amounts.gpus for s, m in zip(self.mine, modes, strict=True)]
+        end = max(s.end for s in self.mine)
+        taken = (
+            self.worth.of(m, s.start, [(0, s.end - s.start, s.replicas)])
+            for s, m in zip(self.mine, modes, strict=True)
+        )
+        return Way(
+            mode=self.mine[0].mode,
+            pool=modes[0].pool,
+            gpus=max(gpus),
+            layout=modes[0].layout,
+            start=min(s.start for s in self.mine),
+            end=end,
+            money_usd=sum(cost.segment_usd(self.problem, s) for s in self.mine),
+            lateness_usd=cost.lateness_usd(self.problem, self.job, end),
+            capacity_usd=sum(taken),
+            fits=True,
+            change_usd=0.0,
+        )
+
+    def ways(self, now: Way | None) -> Iterator[Way]:
+        """All modes, each at its start of least total and at the first that fits."""
+        for i in self.table.of_job[self.number]:
+            option = self.table.options[i]
+            first, last = (
+                max(option.first, self.ready),
+                min(option.last, self.until - option.length),
+            )
+            if last < first:
+                continue
+            best = self._way(option, self._cheapest_start(option, first, last))
+            found = [best]
+            if not best.fits and (room := placement.earliest(self.occupancy, option, first, last)):
+                found.append(self._way(option, room.start))
+            for way in found:
+                if now is None or (way.mode, way.start) != (now.mode, now.start):
+                    yield way
+
+    def _cheapest_start(self, option: Option, first: int, last: int) -> int:
+        starts = np.arange(first, last + 1)
+        late = np.array([self.table.late_usd(self.number, int(t) + option.length) for t in starts])
+        return int(starts[np.argmin(np.round(late + self._capacity_usd(option, starts), 6))])
+
+    def _capacity_usd(
+        self, option: Option, starts: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        runs = [(r.start, r.end, r.replicas) for r in option.runs]
+        return self.worth.of_all(self.job.modes[option.mode], starts, runs)
+
+    def _way(self, option: Option, start: int) -> Way:
+        mode, end = self.job.modes[option.mode], start + option.length
+        booking = placement.place(self.occupancy, option, start)
+        way = Way(
+            mode=option.mode,
+            pool=mode.pool,
+            gpus=option.peak * mode.amounts.gpus,
+            layout=mode.layout,
+            start=start,
+            end=end,
+            money_usd=option.usd,
+            lateness_usd=self.table.late_usd(self.number, end),
+            capacity_usd=float(self._capacity_usd(option, np.array([start]))[0]),
+            fits=booking is not None,
+            change_usd=None if booking is None else self._change_usd(booking),
+        )
+        return way if way.fits else self._blocked(way, option)
+
+    def _change_usd(self, booking: Booking) -> float:
+        """What the plan would cost more with the job there and all others where they are."""
+        there = placement.unnamed_segments(self.table, [booking])
+        out = [u.job for u in self.plan.unplaced if u.job != self.job.name]
+        moved = cost.costs(self.problem, [*self.others, *there], out)
+        return moved.objective + self.plan.costs.moving - self.plan.costs.objective
+
+    def _blocked(self, way: Way, option: Option) -> Way:
+        """The same with what it does not fit beside."""
+        if not self.occupancy.within_limits(option, way.start):
+            at = replace(option, first=way.start, last=way.start)
+            found = queue_in_the_way(self.occupancy, [at], way.start)
+            reason, queue = found or (Reason.QUEUE_LIMIT, self.job.queue)
+            what = "budget" if reason is Reason.BUDGET else "limit"
+            message = f"the {what} of queue {queue} leaves no room for it"
+            return replace(way, binds=(_binding(Bind(reason.value), queue, message),))
+        displaced = self._displaced(option, way.start)
+        grid = self.problem.grid
+        hours = f"from {grid.time(way.start):%d %b %H:%M} to {grid.time(way.end):%d %b %H:%M}"
+        held = f": {_named(displaced)}" if displaced else ""
+        message = f"{way.pool} has no room {hours}{held}"
+        return replace(
+            way, displaces=displaced, binds=(_binding(Bind.CAPACITY, way.pool, message),)
+        )
+
+    def _displaced(self, option: Option, start: int) -> tuple[str, ...]:
+        """Jobs without which it would fit; empty where a few are not enough."""
+        end = start + option.length
+        there: dict[str, list[Segment]] = {}
+        for s in self.others:
+            pool = cost.mode_of(self.problem, s).pool
+            if pool == self.job.modes[option.mode].pool and s.start < end and start < s.end:
+                there.setdefault(s.job, []).append(s)
+        gone: list[str] = []
+        for name in sorted(there, key=lambda n: (-_gpus(self.problem, there[n]), n)):
+            if len(gone) == MOST_DISPLACED or self._fits(option, start):
+                break
+            self._hold(there[name], 1)
+            gone.append(name)
+        enough = self._fits(option, start)
+        for name in tuple(gone):  # who can stay after all, stays
+            self._hold(there[name], -1)
+            if enough and self._fits(option, start):
+                gone.remove(name)
+            elif enough:
+                self._hold(there[name], 1)
+        for name in gone if enough else ():
+            self._hold(there[name], -1)
+        return tuple(sorted(gone)) if enough else ()
+
+    def _fits(self, option: Option, start: int) -> bool:
+        return placement.place(self.occupancy, option, start) is not None
+
+    def _hold(self, segments: Iterable[Segment], sign: int) -> None:
+        for segment in segments:
+            self.occupancy.hold(segment, sign)
+
+    def times(self, now: Way | None) -> Iterator[Binding]:
+        """What keeps it from starting earlier, and its modes from being in time."""
+        grid, job = self.problem.grid, self.job
+        if now and now.start == self.ready > job.release:
+            last = max(job.after, key=self._end)
+            message = f"it waits for {last}, which ends {grid.time(self.ready):%d %b %H:%M}"
+            yield _binding(Bind.DEPENDENCY, last, message)
+        elif now and now.start == job.release > 0:
+            message = f"it may not start before {grid.time(job.release):%d %b %H:%M}"
+            yield _binding(Bind.RELEASE, job.name, message)
+        elif now and now.start == self._first(now) > 0:
+            message = f"a node of {now.pool} is not ready before"
+            yield _binding(Bind.STARTUP, now.pool, message)
+        for m, reason in self._dropped():
+            mode = job.modes[m]
+            if reason is Reason.WINDOW and (now is None or self._usd(mode) < now.own_usd - CENT):
+                end = grid.time(min(job.deadline, grid.slots))
+                message = f"on {mode.pool} it could not end by {end:%d %b %H:%M}"
+                yield _binding(Bind.DEADLINE, mode.pool, message)
+
+    def _usd(self, mode: Mode) -> float:
+        """Money of the whole job in a mode that is no option for want of time."""
+        if isinstance(self.job.need, Demand):
+            return math.inf
+        return hours_of(self.job, mode) * mode.replicas * mode.usd_per_replica_hour
+
+    def _first(self, now: Way) -> int:
+        ours = (self.table.options[i] for i in self.table.of_job[self.number])
+        return max((o.first for o in ours if o.mode == now.mode), default=-1)
+
+    def _dropped(self) -> list[tuple[int, Reason]]:
+        return sorted((m, r) for (j, m), r in self.table.dropped.items() if j == self.number)
+
+    def closed(self) -> tuple[Excluded, ...]:
+        """Pools and modes that are no way at all."""
+        dropped = (
+            Excluded(
+                pool=self.job.modes[m].pool,
+                reason=reason.value,
+                message=_closed(self.job, self.job.modes[m], reason),
+            )
+            for m, reason in self._dropped()
+        )
+        return tuple(dict.fromkeys((*self.job.excluded, *dropped)))
+
+    def expected(self) -> Expected:
+        """When it would fit first if neither its deadline nor its price were in the way."""
+        grid = self.problem.grid
+        if missing := [b for b in self.job.after if self._end(b) >= grid.slots]:
+            return Expected(start=None, pool="", message=f"not before {missing[0]} is planned")
+        lenient = replace(self.job, deadline=grid.slots, required=True, max_cost_usd=None)
+        jobs = tuple(lenient if j is self.job else j for j in self.problem.jobs)
+        table = build(replace(self.problem, jobs=jobs))
+        occupancy = Occupancy(table)
+        for segment in self.others:
+            occupancy.hold(segment)
+        options = [table.options[i] for i in table.of_job[self.number]]
+        found = [placement.earliest(occupancy, o, first=self.ready) for o in options]
+        bookings = [b for b in found if b is not None]
+        if not bookings:
+            return Expected(start=None, pool="", message="not within the plan's horizon")
+        first = min(bookings, key=lambda b: (b.start, b.end(table), b.option))
+        return self._said(first.start, table.options[first.option])
+
+    def _said(self, start: int, option: Option) -> Expected:
+        grid, end = self.problem.grid, start + option.length
+        pool = self.problem.pools[option.pool].name
+        if end > self.job.deadline:
+            late = grid.time(end) - grid.time(self.job.deadline)
+            message = f"it would end {late.total_seconds() / 3600:.4g} h after its deadline"
+        elif start > max(self.job.release, self.ready):
+            message = "before that others hold what it needs"
+        else:
+            message = "there is room, but running it costs more than not running it"
+        return Expected(start=start, pool=pool, message=message)
+
+
+class _Worth:
+    """What capacity is worth, by the plan's shadow prices."""
+
+    def __init__(self, problem: Problem, plan: Plan) -> None:
+        self.problem = problem
+        self.sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
+        for price in plan.prices:
+            key = price.pool, price.resource
+            usd = self.sums.setdefault(key, np.zeros(problem.grid.slots + 1))
+            usd[price.start + 1 : price.end + 1] += price.usd_per_gpu_hour * problem.grid.slot_hours
+        for key, usd in self.sums.items():
+            self.sums[key] = np.cumsum(usd)
+
+    def of(self, mode: Mode, start: int, runs: Sequence[tuple[int, int, int]]) -> float:
+        """Runs of replicas from ``start`` on (USD)."""
+        return float(self.of_all(mode, np.array([start]), runs)[0])
+
+    def of_all(
+        self, mode: Mode, starts: npt.NDArray[np.int64], runs: Sequence[tuple[int, int, int]]
+    ) -> npt.NDArray[np.float64]:
+        """The same for each of ``starts``."""
+        total = np.zeros(starts.size)
+        pool = self.problem.pool_by_name[mode.pool]
+        for resource, what in PRICED.items():
+            usd, have = self.sums.get((pool.name, resource)), getattr(pool.capacity, what)
+            if usd is None or not have:
+                continue
+            gpus = getattr(mode.amounts, what) / have * pool.gpus_per_node
+            for begin, end, replicas in runs:
+                total += gpus * replicas * (usd[starts + end] - usd[starts + begin])
+        return total
+
+
+def _gpus(problem: Problem, segments: Sequence[Segment]) -> int:
+    return max(s.replicas * cost.mode_of(problem, s).amounts.gpus for s in segments)
+
+
+def _binding(what: Bind, name: str, message: str) -> Binding:
+    return Binding(what=what, name=name, message=message)
+
+
+def _distinct(found: Iterable[Binding]) -> tuple[Binding, ...]:
+    return tuple(dict.fromkeys(found))
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _of_better(now: Way | None, ways: Sequence[Way]) -> Iterator[Binding]:
+    """What keeps it from ways that would cost it less by themselves."""
+    for way in ways:
+        if now is None or way.own_usd < now.own_usd - CENT:
+            yield from way.binds
+
+
+def _closed(job: Job, mode: Mode, reason: Reason) -> str:
+    gpus = mode.gpus
+    return {
+        Reason.WINDOW: f"{gpus} GPUs there could not end it in time",
+        Reason.NOT_WORTH: f"{gpus} GPUs there cost more than the ${job.unplaced_usd:,.2f} of not "
+        "running it",
+        Reason.BUDGET: f"{gpus} GPUs there cost more than it may spend",
+        Reason.QUEUE_LIMIT: f"{gpus} GPUs at once are more than queue {job.queue} may have",
+    }.get(reason, f"its gang of {gpus} GPUs does not fit the pool's nodes")
+
+
+def _why(now: Way, ways: Sequence[Way]) -> str:
+    """One sentence: how its way compares with the others."""
+    cheaper = min(ways, key=lambda w: w.own_usd, default=now)
+    better = min(ways, key=lambda w: w.total_usd, default=now)
+    if now.own_usd <= cheaper.own_usd + CENT:
+        return "No other way that it has costs it less."
+    less = f"{cheaper.pool} would cost it ${now.own_usd - cheaper.own_usd:,.2f} less"
+    if now.total_usd <= better.total_usd + CENT:
+        worth = cheaper.capacity_usd - now.capacity_usd
+        return f"{less}, but would take capacity that is worth ${worth:,.2f} more to others."
+    if not cheaper.fits:
+        return f"{less}, but has no room for it then beside the others."
+    if (cheaper.change_usd or 0.0) > CENT:
+        return f"{less}, but the plan would cost ${cheaper.change_usd:,.2f} more with it there."
+    return f"{less}: the search did not find that (the plan is not proved optimal)."
+
+
+def _why_out(plan: Plan, name: str) -> str:
+    found: Mapping[str, str] = {u.job: u.message for u in plan.unplaced}
+    return f"It is left out: {found.get(name, 'the plan does not say why')}."
