@@ -16,6 +16,7 @@ from flopwise import (
     demo,
     explain,
     jobs,
+    mix,
     plan,
     report,
     telemetry,
@@ -57,6 +58,7 @@ def root(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
+app.command("mix")(mix.mix)
 app.command("apply")(apply.apply)
 app.command("submit")(jobs.submit)
 app.command("get")(jobs.get)
