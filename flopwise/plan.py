@@ -204,13 +204,15 @@ def solved(
     files: list[str], horizon: Horizon, *, seconds: float, gap: float | None, seed: int
 ) -> PlanFile:
     """Read, plan, and set first come, first served beside it."""
+    from planner.collector import kept
     from planner.manifests.read import read
     from planner.question import build
 
     built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
     for note in built.notes:
         typer.echo(f"note: {note}", err=True)
-    return answered(built.problem, Asked(seconds=seconds, gap=gap, seed=seed))
+    with kept():
+        return answered(built.problem, Asked(seconds=seconds, gap=gap, seed=seed))
 
 
 def answered(problem: Problem, asked: Asked) -> PlanFile:

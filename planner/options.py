@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 
 from cost_models import energy, inference, training
 from cost_models.accelerators import Accelerator, resolve_accelerator
 from cost_models.architectures import resolve_architecture
 from cost_models.prices import Purchase
 from planner.fleet import GIB
-from planner.manifests.schema import GpuJob, GpuPool, PlacementSpec, TaskSpec, TrainingSpec
+from planner.manifests.schema import (
+    Checkpoint,
+    GpuJob,
+    GpuPool,
+    InferenceSpec,
+    PlacementSpec,
+    Power,
+    RunSpec,
+    TaskSpec,
+    TrainingSpec,
+)
 from planner.problem import (
     GPU_MILLI,
     Amounts,
@@ -56,15 +66,38 @@ class _Rate:
     measured: bool = False  # its hours are stated: savings of state are in them
 
 
-def draft(
-    manifest: GpuJob, names: dict[tuple[str, str], str], pools: Sequence[tuple[GpuPool, Pool]]
-) -> Job:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A pool as jobs find it: what is the same for all of them is worked out once."""
+
+    pool: Pool
+    power: Power | None
+    accelerator: Accelerator
+    task_watts: float  # of a GPU at opaque work
+    _known: dict[tuple[float, float], tuple[float, float, float]] = field(default_factory=dict)
+
+    def hourly(self, watts_per_gpu: float, gpus: float) -> tuple[float, float, float]:
+        """Watts at the meter, and the money and the full cost of an hour, of ``gpus`` GPUs."""
+        key = watts_per_gpu, gpus
+        if key not in self._known:
+            self._known[key] = _hourly(self.pool, self.power, watts_per_gpu, gpus)
+        return self._known[key]
+
+
+def place_of(manifest: GpuPool, pool: Pool) -> Place:
+    """What `draft` is to know of a pool."""
+    accelerator = resolve_accelerator(pool.accelerator)
+    watts = energy.watts_at_load(accelerator, TASK_UTILISATION)
+    return Place(pool, manifest.spec.power, accelerator, watts)
+
+
+def draft(manifest: GpuJob, names: Mapping[tuple[str, str], str], places: Sequence[Place]) -> Job:
     """The job without its times, which need the grid."""
     spec, metadata = manifest.spec, manifest.metadata
     modes: list[Mode] = []
     excluded: list[Excluded] = []
-    for pool_manifest, pool in pools:
-        for found in _modes(manifest, pool_manifest, pool):
+    for place in places:
+        for found in _modes(manifest, place):
             if isinstance(found, Excluded):
                 excluded.append(found)
             else:
@@ -95,37 +128,49 @@ def draft(
         lateness_usd_per_hour=spec.lateness_usd_per_hour,
         required=spec.required,
         preemptible=spec.preemptible,
-        interruption=Interruption(
-            checkpoint_seconds=spec.checkpoint.interval_seconds,
-            save_seconds=spec.checkpoint.save_seconds,
-            restart_seconds=spec.checkpoint.restart_seconds,
-        ),
+        interruption=_interruption(spec.checkpoint),
         switches=spec.checkpoint.switches,
         max_cost_usd=spec.max_cost_usd,
         after=tuple(names[metadata.namespace, name] for name in spec.depends_on),
         excluded=tuple(excluded),
-        run=Run(
-            image=spec.run.image,
-            entrypoint=spec.run.entrypoint,
-            runtime_env_json=json.dumps(spec.run.runtime_env, sort_keys=True),
-            pod_template_json=json.dumps(spec.run.pod_template, sort_keys=True),
-        ),
+        run=_run(spec.run) if spec.run.model_fields_set else _NO_RUN,
     )
 
 
-def _modes(manifest: GpuJob, pool_manifest: GpuPool, pool: Pool) -> Iterator[Mode | Excluded]:
-    if (barred := _barred(manifest, pool)) is not None:
+_NO_RUN = Run()
+
+
+def _run(spec: RunSpec) -> Run:
+    return Run(
+        image=spec.image,
+        entrypoint=spec.entrypoint,
+        runtime_env_json=json.dumps(spec.runtime_env, sort_keys=True),
+        pod_template_json=json.dumps(spec.pod_template, sort_keys=True),
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _interruption(checkpoint: Checkpoint) -> Interruption:
+    return Interruption(
+        checkpoint_seconds=checkpoint.interval_seconds,
+        save_seconds=checkpoint.save_seconds,
+        restart_seconds=checkpoint.restart_seconds,
+    )
+
+
+def _modes(manifest: GpuJob, place: Place) -> Iterator[Mode | Excluded]:
+    if (barred := _barred(manifest, place.pool)) is not None:
         yield barred
         return
-    for rate in _rates(manifest, pool):
+    for rate in _rates(manifest, place):
         if isinstance(rate, Excluded):
             yield rate
+            continue
+        mode = _mode(manifest, place, rate)
+        if mode.work_per_replica_hour > 0:
+            yield mode
         else:
-            mode = _mode(manifest, pool_manifest, pool, rate)
-            if mode.work_per_replica_hour > 0:
-                yield mode
-            else:
-                yield _no(pool, "interruptions", "it would be interrupted too often ever to end")
+            yield _no(place.pool, "interruptions", "it would be interrupted too often ever to end")
 
 
 def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
@@ -159,6 +204,8 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
 
 def _unknown_level(wanted: PlacementSpec, pool: Pool) -> str:
     """A topology level that the job must have and the pool has not, or empty."""
+    if not (wanted.together or wanted.spread):
+        return ""
     known = {HOSTNAME, *pool.topology_levels}
     if wanted.together and wanted.together.required and wanted.together.level not in known:
         return wanted.together.level
@@ -166,33 +213,34 @@ def _unknown_level(wanted: PlacementSpec, pool: Pool) -> str:
 
 
 def _no(pool: Pool, reason: str, message: str) -> Excluded:
-    return Excluded(pool=pool.name, reason=reason, message=message)
+    return _excluded(pool=pool.name, reason=reason, message=message)
 
 
-def _rates(manifest: GpuJob, pool: Pool) -> Iterator[_Rate | Excluded]:
-    spec = manifest.spec
-    accelerator = resolve_accelerator(pool.accelerator)
+_excluded = lru_cache(maxsize=10_000)(Excluded)  # equal ones are one, as thousands of jobs have it
+
+
+def _rates(manifest: GpuJob, place: Place) -> Iterable[_Rate | Excluded]:
+    spec, pool, accelerator = manifest.spec, place.pool, place.accelerator
     if spec.task is not None:
-        yield from _task_rates(spec.task, pool, accelerator)
-    elif spec.training is not None:
+        return _task_rates(spec.task, place)
+    if spec.training is not None:
         most = max(spec.training.max_gpus, spec.training.gpus)
-        for gpus in _counts(spec.training.gpus, most):
-            yield _training_rate(manifest, pool, accelerator, gpus)
-    else:
-        yield _serving_rate(manifest, pool, accelerator)
+        counts = _counts(spec.training.gpus, most)
+        return (_training_rate(spec.training, pool, accelerator, gpus) for gpus in counts)
+    assert spec.inference is not None
+    return (_serving_rate(spec.inference, pool, accelerator),)
 
 
-def _task_rates(task: TaskSpec, pool: Pool, accelerator: Accelerator) -> Iterator[_Rate]:
+def _task_rates(task: TaskSpec, place: Place) -> Iterator[_Rate]:
     """Its hours as they are stated, and for r times the replicas those hours / r / e^log2 r."""
-    hours = max(LEAST_HOURS, task.hours[pool.accelerator])
+    hours = max(LEAST_HOURS, task.hours[place.pool.accelerator])
     for replicas in _counts(task.replicas, max(task.replicas, task.max_replicas)):
-        wider = replicas / task.replicas
-        kept = task.doubling_efficiency ** math.log2(wider)
+        kept = task.doubling_efficiency ** math.log2(replicas / task.replicas)
         yield _Rate(
             gpus=replicas * task.gpus,
             work_per_gpu_hour=kept / (hours * task.replicas * task.gpus),
             flops_per_work=0.0,
-            watts_per_gpu=energy.watts_at_load(accelerator, TASK_UTILISATION),
+            watts_per_gpu=place.task_watts,
             layout="",
             measured=True,
         )
@@ -215,10 +263,8 @@ _estimate_inference: Callable[..., inference.InferenceEstimate | training.DoesNo
 
 
 def _training_rate(
-    manifest: GpuJob, pool: Pool, accelerator: Accelerator, gpus: int
+    spec: TrainingSpec, pool: Pool, accelerator: Accelerator, gpus: int
 ) -> _Rate | Excluded:
-    spec = manifest.spec.training
-    assert spec is not None
     if gpus > pool.gpus_per_node and gpus % pool.gpus_per_node:
         return _no(pool, "layout", f"{gpus} GPUs are no whole nodes of {pool.gpus_per_node}")
     if spec.model is None:
@@ -282,9 +328,7 @@ def _scaling(
     return made.tokens_per_second_per_gpu / least.tokens_per_second_per_gpu
 
 
-def _serving_rate(manifest: GpuJob, pool: Pool, accelerator: Accelerator) -> _Rate | Excluded:
-    spec = manifest.spec.inference
-    assert spec is not None
+def _serving_rate(spec: InferenceSpec, pool: Pool, accelerator: Accelerator) -> _Rate | Excluded:
     made = _estimate_inference(
         resolve_architecture(spec.model),
         accelerator,
@@ -307,18 +351,24 @@ def _serving_rate(manifest: GpuJob, pool: Pool, accelerator: Accelerator) -> _Ra
     )
 
 
-def _mode(manifest: GpuJob, pool_manifest: GpuPool, pool: Pool, rate: _Rate) -> Mode:
-    spec = manifest.spec
-    replicas, amounts = _gang(manifest, pool, rate)
-    gpus = amounts.gpu_milli / GPU_MILLI
-    power = pool_manifest.spec.power
-    watts = rate.watts_per_gpu * gpus * (power.pue if power else 1.0)
+def _hourly(
+    pool: Pool, power: Power | None, watts_per_gpu: float, gpus: float
+) -> tuple[float, float, float]:
+    """`Place.hourly`: the price of the GPUs, or where they are owned their energy."""
+    watts = watts_per_gpu * gpus * (power.pue if power else 1.0)
     list_usd = pool.windows[0].usd_per_node_hour / pool.gpus_per_node * gpus
     energy_usd = energy.usd_per_hour(watts, power.usd_per_kwh) if power else 0.0
     sunk = pool.billing is Billing.SUNK
     owned = pool.purchase == Purchase.OWNED
     money = (energy_usd if owned else 0.0) if sunk else list_usd
-    full = list_usd + (energy_usd if owned else 0.0)
+    return watts, money, list_usd + (energy_usd if owned else 0.0)
+
+
+def _mode(manifest: GpuJob, place: Place, rate: _Rate) -> Mode:
+    spec, pool = manifest.spec, place.pool
+    replicas, amounts = _gang(manifest, pool, rate)
+    gpus = amounts.gpu_milli / GPU_MILLI
+    watts, money, full = place.hourly(rate.watts_per_gpu, gpus)
     together, spread = spec.placement.together, spec.placement.spread
     return Mode(
         pool=pool.name,
@@ -342,7 +392,7 @@ def _gang(manifest: GpuJob, pool: Pool, rate: _Rate) -> tuple[int, Amounts]:
     memory = round(task.gpu_memory_gib * GIB) if task else 0
     if task is not None:
         milli = round(task.gpu_fraction * GPU_MILLI) if task.gpu_fraction else task.gpus * GPU_MILLI
-        return rate.gpus // task.gpus, Amounts(
+        return rate.gpus // task.gpus, _amounts(
             gpu_milli=0 if task.mig_profile else milli,
             cpu_milli=round(task.cpus * 1000) if pool.capacity.cpu_milli else 0,
             memory_bytes=round(task.memory_gib * GIB) if pool.capacity.memory_bytes else 0,
@@ -350,17 +400,22 @@ def _gang(manifest: GpuJob, pool: Pool, rate: _Rate) -> tuple[int, Amounts]:
             mig=((task.mig_profile, 1),) if task.mig_profile else (),
         )
     each = min(rate.gpus, pool.gpus_per_node)
-    return rate.gpus // each, Amounts(
+    return rate.gpus // each, _amounts(
         gpu_milli=each * GPU_MILLI,
         cpu_milli=pool.capacity.cpu_milli * each // pool.gpus_per_node,  # its share of the node
         memory_bytes=pool.capacity.memory_bytes * each // pool.gpus_per_node,
     )
 
 
+_amounts = lru_cache(maxsize=10_000)(Amounts)  # equal ones are one
+
+
 def _slowed(manifest: GpuJob, pool: Pool, rate: _Rate, replicas: int, gpus: float) -> float:
     """Work of one replica in an hour, with what saving state and interruptions take."""
     spec = manifest.spec
     plain = rate.work_per_gpu_hour * gpus
+    if rate.measured and not pool.interruptions_per_hour:
+        return plain
     if spec.inference is not None:
         lost = pool.interruptions_per_hour * (
             pool.startup_seconds + spec.checkpoint.restart_seconds

@@ -13,7 +13,7 @@ the *full* cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -330,6 +330,7 @@ class Problem:
     job_by_name: dict[str, Job] = field(init=False, repr=False, compare=False)
     node_by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
     queue_by_name: dict[str, Queue] = field(init=False, repr=False, compare=False)
+    nodes_by_pool: dict[str, tuple[Node, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, values in (
@@ -342,6 +343,7 @@ class Problem:
             if len(table) != len(values):
                 raise ValueError(f"two of the problem's {name}s have the same name")
             object.__setattr__(self, f"{name}_by_name", table)
+        object.__setattr__(self, "nodes_by_pool", _by_pool(self.nodes))
         for place, name, known in self._references():
             if name not in known:
                 raise ValueError(f"{place} names {name!r}, which the problem does not hold")
@@ -362,7 +364,7 @@ class Problem:
 
     def nodes_of(self, pool: str) -> tuple[Node, ...]:
         """The pool's nodes in their order."""
-        return tuple(sorted((n for n in self.nodes if n.pool == pool), key=lambda n: n.index))
+        return self.nodes_by_pool.get(pool, ())
 
     def queue_path(self, queue: str) -> tuple[str, ...]:
         """The queue and its ancestors, leaf to root; empty for no queue."""
@@ -371,6 +373,14 @@ class Problem:
             path.append(queue)
             queue = self.queue_by_name[queue].parent if queue in self.queue_by_name else ""
         return tuple(path)
+
+
+def _by_pool(nodes: Iterable[Node]) -> dict[str, tuple[Node, ...]]:
+    """Each pool's nodes in their order."""
+    found: dict[str, list[Node]] = {}
+    for node in nodes:
+        found.setdefault(node.pool, []).append(node)
+    return {pool: tuple(sorted(ours, key=lambda n: n.index)) for pool, ours in found.items()}
 
 
 def hours_of(job: Job, mode: Mode) -> float:

@@ -7,16 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
+
+from planner.collector import paused
 from planner.fleet import nodes_of, pool_of, purchase_of, queue_of, usd_per_gpu_hour
 from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, Manifest
-from planner.options import draft
+from planner.options import draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
 
 SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
 ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
 MOST_SLOTS = 20_000
+MOST_NODES = 1_000_000  # of all pools: each becomes a value of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +40,10 @@ class Built:
     notes: tuple[str, ...] = ()
 
 
+@paused()
 def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
-    faults = [*_faults(manifests), *_price_faults(manifests)]
+    faults = [*_faults(manifests), *_price_faults(manifests), *_size_faults(manifests)]
     if faults:
         raise ManifestErrors(faults)
     start = horizon.start or _default_start(manifests, now)
@@ -46,9 +51,8 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     hourly = Grid(start=start, slot_seconds=3600, slots=max(1, math.ceil(seconds / 3600)))
     pools = tuple(pool_of(p, hourly) for p in manifests.pools)
     names = _names(manifests.jobs)
-    drafts = tuple(
-        draft(job, names, list(zip(manifests.pools, pools, strict=True))) for job in manifests.jobs
-    )
+    places = tuple(map(place_of, manifests.pools, pools))
+    drafts = tuple(draft(job, names, places) for job in manifests.jobs)
     slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(drafts, seconds)
     grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
     pools = tuple(pool_of(p, grid) for p in manifests.pools)
@@ -105,6 +109,17 @@ def _price_faults(manifests: Manifests) -> Iterator[Fault]:
             )
 
 
+def _size_faults(manifests: Manifests) -> Iterator[Fault]:
+    """The largest pool, where all of them together have more nodes than can be planned."""
+    most = [
+        max([p.spec.nodes or 0, *(w.nodes for w in p.spec.availability)]) for p in manifests.pools
+    ]
+    if sum(most) > MOST_NODES:
+        nodes, pool = max(zip(most, manifests.pools, strict=True), key=lambda each: each[0])
+        allowed = f"pools of {MOST_NODES:,} nodes together at most"
+        yield _fault(manifests, pool, "spec.nodes", f"found {nodes:,}, allowed: {allowed}")
+
+
 def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) -> Fault:
     place = f"{manifests.origin(manifest)} ({manifest.kind} {manifest.metadata.name})"
     return Fault(place=place, path=path, message=message)
@@ -143,20 +158,16 @@ def _default_start(manifests: Manifests, now: datetime) -> datetime:
 
 def _slot_seconds(drafts: Sequence[Job], seconds: int) -> int:
     """The coarsest slot that lengthens batch work by `ROUNDING` at most, all modes counted."""
-    hours = [
-        (m.gpus, d.need.amount / (m.replicas * m.work_per_replica_hour))
-        for d in drafts
-        if isinstance(d.need, Work)
-        for m in d.modes
-    ]
-    hours = [(gpus, h) for gpus, h in hours if h <= seconds / 3600]
-    total = math.fsum(gpus * h for gpus, h in hours)
+    batch = [(d, m) for d in drafts if isinstance(d.need, Work) for m in d.modes]
+    hours = np.fromiter((hours_of(d, m) for d, m in batch), dtype=np.float64, count=len(batch))
+    gpus = np.fromiter((m.gpus for _, m in batch), dtype=np.float64, count=len(batch))
+    gpus[hours > seconds / 3600] = 0.0  # it can never end
+    hours = np.minimum(hours, seconds / 3600)
+    total = float(gpus @ hours)
     for slot in SLOT_CHOICES:
         if slot > seconds:
             continue
-        rounded = math.fsum(
-            gpus * math.ceil(h * 3600 / slot - 1e-6) * slot / 3600 for gpus, h in hours
-        )
+        rounded = float(gpus @ np.ceil(hours * 3600 / slot - 1e-6)) * slot / 3600
         if rounded - total <= ROUNDING * total:
             return slot
         if seconds / slot * 2 > MOST_SLOTS:
@@ -168,7 +179,7 @@ def _timed(job: Job, manifest: GpuJob, grid: Grid, pools: Mapping[str, Pool]) ->
     """The job on the grid: times in slots, demand by slot, the price of leaving it out."""
     spec = manifest.spec
     release = max(0, grid.ceil(spec.earliest_start)) if spec.earliest_start else 0
-    deadline = min(grid.slots, grid.floor(spec.deadline)) if spec.deadline else grid.slots
+    deadline = max(0, min(grid.slots, grid.floor(spec.deadline))) if spec.deadline else grid.slots
     need, modes = job.need, job.modes
     if isinstance(need, Demand):
         need = replace(need, per_slot=_demand(manifest, grid))
@@ -183,16 +194,22 @@ def _timed(job: Job, manifest: GpuJob, grid: Grid, pools: Mapping[str, Pool]) ->
             )
             for m in modes
         )
-    job = replace(
+    due = grid.floor(spec.due) if spec.due else None
+    unplaced = spec.unplaced_usd
+    if unplaced is None:
+        late = 0 if due is None else max(0, deadline - due)
+        late_usd = late * grid.slot_hours * job.lateness_usd_per_hour
+        dearest = _dearest(job, modes, (deadline - release) * grid.slot_hours, grid, pools)
+        unplaced = 1.25 * (dearest + late_usd) + 1.0
+    return replace(
         job,
         need=need,
         modes=modes,
         release=release,
-        deadline=max(0, deadline),
-        due=grid.floor(spec.due) if spec.due else None,
+        deadline=deadline,
+        due=due,
+        unplaced_usd=unplaced,
     )
-    unplaced = spec.unplaced_usd
-    return replace(job, unplaced_usd=_dearest(job, grid, pools) if unplaced is None else unplaced)
 
 
 def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
@@ -218,27 +235,23 @@ def _demand(manifest: GpuJob, grid: Grid) -> tuple[float, ...]:
     return tuple(found)
 
 
-def _dearest(job: Job, grid: Grid, pools: Mapping[str, Pool]) -> float:
-    """A price of leaving the job out above running it in its dearest mode, as late as may be.
+def _dearest(
+    job: Job, modes: Sequence[Mode], up_hours: float, grid: Grid, pools: Mapping[str, Pool]
+) -> float:
+    """What running the job in its dearest mode costs; a service is up for ``up_hours``.
 
     On a pool billed by node, each replica may have to pay for a node of its own, in whole slots.
     """
 
     def run_usd(mode: Mode) -> float:
-        if isinstance(job.need, Demand):
-            hours = (job.deadline - job.release) * grid.slot_hours
-        else:
-            hours = hours_of(job, mode)
+        hours = up_hours if isinstance(job.need, Demand) else hours_of(job, mode)
         pool, alone = pools[mode.pool], 1.0
         if pool.billing is Billing.NODE:
             hours = grid.slots_for(hours) * grid.slot_hours + pool.startup_seconds / 3600
             alone = pool.gpus_per_node / max(1, mode.amounts.gpus)
         return hours * mode.replicas * mode.full_usd_per_replica_hour * alone
 
-    late = 0.0
-    if job.due is not None:
-        late = max(0, job.deadline - job.due) * grid.slot_hours * job.lateness_usd_per_hour
-    return 1.25 * (max(map(run_usd, job.modes), default=0.0) + late) + 1.0
+    return max(map(run_usd, modes), default=0.0)
 
 
 def _names(jobs: Sequence[GpuJob]) -> dict[tuple[str, str], str]:

@@ -11,6 +11,7 @@ from typing import TextIO
 
 from pydantic import ValidationError
 
+from planner.collector import paused
 from planner.manifests import wording
 from planner.manifests.errors import Fault, ManifestErrors, found
 from planner.manifests.hourly import TraceError, hourly_rates
@@ -53,6 +54,7 @@ class _Source:
     folder: Path  # paths in its manifests are relative to it
 
 
+@paused()
 def read(
     paths: Sequence[str | Path], stdin: TextIO | None = None, *, references: bool = True
 ) -> Manifests:
@@ -136,20 +138,35 @@ def _findings(source: _Source | Fault) -> Iterator[Entry | Fault]:
     if len(source.data) > MOST_BYTES:
         yield Fault(place=source.name, message=f"larger than {MOST_BYTES >> 20} MiB")
         return
-    raws = list(islice(_flat(documents(source.data, source.suffix)), MOST_DOCUMENTS + 1))
-    if len(raws) > MOST_DOCUMENTS:
-        yield Fault(place=source.name, message=f"more than {MOST_DOCUMENTS} documents")
-        return
-    numbered = [(number, raw) for number, raw in enumerate(raws, start=1) if raw is not None]
-    if not numbered:
-        yield Fault(place=source.name, message="empty: no manifest in it")
-    if not any(isinstance(raw, dict) for _, raw in numbered):
-        numbered = numbered[:1]  # not ours at all: once is enough
-    for number, raw in numbered:
+    anything = False
+    for number, raw in _ours(documents(source.data, source.suffix)):
+        anything = True
+        if number > MOST_DOCUMENTS:
+            yield Fault(place=source.name, message=f"more than {MOST_DOCUMENTS} documents")
+            return
         if isinstance(raw, Unreadable):
             yield _unreadable(source, raw)
         else:
             yield from _document(raw, Origin(source.name, number), source.folder)
+    if not anything:
+        yield Fault(place=source.name, message="empty: no manifest in it")
+
+
+def _ours(raws: Iterable[object]) -> Iterator[tuple[int, object]]:
+    """The documents with their numbers, one more than allowed at most.
+
+    Of a text without any manifest, one: the first, or the one too many.
+    """
+    some = enumerate(islice(_flat(raws), MOST_DOCUMENTS + 1), start=1)
+    numbered = ((number, raw) for number, raw in some if raw is not None)
+    before = []
+    for each in numbered:
+        before.append(each)
+        if isinstance(each[1], dict):
+            yield from before
+            yield from numbered
+            return
+    yield from before[-1:] if before and before[-1][0] > MOST_DOCUMENTS else before[:1]
 
 
 def _capped(findings: Iterable[Entry | Fault]) -> Iterator[Entry | Fault]:
@@ -239,7 +256,7 @@ def _as_written(raw: Mapping[str, object]) -> dict[str, object]:
     """A document without what only a cluster adds to it."""
     written = {field: value for field, value in raw.items() if field != "status"}
     metadata = written.get("metadata")
-    if isinstance(metadata, dict):
+    if isinstance(metadata, dict) and not metadata.keys().isdisjoint(SET_BY_CLUSTER):
         written["metadata"] = {k: v for k, v in metadata.items() if k not in SET_BY_CLUSTER}
     return written
 

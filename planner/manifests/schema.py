@@ -196,8 +196,8 @@ class ClusterMetadata(Part):
     """How a cluster-scoped object is called."""
 
     name: Name = Field(description="Unique among objects of its kind.")
-    labels: TextByKey = Field(default={}, description="Kubernetes labels.")
-    annotations: TextByKey = Field(default={}, description="Kubernetes annotations.")
+    labels: TextByKey = Field(default_factory=dict, description="Kubernetes labels.")
+    annotations: TextByKey = Field(default_factory=dict, description="Kubernetes annotations.")
 
 
 class Metadata(ClusterMetadata):
@@ -618,6 +618,9 @@ class RunSpec(Part):
     pod_template: JsonObject = Field(default={}, description="Merged over ours.")
 
 
+_NOTHING = RunSpec()  # one for all: as a default it would be copied for each job
+
+
 class GpuJobSpec(Part):
     """Something to run: exactly one of training, inference, task."""
 
@@ -645,7 +648,7 @@ class GpuJobSpec(Part):
     task: TaskSpec | None = Field(
         default=None, validate_default=True, description="Opaque work, with its hours."
     )
-    run: RunSpec = Field(default=RunSpec(), description="What to start.")
+    run: RunSpec = Field(default_factory=lambda: _NOTHING, description="What to start.")
 
     @field_validator("deadline")
     @classmethod

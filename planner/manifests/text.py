@@ -25,6 +25,7 @@ MOST_ENTRIES = 10_000  # of one list or mapping within a manifest
 MOST_DEPTH = 100
 MOST_BAD_LINES = 20  # after so many, JSON Lines are no JSON Lines
 
+_NESTED = (dict, list)  # a tuple is looked through faster than a union
 _LOADER: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT_TAGS = (None, "!", "tag:yaml.org,2002:str")
 _JSON_START = re.compile(r'\s*(\{\s*["}]|\[\s*[\[{\]])')
@@ -79,7 +80,7 @@ def oversized(raw: object) -> str:
     """Why a document is too much to check, or empty."""
     level = [raw]
     for _ in range(MOST_DEPTH):
-        inner = [value for value in level if isinstance(value, dict | list)]
+        inner = [value for value in level if isinstance(value, _NESTED)]
         if any(len(value) > MOST_ENTRIES for value in inner):
             return f"a list or mapping of more than {MOST_ENTRIES} entries"
         level = [each for v in inner for each in (v.values() if isinstance(v, dict) else v)]
@@ -233,13 +234,22 @@ def _json_values(text: str) -> Iterator[object]:
 
 def _json_lines(text: str) -> Iterator[object]:
     bad = 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            value = _json_line(line.strip(), number)
+    for number, line in enumerate(_lines(text), start=1):
+        if line:
+            value = _json_line(line, number)
             yield value
             bad += isinstance(value, Unreadable)
         if bad == MOST_BAD_LINES:
             return
+
+
+def _lines(text: str) -> Iterator[str]:
+    """One at a time: a list of them would hold the text twice."""
+    begin = 0
+    while (end := text.find("\n", begin)) >= 0:
+        yield text[begin:end].strip()
+        begin = end + 1
+    yield text[begin:].strip()
 
 
 def _json_line(line: str, number: int) -> object:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from planner.manifests.errors import ManifestErrors
 from planner.manifests.read import read
 from planner.problem import Demand, Problem
 from planner.question import Horizon, build
@@ -18,6 +19,11 @@ kind: GpuPool
 metadata: {name: p}
 spec: {accelerator: l4, gpusPerNode: 2, nodes: 3, price: {purchase: on_demand, usdPerGpuHour: 1}%s}
 """
+MANY = """
+apiVersion: flopwise.dev/v1alpha1
+kind: GpuPool
+metadata: {name: many}
+spec: {accelerator: l4, gpusPerNode: 2, nodes: 10000000, price: {usdPerGpuHour: 1}"""
 JOB = """
 apiVersion: flopwise.dev/v1alpha1
 kind: GpuJob
@@ -126,6 +132,13 @@ def test_a_horizon_shorter_than_any_slot_is_one_slot(tmp_path: Path) -> None:
         tmp_path, "task: {hours: {l4: 0.001}}", horizon=Horizon(length=timedelta(seconds=30))
     )
     assert (made.grid.slot_seconds, made.grid.slots) == (30, 1)
+
+
+def test_more_nodes_than_can_be_planned_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    with pytest.raises(ManifestErrors) as refused:
+        question(tmp_path, "task: {hours: {l4: 1}}", pool="}\n---\n" + MANY)
+    (error,) = refused.value.errors
+    assert "GpuPool many): spec.nodes: found 10,000,000, allowed: pools of 1,000,000" in error
 
 
 def test_what_was_due_before_the_grid_starts_is_late_since_then(tmp_path: Path) -> None:
