@@ -49,8 +49,13 @@ def measured(*command: object) -> Measured:
         return Measured(seconds=seconds, peak_mib=peak_bytes / 2**20, out=out.read().decode())
 
 
-def publish(name: str, rows: Sequence[Row], *, seed: int | None = None) -> None:
-    """Print the rows as a table, and write them with what they were measured on."""
+def publish(
+    name: str, rows: Sequence[Row], *, seed: int | None = None, details: Sequence[Row] = ()
+) -> None:
+    """Print the rows as a table, and write them with what they were measured on.
+
+    ``details`` are written too, but not printed: the runs that the rows are means of.
+    """
     document = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -58,6 +63,7 @@ def publish(name: str, rows: Sequence[Row], *, seed: int | None = None) -> None:
         "versions": {"python": platform.python_version(), "ortools": version("ortools")},
         "seed": seed,
         "rows": list(rows),
+        **({"details": list(details)} if details else {}),
     }
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.json"
@@ -95,4 +101,6 @@ def _table(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return "-"
     return f"{value:,.3f}" if isinstance(value, float) else str(value)
