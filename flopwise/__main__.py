@@ -15,6 +15,7 @@ from flopwise import (
     convert,
     demo,
     explain,
+    fairness,
     jobs,
     mix,
     plan,
@@ -58,6 +59,7 @@ def root(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
+app.command("fairness")(fairness.fairness)
 app.command("mix")(mix.mix)
 app.command("apply")(apply.apply)
 app.command("submit")(jobs.submit)

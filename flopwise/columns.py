@@ -10,6 +10,7 @@ NUMBERS = frozenset(  # headings of columns that end alike
     (
         *("GPUS", "BUSY", "JOBS", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", "LATE", "HOURS"),
         *("COST", "CAPACITY", "PLAN COSTS", "OBJECTIVE", "CHANGE", "BOUND", "GAP"),
+        *("WEIGHT", "FAIR", "PLAN", "SLOWEST FAIR", "SLOWEST PLAN"),
     )
 )
 

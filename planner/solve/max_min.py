@@ -30,6 +30,7 @@ least of the others is raised, until all are settled (levels are then lexicograp
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -86,17 +87,19 @@ def max_min(contest: Contest, *, merge: bool = True) -> Shares:
     return _shares(contest, master, master.bound)
 
 
-def fill(contest: Contest) -> Shares:
+def fill(contest: Contest, *, seconds: float = 60.0) -> Shares:
     """The allocation that is fair to the last: the least level, then the next above it, and so on.
 
-    ``bound`` is that of the least level. Raises as `max_min`.
+    ``bound`` is that of the least level. After ``seconds`` the levels not settled yet stay as they
+    are: none is below those settled. Raises as `max_min`.
     """
+    until = time.monotonic() + seconds
     groups = _groups(contest, _alike(contest))
     master = Master(groups=groups, fleet=np.array(contest.gpus, dtype=np.float64))
     master.add(_first(contest, groups))
     master.solve()
     bound = master.bound
-    while master.settle():
+    while time.monotonic() < until and master.settle():
         master.solve()
     return _shares(contest, master, bound)
 
@@ -322,20 +325,20 @@ class Master:
         return len(self.columns) - before
 
     def _column(self, g: int, h: int, t: int) -> mathopt.Variable:
-        fair, time, gpus = self.rows
+        fair, spent, gpus = self.rows
         kind = self.groups.kind
         x = self.model.add_variable(lb=0.0)
         gpus[t].set_coefficient(x, float(self.groups.gpus[kind[g]]))
         if h == NOBODY:
             fair[g].set_coefficient(x, float(self.groups.alone[kind[g], t]))
-            time[g].set_coefficient(x, 1.0)
+            spent[g].set_coefficient(x, 1.0)
             return x
         assert self.groups.beside is not None
         both = 2.0 if g == h else 1.0
         for one, other in ((g, h), (h, g)):
             gain = float(self.groups.beside[t, kind[one], kind[other]])
             fair[one].set_coefficient(x, both * gain)
-            time[one].set_coefficient(x, both)
+            spent[one].set_coefficient(x, both)
         return x
 
     def solve(self) -> None:
@@ -350,8 +353,8 @@ class Master:
                 return
             self.level = result.variable_values(self.least)
             self.used = np.array(result.variable_values(list(self.columns.values())))
-            fair, time, gpus = (np.array(result.dual_values(rows)) for rows in self.rows)
-            self.duals = Duals(fair=-fair.clip(max=0), time=time.clip(0), gpus=gpus.clip(0))
+            fair, spent, gpus = (np.array(result.dual_values(rows)) for rows in self.rows)
+            self.duals = Duals(fair=-fair.clip(max=0), time=spent.clip(0), gpus=gpus.clip(0))
             self.bound = min(self.bound, self._proved())
             if not self.add(worthy(self.groups, self.duals)):
                 return
@@ -365,23 +368,24 @@ class Master:
         alone = worth_alone(self.groups, self.duals) / self.groups.gpus[self.groups.kind][:, None]
         beside = worth_beside(self.groups, self.duals) / self.groups.gpus[:, None]
         over = np.maximum(alone.max(axis=0), beside.max(axis=(1, 2), initial=0.0)).clip(0)
-        usd = self.fleet @ (self.duals.gpus + over) + self.groups.count @ self.duals.time
+        priced = self.fleet @ (self.duals.gpus + over) + self.groups.count @ self.duals.time
         owed = self.duals.fair * self.groups.need
         done = math.fsum(owed[g] * level for g, level in self.settled.items())
         open_ = math.fsum(owed) - math.fsum(owed[g] for g in self.settled)
-        return float(usd - done) / open_ if open_ > 0 else math.inf
+        return float(priced - done) / open_ if open_ > 0 else math.inf
 
     def settle(self) -> bool:
-        """Settle who cannot get more than the least; whether somebody is left."""
+        """Settle who cannot get more than the least; whether that has made room for others."""
         fair, need = self.rows[0], self.groups.need
-        for g in np.flatnonzero(self.duals.fair > SETTLED).tolist():
-            if g not in self.settled:
-                self.settled[g] = self.level
-                fair[g].set_coefficient(self.least, 0.0)
-                fair[g].lower_bound = float(need[g]) * self.level * (1 - 1e-11)
+        held = np.flatnonzero(self.duals.fair > SETTLED).tolist()
+        new = [g for g in held if g not in self.settled]
+        for g in new:
+            self.settled[g] = self.level
+            fair[g].set_coefficient(self.least, 0.0)
+            fair[g].lower_bound = float(need[g]) * self.level * (1 - 1e-11)
         scale = math.fsum(need) - math.fsum(need[g] for g in self.settled)
         self.model.maximize(scale * self.least)
-        return len(self.settled) < need.size
+        return bool(new) and len(self.settled) < need.size
 
 
 # -- the answer ----------------------------------------------------------------------------------
@@ -422,11 +426,11 @@ def _portions(master: Master) -> Iterator[Portion]:
 def _overuse(master: Master) -> float:
     """By how much the LP's tolerances let its rows be broken, at least 1."""
     groups = master.groups
-    time, gpus = np.zeros(groups.kind.size), np.zeros(master.fleet.size)
+    spent, gpus = np.zeros(groups.kind.size), np.zeros(master.fleet.size)
     for (g, h, t), x in zip(master.columns, master.used.clip(0).tolist(), strict=True):
-        time[g] += x
+        spent[g] += x
         gpus[t] += x * groups.gpus[groups.kind[g]]
         if h != NOBODY:
-            time[h] += x
-    parts = [*(time / groups.count), *(gpus / master.fleet.clip(1))]  # of no GPU none is used
+            spent[h] += x
+    parts = [*(spent / groups.count), *(gpus / master.fleet.clip(1))]  # of no GPU none is used
     return max(1.0, *map(float, parts))
