@@ -21,6 +21,7 @@ from flopwise import (
     plan,
     report,
     telemetry,
+    whatif,
 )
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
 from flopwise.interrupt import leave
@@ -59,6 +60,7 @@ def root(
 app.command("demo")(demo.demo)
 app.command("plan")(plan.plan)
 app.command("explain")(explain.explain)
+app.command("whatif")(whatif.whatif)
 app.command("fairness")(fairness.fairness)
 app.command("mix")(mix.mix)
 app.command("apply")(apply.apply)

@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from planner.planfile import PlanFile
     from planner.problem import Problem
     from planner.question import Horizon
+    from planner.solve.clock import Stop
 
 T = TypeVar("T")
 
@@ -36,14 +36,34 @@ class Output(StrEnum):
     CSV = "csv"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """How long to search, when to be content, and where to begin."""
-
-    seconds: float
-    gap: float | None
-    seed: int
-
+HorizonOption = Annotated[
+    str, typer.Option(metavar="LENGTH", help="Everything ends within it: 168h, 7d.")
+]
+StartOption = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="Default: the earliest start a job names, else this hour."),
+]
+SlotOption = Annotated[
+    str,
+    typer.Option(
+        metavar="LENGTH",
+        help="The clock's step: 1h, 5m; auto: the coarsest that rounds work up by 0.1 %.",
+    ),
+]
+TimeLimitOption = Annotated[
+    str, typer.Option(metavar="LENGTH", help="Stop then with the best plan found.")
+]
+GapOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="FRACTION",
+        help="Stop once this gap is proved; 0: at the optimum. "
+        "Default: below 0.01, once the search has stalled.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = timedelta(days=3660)
@@ -97,36 +117,12 @@ def plan(
             "-f", "--file", metavar="FILE", help="Manifests: files, folders, - for stdin."
         ),
     ],
-    horizon: Annotated[
-        str, typer.Option(metavar="LENGTH", help="Everything ends within it: 168h, 7d.")
-    ] = "168h",
-    start: Annotated[
-        str,
-        typer.Option(
-            metavar="TIME", help="Default: the earliest start a job names, else this hour."
-        ),
-    ] = "",
-    slot: Annotated[
-        str,
-        typer.Option(
-            metavar="LENGTH",
-            help="The clock's step: 1h, 5m; auto: the coarsest that rounds work up by 0.1 %.",
-        ),
-    ] = "auto",
-    time_limit: Annotated[
-        str, typer.Option(metavar="LENGTH", help="Stop then with the best plan found.")
-    ] = "60s",
-    gap: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            metavar="FRACTION",
-            help="Stop once this gap is proved; 0: at the optimum. "
-            "Default: below 0.01, once the search has stalled.",
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")] = 0,
+    horizon: HorizonOption = "168h",
+    start: StartOption = "",
+    slot: SlotOption = "auto",
+    time_limit: TimeLimitOption = "60s",
+    gap: GapOption = None,
+    seed: SeedOption = 0,
     require_all: Annotated[
         bool, typer.Option("--require-all", help="Exit 3 where any job is left out.")
     ] = False,
@@ -143,9 +139,9 @@ def plan(
     Prints the plan; exit code 3 where a required job cannot run, 5 where time ran out first.
     Ctrl-C ends the search and prints the best plan found so far; a second one leaves at once.
     """
-    asked = _horizon(horizon, start, slot)
-    seconds = _option("--time-limit", duration, time_limit).total_seconds()
-    _refuse_target(out)
+    asked = horizon_of(horizon, start, slot)
+    seconds = seconds_of(time_limit)
+    refuse_target("--out", out)
     made = solved(files, asked, seconds=seconds, gap=gap, seed=seed)
     failure = _failure(made, require_all)
     if out is not None and failure is None:
@@ -166,7 +162,13 @@ def _option(name: str, parse: Callable[[str], T], text: str) -> T:
         raise typer.BadParameter(error.message, param_hint=name) from None
 
 
-def _horizon(horizon: str, start: str, slot: str) -> Horizon:
+def seconds_of(time_limit: str) -> float:
+    """The option ``--time-limit``."""
+    return _option("--time-limit", duration, time_limit).total_seconds()
+
+
+def horizon_of(horizon: str, start: str, slot: str) -> Horizon:
+    """The time to plan over, from the options of that name."""
     from planner.question import Horizon
 
     length = _option("--horizon", duration, horizon)
@@ -180,14 +182,14 @@ def _horizon(horizon: str, start: str, slot: str) -> Horizon:
     return Horizon(start=begin, length=length, slot=step)
 
 
-def _refuse_target(out: Path | None) -> None:
-    """Say before the work, not after it, that a plan could not be written."""
+def refuse_target(option: str, out: Path | None) -> None:
+    """Say before the work, not after it, that a file could not be written."""
     if out is None:
         return
     if not out.parent.is_dir():
-        raise Fail(f"--out: {out}: no such folder: {out.parent}", BAD_INPUT)
+        raise Fail(f"{option}: {out}: no such folder: {out.parent}", BAD_INPUT)
     if out.is_dir():
-        raise Fail(f"--out: {out}: is a folder, allowed: a file", BAD_INPUT)
+        raise Fail(f"{option}: {out}: is a folder, allowed: a file", BAD_INPUT)
 
 
 def _write(out: Path, made: PlanFile) -> None:
@@ -205,33 +207,40 @@ def solved(
 ) -> PlanFile:
     """Read, plan, and set first come, first served beside it."""
     from planner.collector import kept
+    from planner.planfile import PlanFile
+    from planner.solve.clock import Limits, Stop
+    from planner.solve.pick import solve
+    from scheduler.baselines import first_come_first_served
+
+    problem = question(files, horizon)
+    limits = Limits(seconds=seconds, gap=gap, seed=seed)
+    stop, progress = Stop(), Progress(seconds)
+
+    def work() -> PlanFile:
+        made = solve(problem, limits, progress.hear, stop)
+        return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
+
+    with kept():
+        return watched(work, stop, progress)
+
+
+def question(files: list[str], horizon: Horizon) -> Problem:
+    """The problem that manifests state; what is not used of them is said."""
     from planner.manifests.read import read
     from planner.question import build
 
     built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
     for note in built.notes:
         typer.echo(f"note: {note}", err=True)
-    with kept():
-        return answered(built.problem, Asked(seconds=seconds, gap=gap, seed=seed))
+    return built.problem
 
 
-def answered(problem: Problem, asked: Asked) -> PlanFile:
-    """The plan, watched and stopped by the person at the terminal, and the rival's beside it."""
-    from planner.planfile import PlanFile
-    from planner.solve.clock import Limits, Stop
-    from planner.solve.pick import solve
-    from scheduler.baselines import first_come_first_served
-
-    limits = Limits(seconds=asked.seconds, gap=asked.gap, seed=asked.seed)
-    stop, progress = Stop(), Progress(asked.seconds)
+def watched(work: Callable[[], T], stop: Stop, progress: Progress) -> T:
+    """``work()`` with its progress shown, and stopped at the first Ctrl-C."""
 
     def ask_to_stop() -> None:
         progress.stopping = True
         stop.set()
-
-    def work() -> PlanFile:
-        made = solve(problem, limits, progress.hear, stop)
-        return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
 
     try:
         return interruptible(work, stop=ask_to_stop, tick=progress.draw)

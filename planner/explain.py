@@ -28,8 +28,8 @@ from planner.plan import Plan, Reason, Segment
 from planner.problem import Demand, Excluded, Job, Mode, Problem, hours_of
 from planner.reasons import queue_in_the_way
 from planner.table import Option, build
+from planner.worth import Worth
 
-PRICED = {"gpu": "gpu_milli", "cpu": "cpu_milli", "memory": "memory_bytes"}
 MOST_DISPLACED = 64  # jobs tried, before it is said that many stand in the way
 CENT = 0.005
 
@@ -144,7 +144,7 @@ class _Case:
         self.occupancy = Occupancy(self.table)
         for segment in self.others:
             self.occupancy.hold(segment)
-        self.worth = _Worth(problem, plan)
+        self.worth = Worth(problem, plan)
         self.ready = max((self._end(b) for b in self.job.after), default=0)
         waiting = {j.name for j in problem.jobs if name in j.after}
         starts = (s.start for s in self.others if s.job in waiting)
@@ -162,10 +162,6 @@ class _Case:
         modes = [cost.mode_of(self.problem, s) for s in self.mine]
         gpus = [s.replicas * m.amounts.gpus for s, m in zip(self.mine, modes, strict=True)]
         end = max(s.end for s in self.mine)
-        taken = (
-            self.worth.of(m, s.start, [(0, s.end - s.start, s.replicas)])
-            for s, m in zip(self.mine, modes, strict=True)
-        )
         return Way(
             mode=self.mine[0].mode,
             pool=modes[0].pool,
@@ -175,7 +171,7 @@ class _Case:
             end=end,
             money_usd=sum(cost.segment_usd(self.problem, s) for s in self.mine),
             lateness_usd=cost.lateness_usd(self.problem, self.job, end),
-            capacity_usd=sum(taken),
+            capacity_usd=sum(map(self.worth.of_segment, self.mine)),
             fits=True,
             change_usd=0.0,
         )
@@ -359,39 +355,6 @@ class _Case:
         else:
             message = "there is room, but running it costs more than not running it"
         return Expected(start=start, pool=pool, message=message)
-
-
-class _Worth:
-    """What capacity is worth, by the plan's shadow prices."""
-
-    def __init__(self, problem: Problem, plan: Plan) -> None:
-        self.problem = problem
-        self.sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
-        for price in plan.prices:
-            key = price.pool, price.resource
-            usd = self.sums.setdefault(key, np.zeros(problem.grid.slots + 1))
-            usd[price.start + 1 : price.end + 1] += price.usd_per_gpu_hour * problem.grid.slot_hours
-        for key, usd in self.sums.items():
-            self.sums[key] = np.cumsum(usd)
-
-    def of(self, mode: Mode, start: int, runs: Sequence[tuple[int, int, int]]) -> float:
-        """Runs of replicas from ``start`` on (USD)."""
-        return float(self.of_all(mode, np.array([start]), runs)[0])
-
-    def of_all(
-        self, mode: Mode, starts: npt.NDArray[np.int64], runs: Sequence[tuple[int, int, int]]
-    ) -> npt.NDArray[np.float64]:
-        """The same for each of ``starts``."""
-        total = np.zeros(starts.size)
-        pool = self.problem.pool_by_name[mode.pool]
-        for resource, what in PRICED.items():
-            usd, have = self.sums.get((pool.name, resource)), getattr(pool.capacity, what)
-            if usd is None or not have:
-                continue
-            gpus = getattr(mode.amounts, what) / have * pool.gpus_per_node
-            for begin, end, replicas in runs:
-                total += gpus * replicas * (usd[starts + end] - usd[starts + begin])
-        return total
 
 
 def _gpus(problem: Problem, segments: Sequence[Segment]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from planner.problem import Problem
 
 API_VERSION = "flopwise.dev/v1alpha1"
 KIND = "Plan"
+HEAD_BYTES = 200
 LONGEST = 200  # characters of what is said of a file
 
 
@@ -121,6 +123,16 @@ def write_plan(path: str | Path, file: PlanFile) -> None:
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def is_plan(path: str | Path) -> bool:
+    """Whether a file begins as plan files do: what it holds is judged by `read_plan`."""
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except OSError:
+        return False
+    return re.search(rb'"kind":\s*"Plan"', head) is not None
 
 
 def read_plan(path: str | Path) -> PlanFile:

@@ -17,6 +17,7 @@ from cost_models.report.values import (
     Proof,
     Report,
 )
+from cost_models.report.whatif import Row, write_whatif
 
 __all__ = [
     "Assumption",
@@ -26,7 +27,9 @@ __all__ = [
     "Outcome",
     "Proof",
     "Report",
+    "Row",
     "document",
     "page",
     "write_report",
+    "write_whatif",
 ]

@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import cast
@@ -43,11 +43,16 @@ ENERGY = "At the meter, cooling included: GPUs at work with their share of the h
 
 def write_report(report: Report, path: str | Path) -> None:
     """Write the report to ``path``, whole or not at all. The same report gives the same bytes."""
+    write(page(report), path)
+
+
+def write(document: str, path: str | Path) -> None:
+    """Write a page to ``path``, whole or not at all."""
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(page(report))
+            out.write(document)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     except BaseException:
@@ -58,17 +63,38 @@ def write_report(report: Report, path: str | Path) -> None:
 def page(report: Report) -> str:
     """The report as one HTML document."""
     drawn = figures.all_of(report)
-    specs = [{"name": f.name, "data": f.data, "layout": f.layout} for f in drawn.values()]
     ledger = report.plan.ledger
+    return assembled(
+        title=report.title,
+        above=f"{words.period(ledger.start, ledger.end)} · times in UTC",
+        meaning=words.meaning(report),
+        headline=_headline(report),
+        sections=_sections(report, drawn),
+        drawn=drawn.values(),
+    )
+
+
+def assembled(
+    *,
+    title: str,
+    above: str,
+    meaning: str,
+    headline: str,
+    sections: Iterable[str],
+    drawn: Iterable[Figure],
+) -> str:
+    """A page of ``sections`` (markup) and the figures that they have places for."""
     return _filled(
         _part("page.html"),
         {
-            "title": escape(report.title),
-            "period": f"{escape(words.period(ledger.start, ledger.end))} · times in UTC",
-            "meaning": escape(words.meaning(report)),
-            "headline": _headline(report),
-            "sections": "\n".join(_sections(report, drawn)),
-            "figures": script_json(specs),
+            "title": escape(title),
+            "period": escape(above),
+            "meaning": escape(meaning),
+            "headline": headline,
+            "sections": "\n".join(sections),
+            "figures": script_json(
+                [{"name": f.name, "data": f.data, "layout": f.layout} for f in drawn]
+            ),
             "plotly": _plotly(),
             "style": _part("page.css"),
             "script": _part("page.js"),
@@ -107,6 +133,11 @@ def _headline(report: Report) -> str:
     if report.baseline:
         saved, _ = words.saving(plan, report.baseline)
         rows.append(("Saved", words.usd(saved), words.against(plan, report.baseline)))
+    return headlines(rows)
+
+
+def headlines(rows: Iterable[tuple[str, str, str]]) -> str:
+    """The figures at the top: what, value, and what is said beside it."""
     return "".join(
         f'<div><dt>{escape(what)}</dt><dd class="value">{escape(value)}</dd>'
         f'<dd class="beside">{escape(beside)}</dd></div>'
@@ -126,27 +157,27 @@ def _sections(report: Report, drawn: Mapping[str, Figure]) -> list[str]:
     ledger = report.plan.ledger
     found = [
         *(_break_down(key, ledger, drawn) for key in (Key.TEAM, Key.PROJECT, Key.POOL, Key.JOB)),
-        _section(words.plan_title(report.plan), GANTT, _figure(drawn.get("gantt"))),
-        _section(words.use_title(ledger), USE, _figure(drawn.get("use"))),
+        section(words.plan_title(report.plan), GANTT, place_of(drawn.get("gantt"))),
+        section(words.use_title(ledger), USE, place_of(drawn.get("use"))),
         _idle(ledger, drawn),
         _baseline(report, drawn) if report.baseline else "",
         _left_out(report),
         _energy(ledger),
         _measured(report, drawn),
-        _section("What the numbers rest on", HOW, _assumptions(report)),
+        section("What the numbers rest on", HOW, _assumptions(report)),
     ]
-    return [section for section in found if section]
+    return [part for part in found if part]
 
 
 def _break_down(key: Key, ledger: Ledger, drawn: Mapping[str, Figure]) -> str:
     title = words.jobs_title(ledger) if key is Key.JOB else words.share_title(key, ledger)
     table = tables.break_down(key, ledger, colours_of(ledger))
-    return _section(title, "", _pair(_figure(drawn.get(f"by-{key.value}")), tables.markup(table)))
+    return section(title, "", _pair(place_of(drawn.get(f"by-{key.value}")), tables.markup(table)))
 
 
 def _idle(ledger: Ledger, drawn: Mapping[str, Figure]) -> str:
     table = tables.markup(tables.idle(ledger))
-    return _section(words.idle_title(ledger), IDLE, _pair(_figure(drawn.get("idle")), table))
+    return section(words.idle_title(ledger), IDLE, _pair(place_of(drawn.get("idle")), table))
 
 
 def _baseline(report: Report, drawn: Mapping[str, Figure]) -> str:
@@ -154,27 +185,27 @@ def _baseline(report: Report, drawn: Mapping[str, Figure]) -> str:
     if baseline is None:
         return ""
     both = tables.compared(plan, baseline), tables.policies(plan, baseline)
-    body = _pair(_figure(drawn.get("compared")), "".join(map(tables.markup, both)))
-    return _section(words.baseline_title(plan, baseline), BASELINE, body)
+    body = _pair(place_of(drawn.get("compared")), "".join(map(tables.markup, both)))
+    return section(words.baseline_title(plan, baseline), BASELINE, body)
 
 
 def _left_out(report: Report) -> str:
     jobs = report.plan.left_out
     title = f"{words.count(len(jobs), 'job')} left out"
-    return _section(title, "", tables.markup(tables.left_out(jobs))) if jobs else ""
+    return section(title, "", tables.markup(tables.left_out(jobs))) if jobs else ""
 
 
 def _energy(ledger: Ledger) -> str:
     sums = ledger.total
     table = tables.markup(tables.energy(ledger))
-    return _section(words.energy_title(sums), ENERGY, table) if sums.joules else ""
+    return section(words.energy_title(sums), ENERGY, table) if sums.joules else ""
 
 
 def _measured(report: Report, drawn: Mapping[str, Figure]) -> str:
     if not report.measured:
         return ""
-    body = _figure(drawn.get("measured")) + tables.markup(tables.measured(report.measured))
-    return _section(words.measured_title(report.measured), report.stand_ins, body)
+    body = place_of(drawn.get("measured")) + tables.markup(tables.measured(report.measured))
+    return section(words.measured_title(report.measured), report.stand_ins, body)
 
 
 def _assumptions(report: Report) -> str:
@@ -187,7 +218,8 @@ def _assumptions(report: Report) -> str:
     return f"<p>{escape(bound)}</p>{rows}"
 
 
-def _section(title: str, lede: str, body: str) -> str:
+def section(title: str, lede: str, body: str) -> str:
+    """A titled part of the page; ``body`` is markup."""
     text = f'<p class="lede">{escape(lede)}</p>' if lede else ""
     return f'<section><div class="head"><h2>{escape(title)}</h2>{text}</div>{body}</section>'
 
@@ -196,7 +228,8 @@ def _pair(left: str, right: str) -> str:
     return f'<div class="pair">{left}<div>{right}</div></div>' if left else right
 
 
-def _figure(figure: Figure | None) -> str:
+def place_of(figure: Figure | None) -> str:
+    """The place of a figure, with its legend and note."""
     if figure is None:
         return ""
     marks = "".join(

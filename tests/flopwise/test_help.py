@@ -14,8 +14,8 @@ from flopwise.__main__ import app
 from tests.flopwise.command import ROOT, Command
 
 PLANNED = (
-    *("demo", "plan", "explain", "apply", "submit", "get", "status", "logs", "cancel", "convert"),
-    *("report", "catalog", "telemetry"),
+    *("demo", "plan", "explain", "whatif", "apply", "submit", "get", "status"),
+    *("logs", "cancel", "convert", "report", "catalog", "telemetry"),
 )
 HEAVY = ("kubernetes", "numpy", "ortools", "pandas", "plotly", "pydantic", "ray", "yaml")
 
