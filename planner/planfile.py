@@ -12,18 +12,21 @@ import os
 import re
 import tempfile
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from planner import cost
-from planner.codec import CodecError, decode, encode
+from planner.codec import CodecError, decode, encode, stated
+from planner.collector import paused
 from planner.plan import Plan, Segment
 from planner.problem import Problem
 
 API_VERSION = "flopwise.dev/v1alpha1"
 KIND = "Plan"
 HEAD_BYTES = 200
+_dumps = json.JSONEncoder(allow_nan=False).encode
 LONGEST = 200  # characters of what is said of a file
 
 
@@ -42,6 +45,12 @@ class PlanFile:
 
 def document(file: PlanFile) -> dict[str, Any]:
     """The JSON document of a plan."""
+    members = _members(file).items()
+    return {name: list(v) if isinstance(v, Iterator) else encode(v) for name, v in members}
+
+
+def _members(file: PlanFile) -> dict[str, Any]:
+    """The document by its fields: lists one entry at a time, values before they are encoded."""
     problem, plan = file.problem, file.plan
     return {
         "apiVersion": API_VERSION,
@@ -64,12 +73,12 @@ def document(file: PlanFile) -> dict[str, Any]:
         "boundMethod": plan.bound.method,
         "boundRelaxes": list(plan.bound.relaxes),
         "baselineUsd": file.baseline.costs.money if file.baseline else None,
-        "segments": [_segment(problem, s) for s in plan.segments],
-        "unplaced": [
+        "segments": (_segment(problem, s) for s in plan.segments),
+        "unplaced": (
             {"job": u.job, "reason": u.reason.value, "message": u.message, "binds": list(u.binds)}
             for u in plan.unplaced
-        ],
-        "shadowPrices": [
+        ),
+        "shadowPrices": (
             {
                 "pool": p.pool,
                 "resource": p.resource,
@@ -80,15 +89,15 @@ def document(file: PlanFile) -> dict[str, Any]:
                 "usdPerGpuHourHigh": p.high_usd_per_gpu_hour,
             }
             for p in plan.prices
-        ],
-        "queuePrices": [
+        ),
+        "queuePrices": (
             {"queue": q.queue, "what": q.what, "usd": q.usd}
             | {"usdLow": q.low_usd, "usdHigh": q.high_usd}
             for q in plan.queue_prices
-        ],
-        "problem": encode(problem),
-        "answer": encode(plan),
-        "baseline": encode(file.baseline) if file.baseline else None,
+        ),
+        "problem": problem,
+        "answer": plan,
+        "baseline": file.baseline,
     }
 
 
@@ -110,19 +119,55 @@ def _segment(problem: Problem, segment: Segment) -> dict[str, Any]:
     }
 
 
+@paused()
 def write_plan(path: str | Path, file: PlanFile) -> None:
     """Write a plan file, whole or not at all."""
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            json.dump(document(file), out, indent=1, allow_nan=False)
-            out.write("\n")
+            out.writelines(_text(file))
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def _text(file: PlanFile) -> Iterator[str]:
+    """The document piece by piece, a job, node or segment a line: a fleet's is large as a whole."""
+    begin = "{"
+    for name, value in _members(file).items():
+        yield f'{begin}\n "{name}": '
+        yield from _piecewise(value)
+        begin = ","
+    yield "\n}\n"
+
+
+def _piecewise(value: Any) -> Iterator[str]:
+    if isinstance(value, Iterator):
+        yield from _lines(value)
+    elif isinstance(value, Problem | Plan):
+        begin = "{"
+        for name, member in stated(value):
+            yield f'{begin}\n  "{name}": '
+            yield from _lines(map(encode, member)) if isinstance(member, tuple) else [_json(member)]
+            begin = ","
+        yield "\n }"
+    else:
+        yield _json(value)
+
+
+def _lines(values: Iterable[Any]) -> Iterator[str]:
+    begin = "["
+    for value in values:
+        yield f"{begin}\n   {_dumps(value)}"
+        begin = ","
+    yield "[]" if begin == "[" else "\n  ]"
+
+
+def _json(value: Any) -> str:
+    return _dumps(encode(value))
 
 
 def is_plan(path: str | Path) -> bool:
@@ -135,6 +180,7 @@ def is_plan(path: str | Path) -> bool:
     return re.search(rb'"kind":\s*"Plan"', head) is not None
 
 
+@paused()
 def read_plan(path: str | Path) -> PlanFile:
     """Read a plan file. Raises `PlanFileError` naming what does not fit."""
     try:

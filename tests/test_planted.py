@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planner.check import violations
 from planner.manifests.read import read
 from planner.problem import Job, Mode, Problem, Work, hours_of, replicas_for
 from planner.question import Horizon, build
 from tests.benchmarks.planted import HOURS, SPEED, START, Instance, Planted, generate
-from tests.benchmarks.scale import write
+from tests.benchmarks.planted_plan import plan_of
+from tests.benchmarks.scale import problem_of, write
 from tests.benchmarks.tiles import SHAPES, Strip, tiles
 
 HOURLY = Horizon(start=START, slot=timedelta(hours=1))
@@ -176,3 +178,10 @@ def test_tiles_cover_a_strip_exactly_where_it_is_narrower_too() -> None:
     assert len(made) == 200
     assert held.tolist() == [50] * 10 + [40] * 8 + [50] * 22
     assert max(tile.gpus for tile in made) <= SHAPES[0].part * 64
+
+
+def test_the_planted_schedule_is_a_true_plan_down_to_the_gpu(tmp_path: Path) -> None:
+    made = instance(300, 2000, 0.95, 2, False)
+    write(made, tmp_path / "fleet.jsonl")
+    problem = problem_of(tmp_path / "fleet.jsonl")
+    assert violations(problem, plan_of(problem, made.planted)) == ()

@@ -6,7 +6,7 @@ import json
 import math
 import random
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from planner import planfile
 from planner.check import violations
+from planner.codec import encode
 from planner.plan import Bound, Costs, Plan, Reason, Status, Unplaced
-from planner.planfile import PlanFile, PlanFileError, read_plan, write_plan
+from planner.planfile import PlanFile, PlanFileError, document, read_plan, write_plan
 from planner.solve.pick import solve
 from scheduler.baselines import first_come_first_served
 from tests.planner.worlds import job, mode, pool, problem, random_problem
@@ -118,14 +120,26 @@ def test_a_gap_without_end_is_written_as_unknown(tmp_path: Path, file: PlanFile)
 # -- whole or not at all -------------------------------------------------------------------------
 
 
+def test_a_file_is_the_document_with_a_line_for_each_job_node_and_segment(
+    path: Path, file: PlanFile
+) -> None:
+    text = path.read_text()
+    assert json.loads(text) == document(file)
+    lines = [line.strip().rstrip(",") for line in text.splitlines()]
+    assert all(
+        json.dumps(encode(each)) in lines for each in (*file.problem.jobs, *file.plan.segments)
+    )
+
+
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     path: Path, file: PlanFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object, **__: object) -> None:
+    def broken(_: PlanFile) -> Iterator[str]:
+        yield "{"
         raise OSError("disk full")
 
     before = path.read_bytes()
-    monkeypatch.setattr(json, "dump", broken)
+    monkeypatch.setattr(planfile, "_text", broken)
     with pytest.raises(OSError, match="disk full"):
         write_plan(path, file)
     assert path.read_bytes() == before
