@@ -134,6 +134,17 @@ class Inventory:
             allowed=allowed,
         )
 
+    def pools_for(self, request: Request) -> Flags:
+        """(pools): whether ``request`` may run there, by name and by accelerator."""
+        return np.array(
+            [
+                (not request.pools or pool in request.pools)
+                and (not request.accelerators or accelerator in request.accelerators)
+                for pool, accelerator in zip(self.pools, self.accelerators, strict=True)
+            ],
+            dtype=bool,
+        )
+
     def copy(self) -> Inventory:
         """One that changes apart from this: a what-if costs the columns of what is free."""
         return replace(

@@ -13,13 +13,13 @@ level, without which it would fit. All of it takes time linear in the nodes.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from planner.compiled import compiled
 from planner.inventory import NOWHERE, Flags, Ints, Inventory, Request, Spot
+from planner.outlook import Best, Outlook, one_replica
 from planner.plan import Reason
 from planner.problem import GPU_MILLI, Amounts
 
@@ -36,22 +36,17 @@ class Refused:
     binds: tuple[str, ...]  # resources (gpu, cpu, memory, gpu-memory, mig), a level, or "nodes"
 
 
-class Outlook(Protocol):
-    """What will be asked next, as far as it says which node to use."""
-
-    def rank(self, inventory: Inventory, request: Request, room: Ints) -> Floats:
-        """(n): what using each node takes from it; only nodes with room are read."""
-
-    def device(self, inventory: Inventory, request: Request, row: int) -> int:
-        """The device of a node on which a share of a GPU is best put."""
-
-
 def place(
     inventory: Inventory, request: Request, outlook: Outlook | None = None
 ) -> tuple[Spot, ...] | Refused:
     """Nodes and devices for ``request``: all replicas, or why not."""
+    if request.amounts.mig:  # no outlook judges MIG instances
+        outlook = None
+    if outlook is not None and request == one_replica(request):
+        found = outlook.best(inventory, request)
+        return refusal(inventory, request) if found is None else (_one(inventory, request, found),)
+    rank = outlook.rank(inventory, request) if outlook else tightness(inventory)
     room = rooms(inventory, request)
-    rank = outlook.rank(inventory, request, room) if outlook else tightness(inventory)
     counts = share_out(
         room,
         request.replicas,
@@ -97,14 +92,7 @@ def usable_nodes(inventory: Inventory, request: Request) -> Flags:
     """(n): open nodes of the pools and accelerators that ``request`` allows."""
     if not request.pools and not request.accelerators:
         return inventory.open
-    pools = np.array(
-        [
-            (not request.pools or pool in request.pools)
-            and (not request.accelerators or accelerator in request.accelerators)
-            for pool, accelerator in zip(inventory.pools, inventory.accelerators, strict=True)
-        ]
-    )
-    usable: Flags = inventory.open & pools[inventory.pool]
+    usable: Flags = inventory.open & inventory.pools_for(request)[inventory.pool]
     return usable
 
 
@@ -260,6 +248,12 @@ def _spot(inventory: Inventory, request: Request, row: int, replicas: int) -> Sp
     return Spot(
         row=row, replicas=replicas, devices=tuple(whole[: replicas * amounts.gpus].tolist())
     )
+
+
+def _one(inventory: Inventory, request: Request, best: Best) -> Spot:
+    if request.amounts.gpu_milli % GPU_MILLI:
+        return Spot(row=best.row, replicas=1, devices=(best.device,))
+    return _spot(inventory, request, best.row, 1)
 
 
 def _shares(inventory: Inventory, request: Request, row: int, replicas: int) -> tuple[int, ...]:
