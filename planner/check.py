@@ -291,19 +291,36 @@ def _devices(
 
 
 def _queue_limits(problem: Problem, plan: Plan) -> Iterator[str]:
+    held: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)
+    for s, above in _with_queues(problem, plan):
+        mode = problem.job_by_name[s.job].modes[s.mode]
+        accelerator = problem.pool_by_name[mode.pool].accelerator
+        for name in above:
+            held[name, accelerator].append((s.start, s.end, s.replicas * mode.amounts.gpus))
     for queue in problem.queues:
         for accelerator, limit in queue.limit:
-            held = [
-                (s.start, s.end, s.replicas * mode.amounts.gpus)
-                for s in plan.segments
-                for mode in [problem.job_by_name[s.job].modes[s.mode]]
-                if problem.pool_by_name[mode.pool].accelerator == accelerator
-                and queue.name in _path(problem, problem.job_by_name[s.job].queue)
-            ]
-            for at in sorted({start for start, _, _ in held}):
-                used = sum(gpus for start, end, gpus in held if start <= at < end)
+            for at, used in _at_starts(held[queue.name, accelerator]):
                 if used > limit:
                     yield f"queue {queue.name}: {used} of {limit} {accelerator} at slot {at}"
+
+
+def _at_starts(held: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
+    """What is held (from, to, how much) at each slot at which something starts, in their order."""
+    change: dict[int, int] = defaultdict(int)
+    for start, end, amount in held:
+        change[start] += amount
+        change[end] -= amount
+    starts, slots = {start for start, _, _ in held}, sorted(change)
+    for at, used in zip(slots, accumulate(change[at] for at in slots), strict=True):
+        if at in starts:
+            yield at, used
+
+
+def _with_queues(problem: Problem, plan: Plan) -> Iterator[tuple[Segment, set[str]]]:
+    """Each segment with the queue of its job and all that are above it."""
+    above = {queue: _path(problem, queue) for queue in {job.queue for job in problem.jobs}}
+    for s in plan.segments:
+        yield s, above[problem.job_by_name[s.job].queue]
 
 
 def _path(problem: Problem, queue: str) -> set[str]:
@@ -329,11 +346,7 @@ def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
     for queue in problem.queues:
         if queue.budget_usd_per_month is None:
             continue
-        mine = [
-            s
-            for s in plan.segments
-            if queue.name in _path(problem, problem.job_by_name[s.job].queue)
-        ]
+        mine = [s for s, above in _with_queues(problem, plan) if queue.name in above]
         for month, first, last in problem.grid.months():
             usd = math.fsum(_segment_usd(problem, s, first, last) for s in mine)
             if usd > queue.budget_usd_per_month + CENT:
