@@ -30,8 +30,8 @@ class Row:
     money_usd: float
     objective_usd: float
     bound_usd: float
-    first_order_usd: float | None = None  # of the objective, by the prices; None: not known
     left_out: int
+    first_order_usd: float | None = None  # of the objective, by the prices; None: not known
 
 
 def write_whatif(title: str, rows: Sequence[Row], path: str | Path) -> None:
