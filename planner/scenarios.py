@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from planner.check import violations
@@ -28,6 +30,7 @@ CONNECT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # of a task beside its search: its start, reading, the check
 GRACE_SHARE = 0.5
 STORE_BYTES = 100 * 2**20
+QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
 class ScenarioError(RuntimeError):
@@ -36,7 +39,11 @@ class ScenarioError(RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ray:
-    """Where tasks go: a Ray at ``address`` (HOST:PORT, ray://HOST:PORT), or one of our own."""
+    """Where tasks go: a Ray at ``address`` (HOST:PORT, ray://HOST:PORT), or one of our own.
+
+    A given Ray needs this package on its nodes; its token is read as Ray reads it, from
+    RAY_AUTH_MODE and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH.
+    """
 
     address: str = ""
 
@@ -65,7 +72,7 @@ def solve_on(ray: Ray, problems: Sequence[Problem], limits: Limits) -> list[Plan
         except library.exceptions.GetTimeoutError:
             raise ScenarioError(f"Ray: no answer within {seconds:.0f} s") from None
         except library.exceptions.RayError as error:
-            raise ScenarioError(f"Ray: {_line(error)}") from None
+            raise ScenarioError(f"Ray: {last_line(error)}") from None
     plans = [_plan(answer) for answer in answers]
     for problem, plan in zip(problems, plans, strict=True):
         if wrong := violations(problem, plan):
@@ -80,33 +87,47 @@ def _patience(seconds: float, tasks: int, cpus: float) -> float:
 
 
 @contextmanager
-def connected(ray: Ray, *, most: int) -> Iterator[Any]:
-    """The Ray library, connected; one of our own has up to ``most`` CPUs and ends with this."""
+def connected(ray: Ray, *, most: int = 1024) -> Iterator[Any]:
+    """The Ray library, connected; one of our own has up to ``most`` CPUs and ends with this.
+
+    Raises `ScenarioError` where there is none.
+    """
     library = _library()
-    if library.is_initialized():
+    if library.is_initialized() and not ray.address:
         yield library
         return
-    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     try:
         if ray.address:
             _reachable(ray.address)
-            library.init(address=ray.address, **quiet)
+            library.init(address=ray.address, **QUIET)
         else:
-            library.init(
-                address="local",
-                num_cpus=max(1, min(most, os.cpu_count() or 1)),
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
+            _start(library, min(most, os.cpu_count() or 1))
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         raise ScenarioError(
-            f"Ray{f' at {ray.address}' if ray.address else ''}: {_line(error)}"
+            f"Ray{f' at {ray.address}' if ray.address else ''}: {last_line(error)}"
         ) from None
     try:
         yield library
     finally:
         library.shutdown()
+
+
+def _start(library: Any, cpus: int) -> None:
+    """A Ray of our own, that only who knows this process's token can use."""
+    os.environ.setdefault("RAY_AUTH_TOKEN", _token())
+    library.init(
+        address="local",
+        num_cpus=max(1, cpus),
+        include_dashboard=False,
+        object_store_memory=STORE_BYTES,
+        **QUIET,
+    )
+
+
+@cache
+def _token() -> str:
+    """One for the life of the process, as Ray reads it once; without, Ray writes one at home."""
+    return secrets.token_hex(32)
 
 
 def _library() -> Any:
@@ -148,7 +169,7 @@ def _plan(answer: str) -> Plan:
     return decode(Plan, found["plan"])
 
 
-def _line(error: BaseException) -> str:
-    """The last line of an error: Ray's begin with a traceback."""
+def last_line(error: BaseException) -> str:
+    """The last line of an error of Ray's, which begin with a traceback."""
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return lines[-1].strip()[:200]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +15,12 @@ from planner import scenarios
 from planner.codec import encode
 from planner.plan import Plan
 from planner.problem import Amounts, Problem
-from planner.scenarios import Ray, ScenarioError, solve_here, solve_on
+from planner.scenarios import Ray, ScenarioError, connected, solve_here, solve_on
 from planner.solve.clock import Limits, Step, Stop
 from planner.solve.pick import solve
 from planner.table import Unsupported
+from tests.flopwise.command import POOLS, on_its_own
+from tests.flopwise.command import job as command_job
 from tests.planner.worlds import job, mode, pool, problem, random_problem
 
 LIMITS = Limits(seconds=20.0)
@@ -94,16 +98,9 @@ def test_an_address_where_nobody_listens_is_told_at_once() -> None:
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Ray]:
     """A Ray of two CPUs that serves all tests of this file."""
-    library = pytest.importorskip("ray", reason="Ray is not installed")
-    library.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        object_store_memory=scenarios.STORE_BYTES,
-    )
-    yield Ray()
-    library.shutdown()
+    pytest.importorskip("ray", reason="Ray is not installed")
+    with connected(Ray(), most=2):
+        yield Ray()
 
 
 @pytest.mark.ray
@@ -127,3 +124,14 @@ class TestOnRay:
         monkeypatch.setattr(scenarios, "_patience", lambda *_: 0.001)
         with pytest.raises(ScenarioError, match="Ray: no answer within 0 s"):
             solve_on(ray, [random_problem(0)], LIMITS)
+
+    def test_a_given_ray_is_asked_by_its_address(self, ray: Ray, tmp_path: Path) -> None:
+        del ray  # it runs; here it is found by its address
+        address = pytest.importorskip("ray").get_runtime_context().gcs_address
+        manifests = tmp_path / "all.yaml"
+        manifests.write_text(POOLS + command_job("sft"), encoding="utf-8")
+        asked = ("whatif", "-f", manifests, "--change", "pool/a100.price*=0.5")
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": os.environ["RAY_AUTH_TOKEN"]}
+        there = on_its_own(*asked, "--on", "ray", "--address", address, **token)
+        assert (there.code, there.err) == (0, "")
+        assert there.out == on_its_own(*asked).out

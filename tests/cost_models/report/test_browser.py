@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cost_models.report import Report, write_report
+from cost_models.report import Report, Row, write_report, write_whatif
 
 CHROMIUM = Path("/usr/bin/chromium")
 DRIVER = Path("/usr/bin/chromedriver")
@@ -162,3 +163,16 @@ def test_on_paper_the_figures_fit(opened: Any) -> None:
     pdf = opened.execute_cdp_cmd("Page.printToPDF", {"printBackground": True})
     assert re.match("JVBERi", pdf["data"])  # %PDF in base 64
     assert opened.get_log("browser") == []
+
+
+def test_the_page_of_a_whatif_is_drawn_and_asks_nothing_of_a_network(
+    browser: Any, tmp_path: Path
+) -> None:
+    base = Row(name="as it is", money_usd=90.0, objective_usd=100.0, bound_usd=98.0, left_out=1)
+    more = replace(base, name="pool/a.nodes+=8", objective_usd=92.0, first_order_usd=91.0)
+    write_whatif("What if", [base, more], tmp_path / "whatif.html")
+    browser.get((tmp_path / "whatif.html").as_uri())
+    assert browser.get_log("browser") == []
+    traces = "return document.querySelectorAll('#figure-whatif svg .trace').length"
+    assert browser.execute_script(traces) == 4  # two lines, the ring, the plans
+    assert cells(browser, "#table-whatif tbody tr")[1][:3] == ["pool/a.nodes+=8", "90.00", "92.00"]
