@@ -17,12 +17,13 @@ lies between (bound after - objective before) and (objective after - bound befor
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from planner import cost
 from planner.changes import Change, Scenario, apply
-from planner.plan import Plan, Price, QueuePrice
+from planner.check import violations
+from planner.plan import Plan, Price, QueuePrice, Status
 from planner.problem import Problem
 from planner.worth import Worth
 
@@ -170,8 +171,31 @@ def outcomes(
         Outcome(
             scenario=scenario,
             base=base,
-            plan=plan,
+            plan=None if plan is None else cheaper(apply(problem, scenario), base, plan),
             first_order=first_order(problem, base, scenario),
         )
         for scenario, plan in zip_longest(scenarios, plans)
     )
+
+
+def cheaper(after: Problem, base: Plan, plan: Plan) -> Plan:
+    """``plan``, or the plan as it was where that still holds after the change and costs less.
+
+    A search that is stopped by its time may miss what it had found without the change.
+    """
+    nodes = {place.node for s in base.segments for place in s.placement}
+    if plan.status is Status.OPTIMAL or not nodes <= after.node_by_name.keys():
+        return plan
+    costs = cost.costs(after, base.segments, [u.job for u in base.unplaced])
+    if costs.objective >= plan.costs.objective:
+        return plan
+    kept = replace(
+        plan,
+        status=Status.FEASIBLE,
+        segments=base.segments,
+        unplaced=base.unplaced,
+        costs=costs,
+        full_cost_usd=costs.money + cost.sunk_usd(after),
+        useful_flops=base.useful_flops,
+    )
+    return plan if violations(after, kept) else kept

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from planner.changes import apply, parse
+from planner.check import violations
 from planner.plan import Bound, Costs, Plan, Price, QueuePrice, Reason, Status, Unplaced
 from planner.problem import Problem, Queue
 from planner.solve.pick import solve
@@ -144,11 +145,29 @@ def test_the_least_cost_changes_between_the_bounds() -> None:
     assert (outcome.now_placed, outcome.now_out) == (("x",), ("z",))
 
 
+def test_a_plan_that_still_holds_and_costs_less_than_the_one_found_is_kept() -> None:
+    # With a node more the plan of $12 still holds; a search that found $14 only is worth less. Its
+    # bound stays.
+    asked, scenario = world(), parse("pool/a.nodes+=1")
+    base, dear = solve(asked), made(14.0, 8.0)
+    kept = outcomes(asked, base, [scenario], [dear])[0].found
+    assert kept.segments == base.segments
+    assert (kept.costs.objective, kept.bound.usd, kept.status) == (12.0, 8.0, Status.FEASIBLE)
+    assert violations(apply(asked, scenario), kept) == ()
+
+
+def test_a_plan_that_no_longer_holds_is_not_kept() -> None:
+    # Without its node nobody runs on the cheap pool.
+    asked, scenario = world(), parse("pool/a.nodes-=1")
+    dear = solve(apply(asked, scenario))
+    assert outcomes(asked, solve(asked), [scenario], [dear])[0].plan == dear
+
+
 def test_a_scenario_that_was_not_solved_has_its_first_order_answer_alone() -> None:
     asked = world()
     scenarios = [parse("pool/a.nodes+=1"), parse("pool/a.price+=0.5")]
     first, second = outcomes(asked, solve(asked), scenarios, [made(1.0, 1.0)])
-    assert first.plan == made(1.0, 1.0)
+    assert first.plan == made(1.0, 1.0)  # cheaper than the plan as it is
     assert second.plan is None
     assert second.first_order == pytest.approx((3.0, 3.0))
     with pytest.raises(ValueError, match="was not solved"):
