@@ -62,7 +62,7 @@ def fraction(random) -> float:
 @compiled
 def put(c, st, j, i, s):
     """Book job ``j`` in mode ``i`` from slot ``s``; room is not looked at."""
-    g, d = c.gpus[i], c.length[i]
+    g, d = c.takes[i], c.length[i]
     for k in range(c.rows.shape[1]):
         r = c.rows[c.cls[i], k]
         if r >= 0:
@@ -77,7 +77,7 @@ def put(c, st, j, i, s):
 @compiled
 def take_out(c, st, j):
     i, s = st.mode[j], st.start[j]
-    g, d = c.gpus[i], c.length[i]
+    g, d = c.takes[i], c.length[i]
     for k in range(c.rows.shape[1]):
         r = c.rows[c.cls[i], k]
         if r >= 0:
@@ -115,7 +115,7 @@ def best_spot(c, st, total, best, j, most, noise):
         usd = c.usd[i]
         if usd >= least:
             break
-        g, d, first, last = c.gpus[i], c.length[i], c.first[i], c.last[i]
+        g, d, first, last = c.takes[i], c.length[i], c.first[i], c.last[i]
         cls = c.cls[i]
         if usd + noise * g * best[c.pair[i], first] >= least:
             continue
@@ -164,7 +164,7 @@ def insert_all(c, st, total, best, order, weight):
 
 @compiled
 def fits(c, st, i, s):
-    g = c.gpus[i]
+    g = c.takes[i]
     for k in range(c.rows.shape[1]):
         r = c.rows[c.cls[i], k]
         if r >= 0:
@@ -197,7 +197,7 @@ def someone(c, st, r, t, need, forced, tries):
         j = st.member[r, draw(st.random, n)]
         i, s = st.mode[j], st.start[j]
         if j != forced and s <= t and t < s + c.length[i]:
-            g = c.gpus[i]
+            g = c.takes[i]
             area = float(g * c.length[i])
             if g < need:
                 area *= float(need) / g
@@ -235,7 +235,7 @@ def anneal(c, st, total, best, value, moves, hot, cold, weight):
             else:
                 s = st.start[one]
                 row = total[c.cls[i]]
-                regret = usd_at(c, one, i, s) + c.gpus[i] * (row[s + c.length[i]] - row[s]) - value[one]
+                regret = usd_at(c, one, i, s) + c.takes[i] * (row[s + c.length[i]] - row[s]) - value[one]
             if regret >= worst:
                 j, worst = one, regret
         if j < 0:
@@ -246,13 +246,13 @@ def anneal(c, st, total, best, value, moves, hot, cold, weight):
         for i in range(c.of_job[j], c.of_job[j + 1]):
             if c.usd[i] >= bar + heat:
                 break
-            floor = c.usd[i] + c.gpus[i] * best[c.pair[i], c.first[i]]
+            floor = c.usd[i] + c.takes[i] * best[c.pair[i], c.first[i]]
             if floor > bar + heat:
                 continue
             row = total[c.cls[i]]
             for _ in range(3):
                 s = c.first[i] + draw(st.random, c.last[i] - c.first[i] + 1)
-                cost = usd_at(c, j, i, s) + c.gpus[i] * (row[s + c.length[i]] - row[s])
+                cost = usd_at(c, j, i, s) + c.takes[i] * (row[s + c.length[i]] - row[s])
                 cost += heat * fraction(st.random)
                 if cost < low and not (i == st.mode[j] and s == st.start[j]):
                     which, when, low = i, s, cost
@@ -288,7 +288,7 @@ def anneal(c, st, total, best, value, moves, hot, cold, weight):
             for a in range(1, count):
                 pick, size = a, -1.0
                 for b in range(a, count):
-                    g = float(c.gpus[old_mode[b]]) * c.length[old_mode[b]]
+                    g = float(c.takes[old_mode[b]]) * c.length[old_mode[b]]
                     if g > size:
                         pick, size = b, g
                 out[a], out[pick] = out[pick], out[a]

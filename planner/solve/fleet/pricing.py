@@ -49,7 +49,7 @@ def price_jobs(
         for i in range(c.of_job[j], c.of_job[j + 1]):
             if c.usd[i] >= least:
                 break  # modes stand in order of cost, and prices are never below 0
-            first, last, length, gpus = c.first[i], c.last[i], c.length[i], c.gpus[i]
+            first, last, length, gpus = c.first[i], c.last[i], c.length[i], c.takes[i]
             floor = c.usd[i] + gpus * best[c.pair[i], first]
             if floor >= least:
                 continue
@@ -78,5 +78,5 @@ def add_usage(
             for k in range(c.rows.shape[1]):
                 r = c.rows[c.cls[i], k]
                 if r >= 0:
-                    change[r, start[j]] += weight * c.gpus[i]
-                    change[r, start[j] + c.length[i]] -= weight * c.gpus[i]
+                    change[r, start[j]] += weight * c.takes[i]
+                    change[r, start[j] + c.length[i]] -= weight * c.takes[i]
