@@ -162,11 +162,11 @@ def build(problem: Problem) -> Table:
     nodes = tuple(
         tuple(n for n in problem.nodes_of(p.name) if not n.cordoned) for p in problem.pools
     )
-    places = {p.name: _Places(p, n) for p, n in zip(problem.pools, nodes, strict=True)}
+    places = {p.name: Places(p, n) for p, n in zip(problem.pools, nodes, strict=True)}
     capacity = tuple(tuple(getattr(p.capacity, what) for what in RESOURCES) for p in problem.pools)
     number = {j.name: i for i, j in enumerate(problem.jobs)}
     after = tuple(tuple(number[a] for a in j.after) for j in problem.jobs)
-    earliest = _earliest(problem, after)
+    earliest = earliest_starts(problem, after)
     kept = {before for deps in after for before in deps}
     kept |= {i for i, j in enumerate(problem.jobs) if j.required}
     lowest = min((j.tier for j in problem.jobs), default=0)
@@ -229,7 +229,7 @@ _Made: TypeAlias = Reason | tuple[int, int, int, tuple[Run, ...], int, float, fl
 def _options_of(
     problem: Problem,
     job: Job,
-    places: Mapping[str, _Places],
+    places: Mapping[str, Places],
     earliest: int,
     kept: bool,
     upper: bool,
@@ -248,14 +248,14 @@ def _options_of(
 
 
 def _option(
-    problem: Problem, job: Job, mode: Mode, places: _Places, earliest: int, kept: bool
+    problem: Problem, job: Job, mode: Mode, places: Places, earliest: int, kept: bool
 ) -> _Made:
     pool = problem.pool_by_name[mode.pool]
     per_node, most = places.room(job, mode)
     if isinstance(job.need, Work):
         hours = hours_of(job, mode)
         length = problem.grid.slots_for(hours) if hours < 1e9 else problem.grid.slots + 1
-        first = max(earliest, _ready(problem, pool))
+        first = max(earliest, ready_slot(problem, pool))
         last = min(job.deadline, problem.grid.slots) - length
         runs: tuple[Run, ...] = (Run(start=0, end=length, replicas=mode.replicas),)
         usd = hours * mode.replicas * mode.usd_per_replica_hour
@@ -276,7 +276,7 @@ def _option(
         return Reason.NO_OPTION
     if last < first:
         return Reason.WINDOW
-    if max(r.replicas for r in runs) * mode.amounts.gpus > _quota(problem, job, pool):
+    if max(r.replicas for r in runs) * mode.amounts.gpus > quota(problem, job, pool):
         return Reason.QUEUE_LIMIT
     if usd > spendable_usd(problem, job) + 1e-6:
         return Reason.BUDGET
@@ -309,7 +309,7 @@ def spendable_usd(problem: Problem, job: Job) -> float:
     return most if job.max_cost_usd is None else min(most, job.max_cost_usd)
 
 
-def _quota(problem: Problem, job: Job, pool: Pool) -> float:
+def quota(problem: Problem, job: Job, pool: Pool) -> float:
     """GPUs of the pool's accelerator that the job's queues let it have at once."""
     return min(
         (
@@ -323,7 +323,7 @@ def _quota(problem: Problem, job: Job, pool: Pool) -> float:
     )
 
 
-class _Places:
+class Places:
     """The usable nodes of a pool when they are empty."""
 
     def __init__(self, pool: Pool, nodes: Sequence[Node]) -> None:
@@ -380,7 +380,7 @@ def _replicas_on(pool: Pool, mode: Mode, broken: int) -> int:
     return min(fits, default=mode.replicas)
 
 
-def _ready(problem: Problem, pool: Pool) -> int:
+def ready_slot(problem: Problem, pool: Pool) -> int:
     """The first slot at which a node launched at the grid's start can do batch work.
 
     (The nodes of a service are launched ahead: it is to be up from its first slot.)
@@ -390,7 +390,7 @@ def _ready(problem: Problem, pool: Pool) -> int:
     return -(-pool.startup_seconds // problem.grid.slot_seconds)
 
 
-def _earliest(problem: Problem, after: tuple[tuple[int, ...], ...]) -> list[int]:
+def earliest_starts(problem: Problem, after: tuple[tuple[int, ...], ...]) -> list[int]:
     """Release of each job, no earlier than what it depends on can end at the earliest."""
     earliest = [j.release for j in problem.jobs]
     for j in order_by_dependency(after):
