@@ -2,111 +2,111 @@
 
 Prices y[r, t] >= 0 on the rows' slots take the place of capacity:
 
-    L(y) = sum over jobs of min(unplaced, min over modes and starts of usd + late + gpus sum y)
-           - sum of capacity[r, t] y[r, t]
+    L(y) = sum over jobs of min(unplaced, min over modes and starts of usd + late + takes sum of y)
+           - sum over r, t of capacity[r, t] y[r, t]
 
-is a lower bound on every plan for every y >= 0 (weak duality), and concave. It is raised by the
-volume algorithm of F. Barahona and R. Anbil, *The volume algorithm: producing primal solutions with
-a subgradient method*, Mathematical Programming 87 (2000): steps from the best prices so far along a
-running average of usage less capacity, scaled by a row's price over its capacity.
+is, for every y >= 0, a lower bound on every plan (weak duality: a plan that keeps capacity pays at
+most sum of capacity y for what it takes), and concave. It is raised by the volume algorithm of
+F. Barahona and R. Anbil, *The volume algorithm: producing primal solutions with a subgradient
+method*, Mathematical Programming 87 (2000): steps from the best prices so far along a running
+average of usage less capacity, each row's by the inverse of its capacity. The first steps move
+whole rows: one price for all slots is most of the answer.
+
+What it relaxes: that whole gangs fit (capacity holds on average over the choices of each job),
+nodes (capacity is counted by pool), dependencies but for the earliest starts that they leave,
+budgets, whole-node bills, and stops of jobs that may be split.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from planner.solve.fleet.columns import Columns, Floats, Ints, prefix
-from planner.solve.fleet.pricing import add_usage, cheapest_starts, price_jobs
+from planner.solve.fleet.columns import Columns, Floats, Ints, Priced
+from planner.solve.fleet.pricing import Pricer, add_usage
 
-
-@dataclass(slots=True)
-class Priced:
-    """All jobs at one vector of prices."""
-
-    bound_usd: float
-    value: Floats  # (J) least cost of each job at these prices
-    mode: Ints  # (J)
-    start: Ints  # (J)
-    usage: Floats  # (R, T)
-
-
-@dataclass(slots=True)
-class Pricer:
-    """Prices all jobs; holds the scratch that each pass needs."""
-
-    columns: Columns
-    best: Floats = field(init=False)
-    at: Ints = field(init=False)
-
-    def __post_init__(self) -> None:
-        shape = (self.columns.pair_cls.size, self.columns.slots + 1)
-        self.best = np.empty(shape)
-        self.at = np.zeros(shape, dtype=np.int32)
-
-    def price(self, prices: Floats) -> Priced:
-        c = self.columns
-        total = prefix(c, prices)
-        cheapest_starts(total, c.pair_cls, c.pair_length, self.best, self.at)
-        value, mode = np.empty(c.jobs), np.empty(c.jobs, dtype=np.int32)
-        start = np.empty(c.jobs, dtype=np.int32)
-        change = np.zeros((c.capacity.shape[0], c.slots + 1))
-        price_jobs(c, 0, c.jobs, total, self.best, self.at, value, mode, start)
-        add_usage(c, 0, c.jobs, mode, start, 1.0, change)
-        usage = np.cumsum(change[:, :-1], axis=1)
-        bound = float(value.sum() - (c.capacity * prices).sum())
-        return Priced(bound_usd=bound, value=value, mode=mode, start=start, usage=usage)
+FLAT_PASSES = 60  # with one price a row
+PASSES = 800
+TARGET = 0.02  # of the bound: how far above it the steps aim at first
+SHRINK = 0.66  # of the step, after so many without a gain:
+PATIENCE_FLAT, PATIENCE = 5, 8
+ALPHA, LEAST_ALPHA, FINE = 0.1, 0.01, 0.02  # weight of the newest usage; less below a step of FINE
+SAMPLES = 24
 
 
 @dataclass(slots=True)
 class Ascent:
-    """The volume algorithm under way."""
+    """The best prices so far, and what leads on from them."""
 
     pricer: Pricer
-    prices: Floats  # the best so far (R, T)
-    best: Priced
-    usage: Floats  # running average (R, T)
-    step: float = 1.0
-    red: int = 0
-    greens: int = 0
-    alpha: float = 0.1
-    late: list[Priced] = field(default_factory=list)
+    prices: Floats  # (R, T)
+    bound_usd: float = -np.inf
+    usage: Floats = field(init=False)  # running average (R, T)
+    samples: deque[tuple[Ints, Ints]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
+
+    def __post_init__(self) -> None:
+        self.usage = self._evaluate(self.prices)[1]
+        self.bound_usd = self._evaluate(self.prices)[0]
+
+    def rise(self, passes: int, *, flat: bool, stop: Callable[[float], bool]) -> None:
+        """So many steps, or until ``stop(bound)``; ``flat`` ones keep one price a row."""
+        capacity = self.pricer.columns.capacity
+        scale = 1.0 / np.maximum(1, capacity)
+        step, alpha, idle = 1.0, ALPHA, 0
+        for _ in range(passes):
+            over = self.usage - capacity
+            if flat:
+                over = np.repeat(over.mean(axis=1, keepdims=True), over.shape[1], axis=1)
+            way = np.where((self.prices <= 0) & (over < 0), 0.0, over * scale)
+            slope = float((way * over).sum())
+            if slope <= 0 or stop(self.bound_usd):
+                return
+            size = step * TARGET * abs(self.bound_usd) / slope
+            prices = np.maximum(0.0, self.prices + size * way)
+            bound, usage = self._evaluate(prices)
+            self.usage = alpha * usage + (1 - alpha) * self.usage
+            if bound > self.bound_usd:
+                self.prices, self.bound_usd, idle = prices, bound, 0
+                if float(((usage - capacity) * way).sum()) > 0:
+                    step = min(2.0, step * 1.1)
+                continue
+            idle += 1
+            if idle >= (PATIENCE_FLAT if flat else PATIENCE):
+                step, idle = step * SHRINK, 0
+                alpha = max(LEAST_ALPHA, alpha * 0.7) if step < FINE else alpha
+
+    def _evaluate(self, prices: Floats) -> tuple[float, Floats]:
+        """L(prices), and the usage of what attains it, which is kept as a sample."""
+        c = self.pricer.columns
+        priced = self.pricer.priced(prices)
+        value, mode, start = self.pricer.values(priced)
+        self.samples.append((mode, start))
+        value = self.pricer.relax(priced, value)
+        return lagrangian(c, prices, value), usage_of(c, mode, start)
 
 
-def ascend(pricer: Pricer, prices: Floats, more: Callable[[int, float], bool]) -> Ascent:
-    """Raise the bound from ``prices`` while ``more(iteration, bound)``."""
+def lagrangian(c: Columns, prices: Floats, value: Floats) -> float:
+    """The bound that job values prove."""
+    return float(value.sum() - (c.capacity * prices).sum())
+
+
+def usage_of(c: Columns, mode: Ints, start: Ints) -> Floats:
+    """(R, T): what is taken."""
+    change = np.zeros((c.capacity.shape[0], c.slots + 1))
+    add_usage(c, mode, start, change)
+    return np.cumsum(change[:, :-1], axis=1)
+
+
+def ascend(
+    pricer: Pricer, prices: Floats | None, stop: Callable[[float], bool]
+) -> tuple[Ascent, Priced]:
+    """Prices that prove much, from ``prices`` or from nothing, and their lookups."""
     c = pricer.columns
-    first = pricer.price(prices)
-    a = Ascent(pricer=pricer, prices=prices, best=first, usage=first.usage.copy())
-    reference = float(np.sum(c.usd[c.of_job[:-1][np.diff(c.of_job) > 0]])) / max(1.0, float(c.capacity.sum()))
-    scale = 1.0 / np.maximum(1.0, c.capacity)
-    iteration = 0
-    target = 0.02
-    reds = 0
-    f = 1.0
-    while more(iteration, a.best.bound_usd):
-        iteration += 1
-        grad = a.usage - c.capacity
-        direction = grad * scale
-        direction = np.where((a.prices <= 0) & (direction < 0), 0.0, direction)
-        norm = float((direction * grad).sum())
-        if norm <= 0: break
-        size = f * target * abs(a.best.bound_usd) / norm
-        y = np.maximum(0.0, a.prices + size * direction)
-        now = pricer.price(y)
-        a.usage = a.alpha * now.usage + (1 - a.alpha) * a.usage
-        if now.bound_usd > a.best.bound_usd:
-            better = float(((now.usage - c.capacity) * direction).sum()) > 0
-            a.prices, a.best = y, now
-            if better: f = min(2.0, f * 1.1)
-            reds = 0
-        else:
-            reds += 1
-            if reds >= 15:
-                f *= 0.66
-                reds = 0
-                if f<0.02: a.alpha=max(.01,a.alpha*.7)
-        a.step = f
-    return a
+    ascent = Ascent(pricer, np.zeros(c.capacity.shape) if prices is None else prices)
+    if prices is None:
+        ascent.rise(FLAT_PASSES, flat=True, stop=stop)
+    ascent.rise(PASSES, flat=False, stop=stop)
+    return ascent, pricer.priced(ascent.prices)

@@ -1,0 +1,264 @@
+"""A problem into `Columns`: one pass over its jobs' modes, without an object for any of them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from planner.problem import GPU_MILLI, Demand, Job, Mode, Node, Pool, Problem, Work, replicas_for
+from planner.solve.fleet.columns import (
+    BUDGET,
+    JOB,
+    MODE,
+    PAIR,
+    PAUSES,
+    SWITCHES,
+    WHOLE,
+    Columns,
+    Floats,
+    Ints,
+    Records,
+)
+from planner.table import Places, earliest_starts, ready_slot, spendable_usd
+
+MOST = 2**31 - 1
+TIER_WEIGHT = 1e4  # what a tier weighs above all lower ones, to the search
+REQUIRED_USD = 1e12
+
+
+class Row(NamedTuple):
+    """A mode, as `MODE` has it but for its pair; those of a job stand in this order."""
+
+    usd: float
+    number: int
+    cls: int
+    takes: int
+    length: int
+    work: float
+    first: int
+    last: int
+    profile: int
+
+
+def read(problem: Problem) -> Columns:
+    """The columns of ``problem``."""
+    return _Reader(problem).read()
+
+
+@dataclass(slots=True)
+class _Reader:
+    """The rows, classes and profiles met so far."""
+
+    problem: Problem
+    pools: dict[str, int] = field(init=False)
+    places: dict[str, Places] = field(init=False)
+    ready: dict[str, int] = field(init=False)
+    limits: dict[str, list[tuple[str, int]]] = field(init=False)  # queue -> (accelerator, row)
+    capacity: list[Ints] = field(default_factory=list)
+    classes: dict[tuple[int, ...], int] = field(default_factory=dict)
+    class_of: dict[tuple[str, str], int] = field(default_factory=dict)  # by pool and queue
+    room: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    profiles: list[Ints] = field(default_factory=list)
+    profile_cls: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        problem = self.problem
+        self.pools = {pool.name: p for p, pool in enumerate(problem.pools)}
+        self.ready = {pool.name: ready_slot(problem, pool) for pool in problem.pools}
+        usable: dict[str, list[Node]] = defaultdict(list)
+        for node in problem.nodes:
+            if not node.cordoned:
+                usable[node.pool].append(node)
+        self.places = {pool.name: Places(pool, usable[pool.name]) for pool in problem.pools}
+        for pool in problem.pools:
+            self.capacity.append(_capacity(pool, usable[pool.name], problem.grid.slots))
+        self.limits = defaultdict(list)
+        for queue in problem.queues:
+            for accelerator, gpus in queue.limit:
+                self.limits[queue.name].append((accelerator, len(self.capacity)))
+                milli = min(gpus * GPU_MILLI, MOST)
+                self.capacity.append(np.full(problem.grid.slots, milli, dtype=np.int32))
+
+    def read(self) -> Columns:
+        jobs, grid = self.problem.jobs, self.problem.grid
+        number = {job.name: j for j, job in enumerate(jobs)}
+        after = tuple(tuple(number[name] for name in job.after) for job in jobs)
+        earliest = earliest_starts(self.problem, after) if any(after) else None
+        modes: list[Row] = []
+        ends = [0]
+        for j, job in enumerate(jobs):
+            first = job.release if earliest is None else earliest[j]
+            modes += sorted(self._modes(job, first))
+            ends.append(len(modes))
+        found = np.zeros(len(modes), dtype=MODE)
+        for name, column in zip(Row._fields, zip(*modes, strict=True), strict=False):
+            found[name] = column
+        keys = found["cls"].astype(np.int64) * (grid.slots + 1) + found["length"]
+        unique, found["pair"] = np.unique(keys, return_inverse=True)
+        pairs = np.zeros(unique.size, dtype=PAIR)
+        pairs["cls"], pairs["length"] = np.divmod(unique, grid.slots + 1)
+        spends, budgets = self._budgets()
+        return Columns(
+            capacity=np.array(self.capacity, dtype=np.int32).reshape(-1, grid.slots),
+            rows=_padded(list(self.classes)),
+            jobs=self._jobs(ends, after),
+            modes=found,
+            pairs=pairs,
+            profiles=np.array(self.profiles, dtype=np.int32).reshape(-1, grid.slots),
+            profile_cls=np.array(self.profile_cls, dtype=np.int32),
+            spends=spends,
+            budgets=budgets,
+        )
+
+    def _jobs(self, ends: list[int], after: tuple[tuple[int, ...], ...]) -> Records:
+        jobs, grid = self.problem.jobs, self.problem.grid
+        found = np.zeros(len(jobs), dtype=JOB)
+        found["unplaced_usd"] = [job.unplaced_usd for job in jobs]
+        found["penalty_usd"] = _penalties(jobs)
+        found["late_usd"] = [job.lateness_usd_per_hour * grid.slot_hours for job in jobs]
+        found["due"] = [grid.slots if job.due is None else job.due for job in jobs]
+        found["pieces"] = [_pieces(job) for job in jobs]
+        found["first"], found["end"] = ends[:-1], ends[1:]
+        found["fixed"] = [bool(waits) for waits in after]
+        found["fixed"][[before for waits in after for before in waits]] = 1
+        return found
+
+    def _modes(self, job: Job, first: int) -> Iterator[Row]:
+        """The modes that could be of use."""
+        least = np.inf if job.required else job.unplaced_usd
+        most = spendable_usd(self.problem, job) + 1e-6
+        for m, mode in enumerate(job.modes):
+            if not self._fits(job, mode):
+                continue
+            if isinstance(job.need, Work):
+                row = self._batch(job, job.need, m, first)
+            else:
+                row = self._service(job, job.need, m)
+            if row is not None and row.usd < least and row.usd <= most:
+                yield row
+
+    def _fits(self, job: Job, mode: Mode) -> bool:
+        """Whether the pool, empty, holds the gang."""
+        inside = mode.together if mode.together_required else ""
+        key = (mode.pool, mode.amounts, mode.replicas, mode.spread, inside, job.preemptible)
+        if key not in self.room:
+            self.room[key] = self.places[mode.pool].room(job, mode)[1] >= mode.replicas
+        return self.room[key]
+
+    def _batch(self, job: Job, need: Work, m: int, first: int) -> Row | None:
+        mode, grid = job.modes[m], self.problem.grid
+        rate = mode.replicas * mode.work_per_replica_hour
+        if rate <= 0 or need.amount / rate > grid.slots * grid.slot_hours * (1 + 1e-6):
+            return None
+        hours = need.amount / rate
+        length, begin = grid.slots_for(hours), max(first, self.ready[mode.pool])
+        last = min(job.deadline, grid.slots) - length
+        takes = mode.replicas * mode.amounts.gpu_milli
+        if last < begin or takes > self.capacity[self.pools[mode.pool]].max():
+            return None
+        return Row(
+            number=m,
+            cls=self._class(mode.pool, job.queue),
+            takes=takes,
+            length=length,
+            work=hours / grid.slot_hours,
+            usd=hours * mode.replicas * mode.usd_per_replica_hour,
+            first=begin,
+            last=last,
+            profile=-1,
+        )
+
+    def _service(self, job: Job, need: Demand, m: int) -> Row | None:
+        mode, grid = job.modes[m], self.problem.grid
+        first, end = job.release, min(job.deadline, grid.slots)
+        if first >= end or mode.work_per_replica_hour <= 0:
+            return None
+        replicas = np.zeros(grid.slots, dtype=np.int64)
+        replicas[first:end] = [replicas_for(need, mode, t) for t in range(first, end)]
+        takes = replicas * mode.amounts.gpu_milli
+        if (takes > self.capacity[self.pools[mode.pool]]).any():
+            return None
+        cls = self._class(mode.pool, job.queue)
+        self.profiles.append(takes.astype(np.int32))
+        self.profile_cls.append(cls)
+        return Row(
+            number=m,
+            cls=cls,
+            takes=int(takes.max()),
+            length=end - first,
+            work=float(end - first),
+            usd=float(replicas.sum()) * grid.slot_hours * mode.usd_per_replica_hour,
+            first=first,
+            last=first,
+            profile=len(self.profiles) - 1,
+        )
+
+    def _class(self, pool: str, queue: str) -> int:
+        found = self.class_of.get((pool, queue))
+        if found is None:
+            accelerator = self.problem.pool_by_name[pool].accelerator
+            limits = (
+                row
+                for name in self.problem.queue_path(queue)
+                for kind, row in self.limits.get(name, ())
+                if kind == accelerator
+            )
+            key = (self.pools[pool], *limits)
+            found = self.classes.setdefault(key, len(self.classes))
+            self.class_of[pool, queue] = found
+        return found
+
+    def _budgets(self) -> tuple[Ints, Records]:
+        """Budgets of each job's queues by month, and what and when each is."""
+        months = self.problem.grid.months()
+        known: dict[str, range] = {}
+        rows: list[tuple[float, int, int]] = []
+        for queue in self.problem.queues:
+            if queue.budget_usd_per_month is not None:
+                known[queue.name] = range(len(rows), len(rows) + len(months))
+                rows += [(queue.budget_usd_per_month, first, end) for _, first, end in months]
+        path = {
+            name: tuple(b for q in self.problem.queue_path(name) for b in known.get(q, ()))
+            for name in {job.queue for job in self.problem.jobs}
+        }
+        spends = _padded([path[job.queue] for job in self.problem.jobs])
+        return spends, np.array(rows, dtype=BUDGET)
+
+
+def _padded(rows: list[tuple[int, ...]]) -> Ints:
+    """Rows of unequal length, filled up with -1."""
+    found = np.full((max(1, len(rows)), max([1, *map(len, rows)])), -1, dtype=np.int32)
+    for n, row in enumerate(rows):
+        found[n, : len(row)] = row
+    return found
+
+
+def _capacity(pool: Pool, nodes: list[Node], slots: int) -> Ints:
+    """GPU thousandths of the pool's usable nodes in each slot."""
+    index = np.array([node.index for node in nodes], dtype=np.int64)
+    gpus = [len(n.healthy_gpus()) if n.devices else pool.gpus_per_node for n in nodes]
+    milli = np.array(gpus, dtype=np.int64) * GPU_MILLI
+    found = np.zeros(slots, dtype=np.int64)
+    for window in pool.windows:
+        found[window.start : window.end] = milli[index < window.nodes].sum()
+    return np.minimum(found, MOST).astype(np.int32)
+
+
+def _penalties(jobs: tuple[Job, ...]) -> Floats:
+    """What leaving each job out weighs: a tier more than all that lower ones could."""
+    rank = {tier: n for n, tier in enumerate(sorted({job.tier for job in jobs}))}
+    weigh = [TIER_WEIGHT ** min(rank[job.tier], 2) * job.unplaced_usd for job in jobs]
+    required = [REQUIRED_USD if job.required else 0.0 for job in jobs]
+    return np.maximum(np.array(weigh, dtype=np.float64), required)
+
+
+def _pieces(job: Job) -> int:
+    if isinstance(job.need, Demand):
+        return WHOLE
+    if job.switches:
+        return SWITCHES
+    return PAUSES if job.preemptible else WHOLE

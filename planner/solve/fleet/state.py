@@ -1,0 +1,262 @@
+"""A plan under change: jobs put in and taken out over arrays.
+
+Every function here is compiled. Room is looked at by `best_spot` and `fits`; `put` books whatever it
+is given, and may overbook: a move does so and then clears the way.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from planner.compiled import lean
+from planner.solve.fleet.columns import Columns, Floats, Ints, Priced
+
+
+class State(NamedTuple):
+    """Who is where. Shapes as in `Columns`; W is the most rows of a class.
+
+    A state may hold a part of the jobs: ``ours``, and of each row what they may take.
+    """
+
+    free: Ints  # (R, T)
+    left_usd: Floats  # (B)
+    mode: Ints  # (J) -1: left out
+    start: Ints  # (J)
+    ours: Ints  # jobs that may be moved
+    member: Ints  # (R, jobs) those of them that are in each row, in no order
+    members: Ints  # (R)
+    place: Ints  # (J, W) where a job stands in its rows' lists
+    random: npt.NDArray[np.uint64]  # (1)
+
+
+def empty(c: Columns, seed: int) -> State:
+    """Nobody placed yet."""
+    movable = (c.jobs["end"] > c.jobs["first"]) & (c.jobs["fixed"] == 0)
+    ours = np.flatnonzero(movable).astype(np.int32)
+    return State(
+        free=c.capacity.copy(),
+        left_usd=c.budgets["usd"].copy(),
+        mode=np.full(c.count, -1, dtype=np.int32),
+        start=np.zeros(c.count, dtype=np.int32),
+        ours=ours,
+        member=np.zeros((c.capacity.shape[0], c.count), dtype=np.int32),
+        members=np.zeros(c.capacity.shape[0], dtype=np.int32),
+        place=np.zeros((c.count, c.rows.shape[1]), dtype=np.int32),
+        random=seeded(seed),
+    )
+
+
+def seeded(seed: int) -> npt.NDArray[np.uint64]:
+    """A generator's state, never 0."""
+    return np.random.default_rng(seed).integers(1, 2**63, size=1, dtype=np.uint64)
+
+
+def restore(c: Columns, mode: Ints, start: Ints, seed: int) -> State:
+    """The state in which jobs are where ``mode`` and ``start`` (J) say."""
+    state = empty(c, seed)
+    for j in np.flatnonzero(mode >= 0):
+        put(c, state, j, mode[j], start[j])
+    return state
+
+
+@lean
+def draw(random: npt.NDArray[np.uint64], below: int) -> int:
+    """A number from 0 to ``below`` - 1 (xorshift: G. Marsaglia, J. Statistical Software 8, 2003)."""
+    x = random[0]
+    x ^= x << np.uint64(13)
+    x ^= x >> np.uint64(7)
+    x ^= x << np.uint64(17)
+    random[0] = x
+    return np.int64((x >> np.uint64(11)) % np.uint64(below))
+
+
+@lean
+def fraction(random: npt.NDArray[np.uint64]) -> float:
+    """A number from 0 to 1, 0 and 1 excluded."""
+    return (draw(random, 1 << 30) + 0.5) / float(1 << 30)
+
+
+@lean
+def spent(c: Columns, i: int, s: int, b: int) -> float:
+    """Money of mode ``i`` from ``s`` that falls into budget ``b``'s month."""
+    m = c.modes[i]
+    inside = min(s + m["length"], c.budgets[b]["end"]) - max(s, c.budgets[b]["first"])
+    return m["usd"] * max(0, inside) / m["length"]
+
+
+@lean
+def book(c: Columns, st: State, j: int, i: int, s: int, sign: int) -> None:
+    """Take (1) or give back (-1) what mode ``i`` of job ``j`` uses from slot ``s``."""
+    m = c.modes[i]
+    free, cls, length, profile = st.free, m["cls"], m["length"], m["profile"]
+    for k in range(c.rows.shape[1]):
+        r = c.rows[cls, k]
+        if r < 0:
+            continue
+        if profile < 0:
+            takes = sign * m["takes"]
+            for t in range(s, s + length):
+                free[r, t] -= takes
+        else:
+            for t in range(s, s + length):
+                free[r, t] -= sign * c.profiles[profile, t]
+    for k in range(c.spends.shape[1]):
+        b = c.spends[j, k]
+        if b >= 0:
+            st.left_usd[b] -= sign * spent(c, i, s, b)
+
+
+@lean
+def put(c: Columns, st: State, j: int, i: int, s: int) -> None:
+    """Book job ``j`` in mode ``i`` from slot ``s``."""
+    m = c.modes[i]
+    book(c, st, j, i, s, 1)
+    if not c.jobs[j]["fixed"]:
+        for k in range(c.rows.shape[1]):
+            r = c.rows[m["cls"], k]
+            if r >= 0:
+                st.place[j, k] = st.members[r]
+                st.member[r, st.members[r]] = j
+                st.members[r] += 1
+    st.mode[j], st.start[j] = i, s
+
+
+@lean
+def take_out(c: Columns, st: State, j: int) -> None:
+    """Undo `put`."""
+    i = st.mode[j]
+    m = c.modes[i]
+    book(c, st, j, i, st.start[j], -1)
+    for k in range(c.rows.shape[1]):
+        r = c.rows[m["cls"], k]
+        if r < 0:
+            continue
+        end = st.members[r] - 1
+        other = st.member[r, end]  # the last of the list takes the place that falls free
+        st.member[r, st.place[j, k]] = other
+        st.members[r] = end
+        for w in range(c.rows.shape[1]):
+            if c.rows[c.modes[st.mode[other]]["cls"], w] == r:
+                st.place[other, w] = st.place[j, k]
+    st.mode[j] = -1
+
+
+@lean
+def usd_at(c: Columns, j: int, i: int, s: int) -> float:
+    """What job ``j`` costs in mode ``i`` from ``s``; left out (-1): its penalty."""
+    m = c.modes[i]
+    if i < 0:
+        return c.jobs[j]["penalty_usd"]
+    return m["usd"] + max(0, s + m["length"] - c.jobs[j]["due"]) * c.jobs[j]["late_usd"]
+
+
+@lean
+def paid(c: Columns, p: Priced, i: int, s: int) -> float:
+    """What mode ``i`` from ``s`` pays for the capacity that it takes."""
+    m = c.modes[i]
+    if m["profile"] >= 0:
+        return p.profile_usd[m["profile"]]
+    return m["takes"] * (p.total[m["cls"], s + m["length"]] - p.total[m["cls"], s])
+
+
+@lean
+def fits(c: Columns, st: State, j: int, i: int, s: int) -> bool:
+    """Whether there is room, and money, for mode ``i`` of job ``j`` from ``s``."""
+    m = c.modes[i]
+    free, cls, profile, takes = st.free, m["cls"], m["profile"], m["takes"]
+    for k in range(c.rows.shape[1]):
+        r = c.rows[cls, k]
+        if r >= 0:
+            for t in range(s, s + m["length"]):
+                need = takes if profile < 0 else c.profiles[profile, t]
+                if free[r, t] < need:
+                    return False
+    return affordable(c, st, j, i, s)
+
+
+@lean
+def affordable(c: Columns, st: State, j: int, i: int, s: int) -> bool:
+    """Whether the budgets of the job's queues leave room for mode ``i`` from ``s``."""
+    for k in range(c.spends.shape[1]):
+        b = c.spends[j, k]
+        if b >= 0 and spent(c, i, s, b) > st.left_usd[b] + 1e-6:
+            return False
+    return True
+
+
+@lean
+def best_spot(
+    c: Columns, st: State, p: Priced, j: int, ready: int, below: float
+) -> tuple[int, int]:
+    """Where job ``j`` fits, no earlier than ``ready``, at the least cost and price: mode (-1), start."""
+    which, when = -1, 0
+    least = below
+    for i in range(c.jobs[j]["first"], c.jobs[j]["end"]):
+        m = c.modes[i]
+        if m["usd"] >= least:
+            break
+        if m["profile"] >= 0:
+            cost = m["usd"] + p.profile_usd[m["profile"]]
+            if m["first"] >= ready and cost < least and fits(c, st, j, i, m["first"]):
+                least, which, when = cost, i, m["first"]
+            continue
+        first = max(ready, m["first"])
+        if first > m["last"] or m["usd"] + m["takes"] * p.best[m["pair"], first] >= least:
+            continue
+        s, cost = _best_start(c, st, p, j, i, first, least)
+        if s >= 0:
+            least, which, when = cost, i, s
+    return which, when
+
+
+@lean
+def _best_start(
+    c: Columns, st: State, p: Priced, j: int, i: int, first: int, least: float
+) -> tuple[int, float]:
+    """The start of mode ``i`` that fits and costs least, below ``least``; (-1, least) for none.
+
+    One walk along the slots, counting those in a row that have room.
+    """
+    m = c.modes[i]
+    free, rows, total, length, takes = st.free, c.rows[m["cls"]], p.total, m["length"], m["takes"]
+    cls, due, late_usd, usd = m["cls"], c.jobs[j]["due"], c.jobs[j]["late_usd"], m["usd"]
+    when, run = -1, 0
+    for t in range(first, m["last"] + length):
+        room = free[rows[0], t]
+        for k in range(1, rows.size):
+            if rows[k] >= 0:
+                room = min(room, free[rows[k], t])
+        run = run + 1 if room >= takes else 0
+        if run >= length:
+            s = t + 1 - length
+            cost = usd + takes * (total[cls, t + 1] - total[cls, s])
+            cost += max(0, t + 1 - due) * late_usd
+            if cost < least and affordable(c, st, j, i, s):
+                least, when = cost, s
+    return when, least
+
+
+@lean
+def insert(c: Columns, st: State, p: Priced, order: Ints) -> None:
+    """Put the jobs of ``order`` one by one where they cost least; who fits nowhere stays out."""
+    for j in order:
+        if st.mode[j] < 0 and c.jobs[j]["first"] < c.jobs[j]["end"]:
+            i, s = best_spot(c, st, p, j, 0, np.inf)
+            if i >= 0 and usd_at(c, j, i, s) < c.jobs[j]["penalty_usd"]:
+                put(c, st, j, i, s)
+
+
+@lean
+def insert_wanted(c: Columns, st: State, modes: Ints, starts: Ints, order: Ints) -> None:
+    """Put each job of ``order`` where one of the samples (S, J), drawn at random, has it and it fits."""
+    samples = modes.shape[0]
+    for j in order:
+        offset = draw(st.random, samples)
+        for a in range(samples):
+            n = (offset + a) % samples
+            if modes[n, j] >= 0 and fits(c, st, j, modes[n, j], starts[n, j]):
+                put(c, st, j, modes[n, j], starts[n, j])
+                break
