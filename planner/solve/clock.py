@@ -31,6 +31,7 @@ class Limits:
     gap: float | None = 0.0  # stop once this gap is proved; 0: go on to the optimum
     # None: stop once the search has stalled, the sooner below a gap of `GOOD_GAP`
     seed: int = 0
+    moves: int | None = None  # of a fleet's search: as many, and the same plan each time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

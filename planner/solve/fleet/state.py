@@ -57,8 +57,7 @@ def seeded(seed: int) -> npt.NDArray[np.uint64]:
 def restore(c: Columns, mode: Ints, start: Ints, seed: int) -> State:
     """The state in which jobs are where ``mode`` and ``start`` (J) say."""
     state = empty(c, seed)
-    for j in np.flatnonzero(mode >= 0):
-        put(c, state, j, mode[j], start[j])
+    put_all(c, state, mode, start)
     return state
 
 
@@ -122,6 +121,27 @@ def put(c: Columns, st: State, j: int, i: int, s: int) -> None:
                 st.member[r, st.members[r]] = j
                 st.members[r] += 1
     st.mode[j], st.start[j] = i, s
+
+
+@lean
+def put_all(c: Columns, st: State, mode: Ints, start: Ints) -> None:
+    """Book every job where ``mode`` and ``start`` have it."""
+    for j in range(mode.size):
+        if mode[j] >= 0:
+            put(c, st, j, mode[j], start[j])
+
+
+@lean
+def enlist(c: Columns, st: State) -> None:
+    """Put ``ours`` who are placed into their rows' lists."""
+    for j in st.ours:
+        if st.mode[j] >= 0:
+            for k in range(c.rows.shape[1]):
+                r = c.rows[c.modes[st.mode[j]]["cls"], k]
+                if r >= 0:
+                    st.place[j, k] = st.members[r]
+                    st.member[r, st.members[r]] = j
+                    st.members[r] += 1
 
 
 @lean
@@ -237,6 +257,15 @@ def _best_start(
             if cost < least and affordable(c, st, j, i, s):
                 least, when = cost, s
     return when, least
+
+
+@lean
+def penalised(c: Columns, st: State) -> float:
+    """The cost of a plan to the search."""
+    usd = 0.0
+    for j in range(st.mode.size):
+        usd += usd_at(c, j, st.mode[j], st.start[j])
+    return usd
 
 
 @lean
