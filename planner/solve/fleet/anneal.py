@@ -92,7 +92,7 @@ def _draw_job(c: Columns, st: State, p: Priced, value: Floats) -> tuple[int, flo
 def _draw_spot(
     c: Columns, st: State, p: Priced, j: int, most: float, heat: float
 ) -> tuple[int, int]:
-    """Of starts drawn in each mode that may cost less than ``most``, the best, give or take heat."""
+    """Of starts drawn in each mode that may cost below ``most``, the best, give or take heat."""
     which, when, least = -1, 0, np.inf
     for i in range(c.jobs[j]["first"], c.jobs[j]["end"]):
         m = c.modes[i]
@@ -178,7 +178,7 @@ def _worst(c: Columns, st: State, i: int, s: int) -> tuple[int, int]:
 
 @lean
 def _someone(c: Columns, st: State, r: int, t: int, forced: int) -> int:
-    """A job that holds row ``r`` at slot ``t``; of some drawn, the smallest that is large enough."""
+    """A job that holds row ``r`` at slot ``t``: of some drawn, the smallest large enough."""
     found, least, hits = -1, np.inf, 0
     short = -st.free[r, t]
     if st.members[r] == 0:

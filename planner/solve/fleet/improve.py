@@ -35,9 +35,15 @@ from planner.table import order_by_dependency
 
 THREADS = 2
 HALVES = 4000  # jobs from which each thread takes half of them
-EPOCH, LONG_EPOCH = 10_000, 40_000  # moves of a thread in an epoch: of a small fleet, of a large one
+EPOCH, LONG_EPOCH = (
+    10_000,
+    40_000,
+)  # moves of a thread in an epoch: of a small fleet, of a large one
 MEETING = 10  # epochs after which two whole plans are compared
-HOT, COLD = 300.0, 0.003  # temperature over a job's mean cost: HOT / jobs at first, COLD of it at last
+HOT, COLD = (
+    300.0,
+    0.003,
+)  # temperature over a job's mean cost: HOT / jobs at first, COLD of it at last
 HOTTEST, COOLEST = 1.0, 0.03
 PATIENCE_SECONDS, JOB_SECONDS = 5.0, 1e-3  # a search that may stop by itself: so long, and by job
 
@@ -109,7 +115,7 @@ class Improver:
     # -- start -------------------------------------------------------------------------------------
 
     def begin(self, samples: list[tuple[Ints, Ints]], after: tuple[tuple[int, ...], ...]) -> None:
-        """Plans by insertion, in several orders: as a sampled pass has a job, else where it fits."""
+        """Plans by insertion, in two orders: as a sampled pass has a job, else where it fits."""
         modes, starts = (np.array(each) for each in zip(*samples, strict=True))
         for order in self._orders():
             state = empty(self.columns, self.clock.limits.seed)
@@ -235,5 +241,3 @@ def divide(c: Columns, whole: State, rng: np.random.Generator) -> list[State]:
         enlist(c, part)
         parts.append(part)
     return parts
-
-

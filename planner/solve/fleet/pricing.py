@@ -43,7 +43,7 @@ class Pricer:
         return Priced(total=total, best=best, at=at, profile_usd=profile_usd)
 
     def values(self, priced: Priced) -> tuple[Floats, Ints, Ints]:
-        """Least cost, mode (-1: left out) and start of each job; of a split one, of its best run."""
+        """Least cost, mode (-1: left out) and start of each job, in one piece."""
         c = self.columns
         value = np.empty(c.count)
         mode, start = np.empty(c.count, dtype=np.int32), np.empty(c.count, dtype=np.int32)
@@ -66,7 +66,7 @@ class Pricer:
 
 @lean
 def cheapest_starts(total: Floats, pairs: Records, best: Floats, at: Ints) -> None:
-    """Fill ``best`` (Q, T + 1) and ``at``: the least price from any start >= s, and where that is."""
+    """Fill ``best`` (Q, T + 1) and ``at``: the least price from any start >= s, and where."""
     slots = total.shape[1] - 1
     for q in range(pairs.size):
         cls, length = pairs[q]["cls"], pairs[q]["length"]

@@ -1,7 +1,7 @@
 """A plan under change: jobs put in and taken out over arrays.
 
-Every function here is compiled. Room is looked at by `best_spot` and `fits`; `put` books whatever it
-is given, and may overbook: a move does so and then clears the way.
+Room is looked at by `best_spot` and `fits`; `put` books whatever it is given, and may overbook: a
+move does so and then clears the way.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def restore(c: Columns, mode: Ints, start: Ints, seed: int) -> State:
 
 @lean
 def draw(random: npt.NDArray[np.uint64], below: int) -> int:
-    """A number from 0 to ``below`` - 1 (xorshift: G. Marsaglia, J. Statistical Software 8, 2003)."""
+    """From 0 to ``below`` - 1 (xorshift: G. Marsaglia, J. Statistical Software 8, 2003)."""
     x = random[0]
     x ^= x << np.uint64(13)
     x ^= x >> np.uint64(7)
@@ -211,7 +211,7 @@ def affordable(c: Columns, st: State, j: int, i: int, s: int) -> bool:
 def best_spot(
     c: Columns, st: State, p: Priced, j: int, ready: int, below: float
 ) -> tuple[int, int]:
-    """Where job ``j`` fits, no earlier than ``ready``, at the least cost and price: mode (-1), start."""
+    """The mode (-1: none) and start from ``ready`` on that fit, at the least cost and price."""
     which, when = -1, 0
     least = below
     for i in range(c.jobs[j]["first"], c.jobs[j]["end"]):
@@ -280,7 +280,7 @@ def insert(c: Columns, st: State, p: Priced, order: Ints) -> None:
 
 @lean
 def insert_wanted(c: Columns, st: State, modes: Ints, starts: Ints, order: Ints) -> None:
-    """Put each job of ``order`` where one of the samples (S, J), drawn at random, has it and it fits."""
+    """Put each job of ``order`` where a sample (S, J), drawn at random, has it and it fits."""
     samples = modes.shape[0]
     for j in order:
         offset = draw(st.random, samples)

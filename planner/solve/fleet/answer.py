@@ -1,0 +1,178 @@
+"""What the search found, as a `Plan`: nodes named, costs added up anew, reasons and prices said."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+
+import numpy as np
+
+from planner import cost
+from planner.plan import Placement, Price, QueuePrice, Reason, Segment, Unplaced
+from planner.problem import GPU_MILLI, Job, Problem
+from planner.reasons import why_not
+from planner.solve.fleet.columns import Columns, Floats, Ints
+from planner.solve.fleet.naming import Item, layers, name
+from planner.table import build as tabulate
+
+LEAST_PRICE = 1e-4  # USD per GPU-hour that are worth a line
+SAME_PRICE = 0.005  # of the price: less is one line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """Segments by job number, and jobs for which the nodes had no room."""
+
+    segments: dict[int, tuple[Segment, ...]]
+    failed: tuple[int, ...]
+
+
+def named(problem: Problem, c: Columns, mode: Ints, start: Ints) -> Named:
+    """Segments on named nodes for every job that is placed."""
+    items: list[Item] = []
+    for j in np.flatnonzero(mode >= 0).tolist():
+        items += _items(problem, c, j, int(mode[j]), int(start[j]))
+    placed = name(problem, items)
+    of_job: dict[int, list[tuple[Item, tuple[Placement, ...]]]] = defaultdict(list)
+    failed: dict[int, None] = {}
+    for item, places in zip(items, placed, strict=True):
+        if places is None:
+            failed[item.job] = None
+        else:
+            of_job[item.job].append((item, places))
+    return Named(
+        segments={
+            j: tuple(_segments(problem, c, j, int(mode[j]), parts))
+            for j, parts in of_job.items()
+            if j not in failed
+        },
+        failed=tuple(failed),
+    )
+
+
+def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator[Item]:
+    m = c.modes[i]
+    mode = problem.jobs[j].modes[int(m["number"])]
+    end = start + int(m["length"])
+    if m["profile"] < 0:
+        yield Item(job=j, mode=mode, start=start, end=end, replicas=mode.replicas)
+        return
+    replicas = c.profiles[m["profile"], start:end] // mode.amounts.gpu_milli
+    for first, last, count in layers(replicas.tolist(), start):
+        yield Item(job=j, mode=mode, start=first, end=last, replicas=count)
+
+
+def _segments(
+    problem: Problem,
+    c: Columns,
+    j: int,
+    i: int,
+    parts: Sequence[tuple[Item, tuple[Placement, ...]]],
+) -> Iterator[Segment]:
+    """One for batch work; for a service one each time that its replicas change."""
+    job, number = problem.jobs[j], int(c.modes["number"][i])
+    edges = sorted({edge for item, _ in parts for edge in (item.start, item.end)})
+    for start, end in pairwise(edges):
+        here = [(item, p) for item, p in parts if item.start <= start and end <= item.end]
+        if here:
+            yield Segment(
+                job=job.name,
+                mode=number,
+                replicas=sum(item.replicas for item, _ in here),
+                start=start,
+                end=end,
+                work=cost.served(problem, job, start, end),
+                placement=_together([p for _, p in here]),
+            )
+
+
+def _together(parts: Sequence[tuple[Placement, ...]]) -> tuple[Placement, ...]:
+    """Placements of several layers, a node once."""
+    if len(parts) == 1:
+        return parts[0]
+    found = []
+    places = sorted((p for part in parts for p in part), key=lambda p: p.node)
+    for node, group in groupby(places, key=lambda p: p.node):
+        there = list(group)
+        found.append(
+            Placement(
+                node=node,
+                replicas=sum(p.replicas for p in there),
+                devices=tuple(sorted(d for p in there for d in p.devices)),
+            )
+        )
+    return tuple(found)
+
+
+# -- prices ----------------------------------------------------------------------------------------
+
+
+def prices(problem: Problem, values: Floats) -> tuple[Price, ...]:
+    """Shadow prices of the pools from ``values`` (R, T), in lines of about one price."""
+    found = []
+    for p, pool in enumerate(problem.pools):
+        by_hour = values[p] * GPU_MILLI / problem.grid.slot_hours
+        for start, end, usd in lines(by_hour):
+            found.append(Price(pool=pool.name, start=start, end=end, usd_per_gpu_hour=usd))
+    return tuple(found)
+
+
+def lines(values: Floats) -> Iterator[tuple[int, int, float]]:
+    """Runs of about equal values above `LEAST_PRICE`: (first, end, mean)."""
+    begin = 0
+    for t in range(1, values.size + 1):
+        near = t < values.size and abs(values[t] - values[begin]) <= SAME_PRICE * max(
+            values[begin], values[t]
+        )
+        if not near:
+            mean = float(values[begin:t].mean())
+            if mean > LEAST_PRICE:
+                yield begin, t, mean
+            begin = t
+
+
+def queue_prices(problem: Problem, values: Floats) -> tuple[QueuePrice, ...]:
+    """What one more GPU of a limit, over the whole grid, saves by hour."""
+    limits = [(q.name, what) for q in problem.queues for what, _ in q.limit]
+    by_hour = values[len(problem.pools) :].mean(axis=1) * GPU_MILLI / problem.grid.slot_hours
+    return tuple(
+        QueuePrice(queue=queue, what=what, usd=float(usd))
+        for (queue, what), usd in zip(limits, by_hour, strict=True)
+        if usd > LEAST_PRICE
+    )
+
+
+# -- reasons ---------------------------------------------------------------------------------------
+
+
+def unplaced(problem: Problem, c: Columns, placed: Mapping[int, object]) -> tuple[Unplaced, ...]:
+    """Why each job that is left out is."""
+    out = [j for j in range(len(problem.jobs)) if j not in placed]
+    impossible = [j for j in out if c.jobs["first"][j] == c.jobs["end"][j]]
+    found = list(_impossible(problem, [problem.jobs[j] for j in impossible]))
+    known = set(impossible)
+    found += [_crowded_out(problem, c, placed, j) for j in out if j not in known]
+    return tuple(sorted(found, key=lambda u: u.job))
+
+
+def _impossible(problem: Problem, jobs: Sequence[Job]) -> Iterator[Unplaced]:
+    """Jobs without an option have their reason whoever else runs."""
+    alone = tuple(replace(job, after=()) for job in jobs)
+    yield from why_not(tabulate(replace(problem, jobs=alone)), {}, proved=True)
+
+
+def _crowded_out(problem: Problem, c: Columns, placed: Mapping[int, object], j: int) -> Unplaced:
+    job = problem.jobs[j]
+    number = {other.name: n for n, other in enumerate(problem.jobs)} if job.after else {}
+    missing = tuple(name for name in job.after if number[name] not in placed)
+    if missing:
+        message = f"waits for {', '.join(missing)}, which is not in the plan"
+        return Unplaced(job=job.name, reason=Reason.DEPENDENCY, message=message, binds=missing)
+    modes = c.modes[c.jobs["first"][j] : c.jobs["end"][j]]
+    pools = tuple(dict.fromkeys(job.modes[m["number"]].pool for m in modes))
+    lead = " and ".join(pools[:3]) + (" and others" if len(pools) > 3 else "")
+    full = "is full" if len(pools) == 1 else "are full"
+    message = f"{lead} {full} when it could run (as far as the search found)"
+    return Unplaced(job=job.name, reason=Reason.CAPACITY, message=message, binds=pools)

@@ -1,0 +1,132 @@
+"""Fleet scale: `Problem -> Plan` by prices.
+
+1. `reading`  the problem in columns.
+2. `ascent`   prices of capacity that prove a bound on every plan.
+3. `improve`  a plan built from those prices, and annealed.
+4. `answer`   nodes named; whom they have no room for goes back to 3 with less of the pool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner import cost
+from planner.plan import Bound, Plan, Status
+from planner.problem import Billing, Problem
+from planner.solve.clock import Clock
+from planner.solve.fleet import answer
+from planner.solve.fleet.answer import Named
+from planner.solve.fleet.ascent import Ascent, ascend
+from planner.solve.fleet.columns import WHOLE, Columns, Ints, Priced
+from planner.solve.fleet.improve import Improver, chosen
+from planner.solve.fleet.pricing import Pricer
+from planner.solve.fleet.reading import read
+from planner.solve.fleet.state import insert, restore
+
+MODES = 6000  # from which a problem is a fleet's
+ASCENT_SHARE = 0.4  # of the time, at most
+NAMING_ROUNDS = 4
+SQUEEZE = 0.01  # of a pool, each time that its nodes had no room for what it holds by count
+METHOD = "prices by the volume algorithm, annealed ejections"
+
+
+def is_fleet(problem: Problem) -> bool:
+    """Whether the problem is large enough to be solved by prices."""
+    return sum(len(job.modes) for job in problem.jobs) > MODES
+
+
+def solve(problem: Problem, clock: Clock) -> Plan:
+    """A plan and a bound within the clock's limits."""
+    c = read(problem)
+    number = {job.name: j for j, job in enumerate(problem.jobs)}
+    after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
+    until = clock.seconds + ASCENT_SHARE * clock.left
+    pricer = Pricer(c)
+
+    def stop(bound: float) -> bool:
+        clock.say("bounding", bound=bound, best=np.inf)
+        return clock.stop.asked or clock.seconds > until
+
+    ascent, priced = ascend(pricer, None, stop)
+    improver = Improver(
+        columns=c,
+        priced=priced,
+        value=pricer.values(priced)[0],
+        bound_usd=ascent.bound_usd,
+        clock=clock,
+    )
+    improver.begin(list(ascent.samples), after)
+    improver.improve()
+    return _Answer(problem, c, ascent, priced, clock).plan(improver)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    problem: Problem
+    columns: Columns
+    ascent: Ascent
+    priced: Priced
+    clock: Clock
+
+    def plan(self, improver: Improver) -> Plan:
+        """The best plan found, on nodes."""
+        problem, c = self.problem, self.columns
+        best = improver.best or chosen(c, *(np.full(c.count, -1, dtype=np.int32),) * 2)
+        named = self._on_nodes(best.mode, best.start)
+        out = [job for j, job in enumerate(problem.jobs) if j not in named.segments]
+        segments = tuple(
+            sorted(
+                (s for parts in named.segments.values() for s in parts),
+                key=lambda s: (s.start, s.job),
+            )
+        )
+        costs = cost.costs(problem, segments, [job.name for job in out])
+        required = any(job.required for job in out)
+        bound = min(improver.bound_usd, costs.objective)
+        return Plan(
+            status=Status.TIMEOUT if required else Status.FEASIBLE,
+            segments=segments,
+            unplaced=answer.unplaced(problem, c, named.segments),
+            costs=costs,
+            full_cost_usd=costs.money + cost.sunk_usd(problem),
+            useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
+            bound=Bound(
+                usd=bound, method="Lagrangian ascent (volume algorithm)", relaxes=self._relaxes()
+            ),
+            prices=answer.prices(problem, self.ascent.prices),
+            queue_prices=answer.queue_prices(problem, self.ascent.prices),
+            solve_seconds=self.clock.seconds,
+            seed=self.clock.limits.seed,
+            method=METHOD,
+            stopped=self.clock.stop.asked,
+        )
+
+    def _on_nodes(self, mode: Ints, start: Ints) -> Named:
+        """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
+        c, named = self.columns, answer.named(self.problem, self.columns, mode, start)
+        for _ in range(NAMING_ROUNDS):
+            if not named.failed:
+                break
+            rows = c.rows[c.modes["cls"][mode[list(named.failed)]], 0]
+            c.capacity[np.unique(rows)] = c.capacity[np.unique(rows)] * (1 - SQUEEZE)
+            mode, start = mode.copy(), start.copy()
+            mode[list(named.failed)] = -1
+            state = restore(c, mode, start, self.clock.limits.seed)
+            insert(c, state, self.priced, np.array(named.failed, dtype=np.int32))
+            mode, start = state.mode, state.start
+            named = answer.named(self.problem, c, mode, start)
+        return named
+
+    def _relaxes(self) -> tuple[str, ...]:
+        problem, c = self.problem, self.columns
+        stated = {
+            "whole gangs: a job may share itself over its choices": True,
+            "nodes: GPUs are counted by pool": True,
+            "dependencies, but for the earliest starts they leave": bool(c.jobs["fixed"].any()),
+            "budgets": bool(c.budgets.size),
+            "stops and changes of mode are free": bool((c.jobs["pieces"] != WHOLE).any()),
+            "idle time of rented nodes": any(p.billing is Billing.NODE for p in problem.pools),
+        }
+        return tuple(text for text, holds in stated.items() if holds)
