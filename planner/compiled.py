@@ -7,7 +7,7 @@ go of the interpreter's lock, so that two threads may run it at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numba
 
@@ -21,11 +21,11 @@ def compiled(function: Callable[P, R]) -> Callable[P, R]:
     return made
 
 
-
 def lean(function: Callable[P, R]) -> Callable[P, R]:
     """The same for one that makes no array: it does without counting who holds those it is given.
 
     That counting takes most of the time of a small function over many arrays.
     """
-    made: Callable[P, R] = numba.njit(cache=True, nogil=True, _nrt=False)(function)
+    options: dict[str, Any] = {"cache": True, "nogil": True, "_nrt": False}
+    made: Callable[P, R] = numba.njit(**options)(function)
     return made

@@ -158,7 +158,7 @@ class Table:
 
 def build(problem: Problem) -> Table:
     """The options of ``problem``. Raises `Unsupported` naming all that cannot be planned yet."""
-    _refuse(problem)
+    refuse(problem)
     nodes = tuple(
         tuple(n for n in problem.nodes_of(p.name) if not n.cordoned) for p in problem.pools
     )
@@ -439,7 +439,8 @@ def _away(pool: Pool, node: Node) -> tuple[tuple[int, int], ...]:
     return tuple(gaps)
 
 
-def _refuse(problem: Problem) -> None:
+def refuse(problem: Problem) -> None:
+    """Raise `Unsupported` naming all of the problem that cannot be planned yet."""
     lines: list[str] = []
     if problem.running:
         lines.append("running jobs: plans start from an empty fleet")

@@ -3,6 +3,7 @@
 1. Small problems go whole to CP-SAT (`exact`), which proves the optimum.
 2. Larger ones get a bound and an assignment from `master`, a plan from `build`, and then ruin and
    recreate and CP-SAT on parts of it (`search`) until the gap or the time is reached.
+3. Fleets (`fleet`) are priced: a bound by Lagrangian ascent, a plan by annealing from its prices.
 
 Either way the answer is rounded to what it is, its cost computed anew, and re-proved by `check`.
 """
@@ -20,8 +21,9 @@ from planner.reasons import why_not
 from planner.solve import build, exact, ranging, search
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
+from planner.solve.fleet import engine
 from planner.solve.master import Master, Relaxed
-from planner.table import Table
+from planner.table import Table, refuse
 from planner.table import build as tabulate
 
 EXACT_SHARE = 0.3  # of the time, for the proof of a small problem
@@ -43,11 +45,18 @@ def solve(
     Raises `planner.table.Unsupported` for what cannot be planned yet.
     """
     clock = Clock(limits or Limits(), listen, stop or Stop())
+    if engine.is_fleet(problem):
+        refuse(problem)
+        return _checked(problem, engine.solve(problem, clock))
     table = tabulate(problem)
     impossible = [j for i, j in enumerate(problem.jobs) if j.required and not table.of_job[i]]
     plan = None if impossible else _attempt(table, clock)
     if plan is None or plan.status is Status.INFEASIBLE:
         plan = _without_requirements(problem, clock)
+    return _checked(problem, plan)
+
+
+def _checked(problem: Problem, plan: Plan) -> Plan:
     if wrong := violations(problem, plan):
         raise WrongPlan("; ".join(wrong[:5]))
     return plan

@@ -11,7 +11,7 @@ import numpy as np
 
 from planner import cost
 from planner.plan import Placement, Price, QueuePrice, Reason, Segment, Unplaced
-from planner.problem import GPU_MILLI, Job, Problem
+from planner.problem import GPU_MILLI, Job, Mode, Problem
 from planner.reasons import why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
 from planner.solve.fleet.naming import Item, layers, name
@@ -44,8 +44,8 @@ def named(problem: Problem, c: Columns, mode: Ints, start: Ints) -> Named:
             of_job[item.job].append((item, places))
     return Named(
         segments={
-            j: tuple(_segments(problem, c, j, int(mode[j]), parts))
-            for j, parts in of_job.items()
+            j: tuple(_segments(problem, c, j, int(mode[j]), int(start[j]), of_job[j]))
+            for j in np.flatnonzero(mode >= 0).tolist()
             if j not in failed
         },
         failed=tuple(failed),
@@ -59,9 +59,23 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
     if m["profile"] < 0:
         yield Item(job=j, mode=mode, start=start, end=end, replicas=mode.replicas)
         return
-    replicas = c.profiles[m["profile"], start:end] // mode.amounts.gpu_milli
-    for first, last, count in layers(replicas.tolist(), start):
+    replicas = _replicas(c, i)[start:end]
+    if _tied(mode):
+        yield Item(job=j, mode=mode, start=start, end=end, replicas=max(replicas))
+        return
+    for first, last, count in layers(replicas, start):
         yield Item(job=j, mode=mode, start=first, end=last, replicas=count)
+
+
+def _tied(mode: Mode) -> bool:
+    """Whether where one replica may be depends on where the others are."""
+    return mode.together_required or bool(mode.spread)
+
+
+def _replicas(c: Columns, i: int) -> list[int]:
+    """Replicas of a service by slot."""
+    found: list[int] = c.replicas[c.modes["profile"][i]].tolist()
+    return found
 
 
 def _segments(
@@ -69,23 +83,39 @@ def _segments(
     c: Columns,
     j: int,
     i: int,
+    start: int,
     parts: Sequence[tuple[Item, tuple[Placement, ...]]],
 ) -> Iterator[Segment]:
-    """One for batch work; for a service one each time that its replicas change."""
+    """One for batch work; for a service one each time that its replicas change, be they none."""
     job, number = problem.jobs[j], int(c.modes["number"][i])
-    edges = sorted({edge for item, _ in parts for edge in (item.start, item.end)})
-    for start, end in pairwise(edges):
-        here = [(item, p) for item, p in parts if item.start <= start and end <= item.end]
+    mode, edges = job.modes[number], [start, start + int(c.modes["length"][i])]
+    wanted = _replicas(c, i) if c.modes["profile"][i] >= 0 else [mode.replicas] * edges[1]
+    edges[1:1] = [t for t in range(start + 1, edges[1]) if wanted[t] != wanted[t - 1]]
+    for first, end in pairwise(edges):
+        here = [p for item, p in parts if item.start <= first and end <= item.end]
+        places = _together(here)
+        if _tied(mode):
+            places = _first(places, wanted[first], mode.amounts.gpus)
+        yield Segment(
+            job=job.name,
+            mode=number,
+            replicas=wanted[first],
+            start=first,
+            end=end,
+            work=cost.served(problem, job, first, end),
+            placement=places,
+        )
+
+
+def _first(places: tuple[Placement, ...], replicas: int, gpus: int) -> tuple[Placement, ...]:
+    """The first ``replicas`` of ``places``: fewer are always some of more."""
+    found = []
+    for place in places:
+        here = min(replicas, place.replicas)
+        replicas -= here
         if here:
-            yield Segment(
-                job=job.name,
-                mode=number,
-                replicas=sum(item.replicas for item, _ in here),
-                start=start,
-                end=end,
-                work=cost.served(problem, job, start, end),
-                placement=_together([p for _, p in here]),
-            )
+            found.append(replace(place, replicas=here, devices=place.devices[: here * gpus]))
+    return tuple(found)
 
 
 def _together(parts: Sequence[tuple[Placement, ...]]) -> tuple[Placement, ...]:

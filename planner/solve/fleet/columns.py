@@ -7,7 +7,7 @@ Modes stand job by job, cheapest first; those that could be in no best plan are 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ Longs = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
-Records = npt.NDArray[np.void]
+Records = npt.NDArray[Any]
 
 WHOLE, PAUSES, SWITCHES = 0, 1, 2  # in one piece; may stop and go on; may go on in another mode
 
@@ -63,7 +63,8 @@ class Columns(NamedTuple):
     jobs: Records  # (J) of JOB
     modes: Records  # (M) of MODE, job by job, cheapest first
     pairs: Records  # (Q) of PAIR
-    profiles: Ints  # (P, T)
+    profiles: Ints  # (P, T) what is taken
+    replicas: Ints  # (P, T) by how many
     profile_cls: Ints  # (P)
     spends: Ints  # (J, most budgets of a job), -1: none
     budgets: Records  # (B) of BUDGET
@@ -73,7 +74,7 @@ class Columns(NamedTuple):
         return int(self.capacity.shape[1])
 
     @property
-    def count(self) -> int:
+    def job_count(self) -> int:
         """Jobs."""
         return int(self.jobs.size)
 

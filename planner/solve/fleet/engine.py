@@ -73,7 +73,7 @@ class _Answer:
     def plan(self, improver: Improver) -> Plan:
         """The best plan found, on nodes."""
         problem, c = self.problem, self.columns
-        best = improver.best or chosen(c, *(np.full(c.count, -1, dtype=np.int32),) * 2)
+        best = improver.best or chosen(c, *(np.full(c.job_count, -1, dtype=np.int32),) * 2)
         named = self._on_nodes(best.mode, best.start)
         out = [job for j, job in enumerate(problem.jobs) if j not in named.segments]
         segments = tuple(

@@ -157,16 +157,16 @@ class Improver:
             run(pool)
 
     def _small(self) -> bool:
-        return self.columns.count < HALVES or self.columns.budgets.size > 0
+        return self.columns.job_count < HALVES or self.columns.budgets.size > 0
 
     def _schedule(self) -> Iterator[tuple[float, float]]:
         """(hot, cold) of each epoch, until enough is done."""
         limits, begun = self.clock.limits, self.clock.seconds
         seconds = self.clock.left
         if limits.gap is None:
-            seconds = min(seconds, PATIENCE_SECONDS + JOB_SECONDS * self.columns.count)
-        mean = abs(self.bound_usd) / max(1, self.columns.count)
-        hot = mean * min(HOTTEST, max(COOLEST, HOT / self.columns.count))
+            seconds = min(seconds, PATIENCE_SECONDS + JOB_SECONDS * self.columns.job_count)
+        mean = abs(self.bound_usd) / max(1, self.columns.job_count)
+        hot = mean * min(HOTTEST, max(COOLEST, HOT / self.columns.job_count))
         before = 0.0
         while before < 1.0 and not self._done():
             yield hot * COLD**before, hot * COLD**before

@@ -111,11 +111,11 @@ def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named
             spread=mode.spread,
         )
         inventory.open[:] = index < _reach(pool, item.start, item.end)
-        spots = place(inventory, request)
-        if not isinstance(spots, Refused):
-            inventory.take(request, spots)
-            ends[item.end].append((request, spots))
-            found[n] = inventory.placements(spots)
+        placed = place(inventory, request)
+        if not isinstance(placed, Refused):
+            inventory.take(request, placed)
+            ends[item.end].append((request, placed))
+            found[n] = inventory.placements(placed)
     return found
 
 

@@ -45,9 +45,9 @@ class Pricer:
     def values(self, priced: Priced) -> tuple[Floats, Ints, Ints]:
         """Least cost, mode (-1: left out) and start of each job, in one piece."""
         c = self.columns
-        value = np.empty(c.count)
-        mode, start = np.empty(c.count, dtype=np.int32), np.empty(c.count, dtype=np.int32)
-        price_jobs(c, 0, c.count, priced, value, mode, start)
+        value = np.empty(c.job_count)
+        mode, start = np.empty(c.job_count, dtype=np.int32), np.empty(c.job_count, dtype=np.int32)
+        price_jobs(c, 0, c.job_count, priced, value, mode, start)
         return value, mode, start
 
     def relax(self, priced: Priced, value: Floats, passes: int = 1) -> Floats:

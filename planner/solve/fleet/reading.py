@@ -61,8 +61,9 @@ class _Reader:
     capacity: list[Ints] = field(default_factory=list)
     classes: dict[tuple[int, ...], int] = field(default_factory=dict)
     class_of: dict[tuple[str, str], int] = field(default_factory=dict)  # by pool and queue
-    room: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    room: dict[tuple[object, ...], int] = field(default_factory=dict)
     profiles: list[Ints] = field(default_factory=list)
+    replicas: list[Ints] = field(default_factory=list)
     profile_cls: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -109,6 +110,7 @@ class _Reader:
             modes=found,
             pairs=pairs,
             profiles=np.array(self.profiles, dtype=np.int32).reshape(-1, grid.slots),
+            replicas=np.array(self.replicas, dtype=np.int32).reshape(-1, grid.slots),
             profile_cls=np.array(self.profile_cls, dtype=np.int32),
             spends=spends,
             budgets=budgets,
@@ -131,9 +133,7 @@ class _Reader:
         """The modes that could be of use."""
         least = np.inf if job.required else job.unplaced_usd
         most = spendable_usd(self.problem, job) + 1e-6
-        for m, mode in enumerate(job.modes):
-            if not self._fits(job, mode):
-                continue
+        for m in range(len(job.modes)):
             if isinstance(job.need, Work):
                 row = self._batch(job, job.need, m, first)
             else:
@@ -141,13 +141,14 @@ class _Reader:
             if row is not None and row.usd < least and row.usd <= most:
                 yield row
 
-    def _fits(self, job: Job, mode: Mode) -> bool:
-        """Whether the pool, empty, holds the gang."""
+    def _fits(self, job: Job, mode: Mode, replicas: int) -> bool:
+        """Whether the pool, empty, holds so many replicas at once."""
         inside = mode.together if mode.together_required else ""
-        key = (mode.pool, mode.amounts, mode.replicas, mode.spread, inside, job.preemptible)
+        key = (mode.pool, mode.amounts, mode.spread, inside, job.preemptible)
         if key not in self.room:
-            self.room[key] = self.places[mode.pool].room(job, mode)[1] >= mode.replicas
-        return self.room[key]
+            each, most = self.places[mode.pool].room(job, mode)
+            self.room[key] = most if each else -1
+        return self.room[key] >= replicas
 
     def _batch(self, job: Job, need: Work, m: int, first: int) -> Row | None:
         mode, grid = job.modes[m], self.problem.grid
@@ -158,7 +159,7 @@ class _Reader:
         length, begin = grid.slots_for(hours), max(first, self.ready[mode.pool])
         last = min(job.deadline, grid.slots) - length
         takes = mode.replicas * mode.amounts.gpu_milli
-        if last < begin or takes > self.capacity[self.pools[mode.pool]].max():
+        if last < begin or not self._fits(job, mode, mode.replicas):
             return None
         return Row(
             number=m,
@@ -179,16 +180,17 @@ class _Reader:
             return None
         replicas = np.zeros(grid.slots, dtype=np.int64)
         replicas[first:end] = [replicas_for(need, mode, t) for t in range(first, end)]
-        takes = replicas * mode.amounts.gpu_milli
-        if (takes > self.capacity[self.pools[mode.pool]]).any():
+        if not self._fits(job, mode, int(np.max(replicas))):
             return None
+        takes = replicas * mode.amounts.gpu_milli
         cls = self._class(mode.pool, job.queue)
         self.profiles.append(takes.astype(np.int32))
+        self.replicas.append(replicas.astype(np.int32))
         self.profile_cls.append(cls)
         return Row(
             number=m,
             cls=cls,
-            takes=int(takes.max()),
+            takes=int(np.max(takes)),
             length=end - first,
             work=float(end - first),
             usd=float(replicas.sum()) * grid.slot_hours * mode.usd_per_replica_hour,

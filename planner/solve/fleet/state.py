@@ -39,12 +39,12 @@ def empty(c: Columns, seed: int) -> State:
     return State(
         free=c.capacity.copy(),
         left_usd=c.budgets["usd"].copy(),
-        mode=np.full(c.count, -1, dtype=np.int32),
-        start=np.zeros(c.count, dtype=np.int32),
+        mode=np.full(c.job_count, -1, dtype=np.int32),
+        start=np.zeros(c.job_count, dtype=np.int32),
         ours=ours,
-        member=np.zeros((c.capacity.shape[0], c.count), dtype=np.int32),
+        member=np.zeros((c.capacity.shape[0], c.job_count), dtype=np.int32),
         members=np.zeros(c.capacity.shape[0], dtype=np.int32),
-        place=np.zeros((c.count, c.rows.shape[1]), dtype=np.int32),
+        place=np.zeros((c.job_count, c.rows.shape[1]), dtype=np.int32),
         random=seeded(seed),
     )
 
@@ -69,7 +69,7 @@ def draw(random: npt.NDArray[np.uint64], below: int) -> int:
     x ^= x >> np.uint64(7)
     x ^= x << np.uint64(17)
     random[0] = x
-    return np.int64((x >> np.uint64(11)) % np.uint64(below))
+    return int(np.int64((x >> np.uint64(11)) % np.uint64(below)))
 
 
 @lean
@@ -81,9 +81,15 @@ def fraction(random: npt.NDArray[np.uint64]) -> float:
 @lean
 def spent(c: Columns, i: int, s: int, b: int) -> float:
     """Money of mode ``i`` from ``s`` that falls into budget ``b``'s month."""
-    m = c.modes[i]
-    inside = min(s + m["length"], c.budgets[b]["end"]) - max(s, c.budgets[b]["first"])
-    return m["usd"] * max(0, inside) / m["length"]
+    m, first, end = c.modes[i], c.budgets[b]["first"], c.budgets[b]["end"]
+    if m["profile"] < 0:
+        inside = max(0, min(s + m["length"], end) - max(s, first))
+        return float(m["usd"] * inside / m["length"])
+    within, all_of_it = 0, 0
+    for t in range(s, s + m["length"]):
+        all_of_it += c.profiles[m["profile"], t]
+        within += c.profiles[m["profile"], t] if first <= t < end else 0
+    return float(m["usd"] * within / max(1, all_of_it))
 
 
 @lean
@@ -169,8 +175,9 @@ def usd_at(c: Columns, j: int, i: int, s: int) -> float:
     """What job ``j`` costs in mode ``i`` from ``s``; left out (-1): its penalty."""
     m = c.modes[i]
     if i < 0:
-        return c.jobs[j]["penalty_usd"]
-    return m["usd"] + max(0, s + m["length"] - c.jobs[j]["due"]) * c.jobs[j]["late_usd"]
+        return float(c.jobs[j]["penalty_usd"])
+    late = max(0, s + m["length"] - c.jobs[j]["due"])
+    return float(m["usd"] + late * c.jobs[j]["late_usd"])
 
 
 @lean
@@ -178,8 +185,9 @@ def paid(c: Columns, p: Priced, i: int, s: int) -> float:
     """What mode ``i`` from ``s`` pays for the capacity that it takes."""
     m = c.modes[i]
     if m["profile"] >= 0:
-        return p.profile_usd[m["profile"]]
-    return m["takes"] * (p.total[m["cls"], s + m["length"]] - p.total[m["cls"], s])
+        return float(p.profile_usd[m["profile"]])
+    price = p.total[m["cls"], s + m["length"]] - p.total[m["cls"], s]
+    return float(m["takes"] * price)
 
 
 @lean
