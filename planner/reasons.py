@@ -38,10 +38,8 @@ def _reason(
     proved: bool,
 ) -> Unplaced:
     job = table.problem.jobs[j]
-    if not job.modes:
-        return _no_mode(job)
     if not table.of_job[j]:
-        return _no_option(table, j)
+        return impossible(table, j)
     missing = [b for b in table.after[j] if b not in bookings]
     if missing:
         names = tuple(table.problem.jobs[b].name for b in missing)
@@ -54,7 +52,13 @@ def _reason(
     return _crowded_out(table, occupancy, bookings, held, j, proved)
 
 
-def _no_mode(job: Job) -> Unplaced:
+def impossible(table: Table, j: int) -> Unplaced:
+    """Why job ``j``, which has no option, could not run on an empty fleet."""
+    return _no_option(table, j) if table.problem.jobs[j].modes else no_mode(table.problem.jobs[j])
+
+
+def no_mode(job: Job) -> Unplaced:
+    """Why no pool can run the job: what excluded most of them."""
     counts = Counter(e.reason for e in job.excluded)
     lead = counts.most_common(1)[0][0] if counts else ""
     first = next((e for e in job.excluded if e.reason == lead), None)
@@ -122,19 +126,19 @@ def _crowded_out(
         reason, name = queue
         what = "budget" if reason is Reason.BUDGET else "limit"
         return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
-    holders = _holders(held, options)
+    proof = "" if proved else " (as far as the search found)"
+    return full(job, pools, tuple(_holders(held, options)), proof)
+
+
+def full(job: Job, pools: tuple[str, ...], holders: tuple[str, ...], proof: str) -> Unplaced:
+    """``holders`` fill ``pools`` when the job could run; ``proof`` says how sure that is."""
     if not holders:
         message = f"{' and '.join(pools[:3])}: too few nodes at any time when it could run"
         return _unplaced(job, Reason.WINDOW, message, pools)
     lead = ", ".join(holders[:3]) + (" and others" if len(holders) > 3 else "")
-    full = "is full" if len(pools) == 1 else "are full"
-    proof = "" if proved else " (as far as the search found)"
-    return _unplaced(
-        job,
-        Reason.CAPACITY,
-        f"{' and '.join(pools[:3])} {full} when it could run: {lead}{proof}",
-        (*pools, *holders),
-    )
+    are = "is full" if len(pools) == 1 else "are full"
+    message = f"{' and '.join(pools[:3])} {are} when it could run: {lead}{proof}"
+    return _unplaced(job, Reason.CAPACITY, message, (*pools, *holders))
 
 
 def _unplaced(job: Job, reason: Reason, message: str, binds: tuple[str, ...]) -> Unplaced:

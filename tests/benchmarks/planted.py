@@ -149,12 +149,22 @@ class _Service:
     least: float  # GPUs x hours x speed over the horizon, on the type where it is least
 
 
-def generate(*, jobs: int, gpus: int, load: float, seed: int, real: bool = False) -> Instance:
+def generate(
+    *,
+    jobs: int,
+    gpus: int,
+    load: float,
+    seed: int,
+    real: bool = False,
+    fleet_seed: int | None = None,
+) -> Instance:
     """``jobs`` jobs for about ``gpus`` GPUs at ``load`` (above 0, at most 1).
 
+    ``fleet_seed``: draw the fleet by this seed, so that several days of jobs meet the same one.
     Raises ValueError where so few jobs cannot make up that load, or so many not be cut out of it.
     """
-    pools = _fleet(gpus, random.Random(f"{seed}:fleet"), real)
+    fleet = seed if fleet_seed is None else fleet_seed
+    pools = _fleet(gpus, random.Random(f"{fleet}:fleet"), real)
     count = round(SERVICES * jobs) if real else 0
     services = _services(pools, load, count, random.Random(f"{seed}:services"))
     made = tiles(list(_strips(pools, services, load)), jobs - count, seed)
