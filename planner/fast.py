@@ -141,7 +141,7 @@ def _spots(live: Live, way: Way, start: int) -> tuple[Spot, ...] | None:
     inventory, request = live.over(way.left, start, start + way.length), way.request
     if int(rooms(inventory, request).sum()) < way.replicas:
         return None  # known without the reasons that `place` would look for
-    found = place(inventory, request, live.outlook)
+    found = place(inventory, request)
     return None if isinstance(found, Refused) else found
 
 

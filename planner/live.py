@@ -18,7 +18,6 @@ import numpy.typing as npt
 from planner import cost
 from planner.compiled import compiled
 from planner.inventory import Inventory
-from planner.place import Outlook
 from planner.plan import Plan, Price, QueuePrice, Segment
 from planner.problem import GPU_MILLI, Amounts, Billing, Grid, Job, Node, Pool, Problem
 
@@ -63,7 +62,6 @@ class Live:
         self.bare = replace(problem, nodes=(), jobs=(), running=())
         self.left = {p.name: _empty(problem, i, p) for i, p in enumerate(problem.pools)}
         self.nodes = problem.nodes
-        self.outlook: Outlook | None = None
         self.limits = [(q.name, a, n) for q in problem.queues for a, n in q.limit]
         self.rows = _rows(list(self.left.values()), self.limits, self.grid.slots)
         self.purses = [
