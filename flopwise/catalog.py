@@ -135,8 +135,9 @@ def _one(name: str) -> Row:
         return _model(resolve_architecture(name))
     except UnknownName:
         known = nearest(name.lower(), (*accelerators(), *architectures()))
-        hint = f"; did you mean {' or '.join(known)}?" if known else ""
-        _fail([f"no accelerator or model is called {name!r}{hint}"], NOT_FOUND)
+        asked = "`catalog list accelerators` and `catalog list models` show what there is"
+        hint = f"did you mean {' or '.join(known)}?" if known else asked
+        _fail([f"no accelerator or model is called {name!r}; {hint}"], NOT_FOUND)
 
 
 def _read(file: Path) -> dict[Catalog, int]:

@@ -239,10 +239,11 @@ def energy(ledger: Ledger) -> Table:
 def _energy(sums: Totals) -> tuple[Cell, ...]:
     kwh, kg = sums.joules / words.JOULES_PER_KWH, sums.grams_co2 / 1000
     each = kwh / sums.gpu_hours if sums.gpu_hours else 0.0
-    rate = kg / (sums.useful_flops / 1e18) if sums.useful_flops else None
+    unknown = bool(sums.joules) and not sums.grams_co2  # no grid runs without any
+    rate = kg / (sums.useful_flops / 1e18) if sums.useful_flops and not unknown else None
     return (
         figure(kwh, words.number(kwh, 1)),
-        figure(kg, words.number(kg, 1)),
+        figure(kg, "not stated" if unknown else words.number(kg, 1)),
         figure(each, words.number(each, 2)),
         figure(rate or 0.0, "–" if rate is None else words.significant(rate)),
     )

@@ -161,24 +161,30 @@ def per_flop(plan: Outcome, baseline: Outcome) -> bool:
 
 
 def saving(plan: Outcome, baseline: Outcome) -> tuple[float, float]:
-    """USD saved against the baseline, and as a fraction of what it spends.
+    """USD saved against the baseline, lateness and moving included, and as a fraction of its sum.
 
     Where the two do not run the same jobs, the baseline is charged for the plan's useful FLOPs at
     its own price for one: money alone would flatter whoever runs less.
     """
     ours, theirs = plan.ledger.total, baseline.ledger.total
-    spent = theirs.usd
-    if per_flop(plan, baseline):
-        spent = theirs.usd * ours.useful_flops / theirs.useful_flops
-    return spent - ours.usd, (spent - ours.usd) / spent if spent else 0.0
+    share = ours.useful_flops / theirs.useful_flops if per_flop(plan, baseline) else 1.0
+    spent = (theirs.usd + _beside(baseline)) * share
+    saved = spent - ours.usd - _beside(plan)
+    return saved, saved / spent if spent else 0.0
+
+
+def _beside(outcome: Outcome) -> float:
+    """What running the jobs costs beside their money."""
+    return outcome.moving_usd + outcome.lateness_usd
 
 
 def against(plan: Outcome, baseline: Outcome) -> str:
-    """How the money compares with first-come-first-served."""
+    """How the money, with lateness and moving where there are any, compares with the baseline's."""
     saved, fraction = saving(plan, baseline)
     less = "less" if saved >= 0 else "more"
     per = " per useful FLOP" if per_flop(plan, baseline) else ""
-    return f"{percent(abs(fraction))} {less} money{per} than {FCFS.lower()}"
+    late = " and lateness" if plan.lateness_usd or baseline.lateness_usd else ""
+    return f"{percent(abs(fraction))} {less} money{late}{per} than {FCFS.lower()}"
 
 
 def share_title(key: Key, ledger: Ledger) -> str:

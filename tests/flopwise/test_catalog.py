@@ -55,6 +55,15 @@ def test_what_is_unknown_is_one_line_with_the_nearest_names_and_exit_code_4() ->
     assert len(result.stderr.splitlines()) == 1
 
 
+def test_what_looks_like_nothing_known_is_told_where_to_look() -> None:
+    result = CLI.invoke(app, ["show", "nope"])
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr == (
+        "no accelerator or model is called 'nope'; `catalog list accelerators` and"
+        " `catalog list models` show what there is\n"
+    )
+
+
 def test_the_catalogs_that_ship_are_without_errors() -> None:
     result = CLI.invoke(app, ["check"])
     assert result.exit_code == 0

@@ -82,6 +82,14 @@ def test_a_job_without_a_project_is_not_taken_for_idleness(sample: Report) -> No
     assert [row[0].text for row in table.rows] == ["No project", "Idle and start-up"]
 
 
+def test_carbon_that_no_pool_states_is_not_shown_as_none(sample: Report) -> None:
+    lines = tuple(replace(line, grams_co2=0.0) for line in sample.plan.ledger.lines)
+    table = tables.energy(replace(sample.plan.ledger, lines=lines))
+    assert set(column(table, "CO₂ (kg)")) == {"not stated"}
+    assert set(column(table, "kg CO₂ per EFLOP")) == {"–"}
+    assert "0.0" not in column(tables.energy(sample.plan.ledger), "CO₂ (kg)")
+
+
 def test_markup_escapes_text_and_sorts_numbers_by_value() -> None:
     table = Table(
         name="x",

@@ -88,8 +88,9 @@ def test_an_empty_ledger_has_titles_without_findings(sample: Report) -> None:
 def test_the_sentence_says_jobs_money_saving_and_proof(sample: Report) -> None:
     text = words.meaning(sample).replace("\u00a0", " ")
     assert text == (
-        "This plan runs 40 of 41 jobs of 1 – 7 December 2026 for $44,765, 39 % less money than"
-        " first-come-first-served, and it is proven that no plan can be more than 0.65 % better."
+        "This plan runs 40 of 41 jobs of 1 – 7 December 2026 for $44,765, 40 % less money and"
+        " lateness than first-come-first-served, and it is proven that no plan can be more than"
+        " 0.65 % better."
     )
 
 
@@ -98,17 +99,22 @@ def test_a_proved_plan_says_so(sample: Report) -> None:
     assert words.meaning(proved).endswith("it is proven that no plan can do it for less.")
 
 
+def punctual(outcome: Outcome) -> Outcome:
+    return replace(outcome, lateness_usd=0.0, moving_usd=0.0)
+
+
 def test_the_same_jobs_are_compared_by_money(sample: Report) -> None:
     assert sample.baseline is not None
-    saved, fraction = words.saving(sample.plan, sample.baseline)
-    ours, theirs = sample.plan.ledger.total.usd, sample.baseline.ledger.total.usd
+    one, other = punctual(sample.plan), punctual(sample.baseline)
+    saved, fraction = words.saving(one, other)
+    ours, theirs = one.ledger.total.usd, other.ledger.total.usd
     assert saved == pytest.approx(theirs - ours)
     assert fraction == pytest.approx(1 - ours / theirs)
 
 
 def test_whoever_runs_less_is_compared_per_useful_flop(sample: Report) -> None:
     # Half the lines at half the money and half the FLOPs save nothing.
-    ours = sample.plan
+    ours = punctual(sample.plan)
     half = tuple(
         replace(x, usd_micros=x.usd_micros // 2, useful_flops=x.useful_flops / 2)
         for x in ours.ledger.lines
@@ -119,3 +125,15 @@ def test_whoever_runs_less_is_compared_per_useful_flop(sample: Report) -> None:
     assert saved == pytest.approx(0, abs=0.01)
     assert fraction == pytest.approx(0, abs=1e-6)
     assert "per useful FLOP" in words.against(ours, theirs)
+
+
+def test_lateness_counts_in_what_is_saved(sample: Report) -> None:
+    # The baseline is late for $707, the plan for $7: $700 more is saved than by money alone.
+    assert sample.baseline is not None
+    ours, theirs = punctual(sample.plan), punctual(sample.baseline)
+    money, _ = words.saving(ours, theirs)
+    ours, theirs = replace(ours, lateness_usd=7.0), replace(theirs, lateness_usd=707.0)
+    saved, fraction = words.saving(ours, theirs)
+    assert saved == pytest.approx(money + 700.0)
+    assert fraction == pytest.approx(saved / (sample.baseline.ledger.total.usd + 707.0))
+    assert "less money and lateness than" in words.against(ours, theirs)
