@@ -25,7 +25,7 @@ from cost_models.report import (
 )
 from planner import cost
 from planner.plan import Plan, Rental, Segment
-from planner.problem import GPU_MILLI, Billing, Pool, Problem
+from planner.problem import Billing, Pool, Problem
 from scheduler.executor.launches import launches
 
 JOULES_PER_KWH = 3.6e6
@@ -123,7 +123,7 @@ def _time(problem: Problem, seconds: float) -> datetime:
 def _work(problem: Problem, pool: Pool, segment: Segment) -> Entry:
     job, mode = problem.job_by_name[segment.job], cost.mode_of(problem, segment)
     hours = cost.segment_hours(problem, segment)
-    gpus = segment.replicas * mode.amounts.gpu_milli / GPU_MILLI
+    gpus = segment.replicas * pool.gpu_share(mode.amounts)
     joules = cost.segment_joules(problem, segment)
     start = segment.start * problem.grid.slot_seconds
     usd = cost.segment_usd(problem, segment)

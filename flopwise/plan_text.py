@@ -75,13 +75,14 @@ def rows(made: PlanFile) -> list[Row]:
 def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
     job = problem.job_by_name[name]
     mode = cost.mode_of(problem, segments[0])
+    share = problem.pool_by_name[mode.pool].gpu_share(mode.amounts)
     end = max(s.end for s in segments)
     late = max(0, end - job.due) if job.due is not None else 0
     return Row(
         job=name,
         team=job.team,
         pool=mode.pool,
-        gpus=_span([s.replicas * mode.amounts.gpus for s in segments]),
+        gpus=_span([s.replicas * share for s in segments]),
         nodes=tuple(dict.fromkeys(p.node for s in segments for p in s.placement)),
         start=problem.grid.time(min(s.start for s in segments)),
         end=problem.grid.time(end),
@@ -221,17 +222,18 @@ def _gpus_there(problem: Problem, pool: Pool) -> list[int]:
     return have
 
 
-def _gpus_used(problem: Problem, segments: Iterable[Segment]) -> list[int]:
+def _gpus_used(problem: Problem, segments: Iterable[Segment]) -> list[float]:
     """By slot."""
-    change = [0] * (problem.grid.slots + 1)
+    change = [0.0] * (problem.grid.slots + 1)
     for s in segments:
-        gpus = s.replicas * cost.mode_of(problem, s).amounts.gpus
+        mode = cost.mode_of(problem, s)
+        gpus = s.replicas * problem.pool_by_name[mode.pool].gpu_share(mode.amounts)
         change[s.start] += gpus
         change[s.end] -= gpus
     return list(accumulate(change))[:-1]
 
 
-def _timeline(used: Sequence[int], have: Sequence[int]) -> str:
+def _timeline(used: Sequence[float], have: Sequence[int]) -> str:
     marks = []
     width = min(TIMELINE, len(used))
     for i in range(width):
@@ -289,9 +291,9 @@ def _no_job_line(pool: str, usd: float, columns: int) -> list[str]:
     return line + [NONE] * (columns - len(line))
 
 
-def _span(counts: Sequence[int]) -> str:
+def _span(counts: Sequence[float]) -> str:
     least, most = min(counts), max(counts)
-    return str(most) if least == most else f"{least}-{most}"
+    return f"{most:.10g}" if least == most else f"{least:.10g}-{most:.10g}"
 
 
 def host_list(names: Sequence[str]) -> str:

@@ -30,7 +30,6 @@ from typing import TypeVar
 from cost_models.accelerators import resolve_accelerator
 from cost_models.names import UnknownName, nearest
 from planner.problem import (
-    GPU_MILLI,
     Billing,
     Demand,
     Grid,
@@ -223,7 +222,7 @@ def _repriced(pool: Pool, mode: Mode, rise: float) -> Mode:
     """The mode with the pool's GPU-hour dearer by ``rise``; of sunk pools only the full cost is."""
     if mode.pool != pool.name:
         return mode
-    usd = rise * mode.amounts.gpu_milli / GPU_MILLI
+    usd = rise * pool.gpu_share(mode.amounts)
     money = mode.usd_per_replica_hour + (0.0 if pool.billing is Billing.SUNK else usd)
     return replace(
         mode,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-from planner.plan import Plan, Segment, Status
+from planner.plan import Placement, Plan, Segment, Status
 from planner.problem import (
     GPU_MILLI,
     Amounts,
@@ -225,66 +226,130 @@ def _dependencies(problem: Problem, plan: Plan) -> Iterator[str]:
 # -- nodes ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """Replicas of a segment on one node."""
+
+    segment: Segment
+    place: Placement
+    mode: Mode
+
+    @property
+    def amounts(self) -> Amounts:
+        """Of one replica."""
+        return self.mode.amounts
+
+    @property
+    def start(self) -> int:
+        return self.segment.start
+
+    @property
+    def end(self) -> int:
+        return self.segment.end
+
+    @property
+    def job(self) -> str:
+        return self.segment.job
+
+
 def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
-    held: dict[str, list[tuple[int, int, int, Segment, tuple[int, ...]]]] = defaultdict(list)
+    held: dict[str, list[_Held]] = defaultdict(list)
     for s in plan.segments:
+        mode = problem.job_by_name[s.job].modes[s.mode]
         for p in s.placement:
-            held[p.node].append((s.start, s.end, p.replicas, s, p.devices))
+            held[p.node].append(_Held(s, p, mode))
     for name in sorted(held):
         node = problem.node_by_name[name]
-        yield from _presence(problem.pool_by_name[node.pool], node, held[name])
-        yield from _load(problem, node, held[name])
-        yield from _devices(problem, node, held[name])
+        pool = problem.pool_by_name[node.pool]
+        here = sorted(held[name], key=lambda h: (h.start, h.job))
+        yield from _presence(pool, node, here)
+        yield from _load(node, here)
+        for h in here:
+            yield from _named(pool, node, h)
+        yield from _devices(node, here)
 
 
-def _presence(
-    pool: Pool, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
-) -> Iterator[str]:
-    for start, end, _, s, _ in held:
+def _presence(pool: Pool, node: Node, held: list[_Held]) -> Iterator[str]:
+    for h in held:
         if node.cordoned:
-            yield f"{s.job}: on {node.name}, which is cordoned: {node.cordoned}"
-        if any(w.start < end and start < w.end and node.index >= w.nodes for w in pool.windows):
-            yield f"{s.job}: on {node.name}, which is not there for all of [{start}, {end})"
+            yield f"{h.job}: on {node.name}, which is cordoned: {node.cordoned}"
+        if any(w.start < h.end and h.start < w.end and node.index >= w.nodes for w in pool.windows):
+            yield f"{h.job}: on {node.name}, which is not there for all of [{h.start}, {h.end})"
 
 
-def _load(
-    problem: Problem, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
-) -> Iterator[str]:
-    def taken(s: Segment) -> Amounts:
-        return problem.job_by_name[s.job].modes[s.mode].amounts
-
-    for at in sorted({start for start, *_ in held}):
-        now = [(n, taken(s)) for start, end, n, s, _ in held if start <= at < end]
-        for what in WHAT:
-            used = sum(n * getattr(a, what) for n, a in now)
+def _load(node: Node, held: list[_Held]) -> Iterator[str]:
+    """What all that runs on the node takes of it, at each slot at which something starts."""
+    for what in WHAT:
+        amounts = [(h.start, h.end, h.place.replicas * getattr(h.amounts, what)) for h in held]
+        for at, used in _at_starts(amounts):
             if used > getattr(node.capacity, what):
                 yield f"{node.name}: {what} overbooked at slot {at}"
-        profiles = {profile for _, a in now for profile, _ in a.mig}
-        have = dict(node.capacity.mig)
-        for profile in sorted(profiles):
-            if sum(n * dict(a.mig).get(profile, 0) for n, a in now) > have.get(profile, 0):
-                yield f"{node.name}: MIG {profile} overbooked at slot {at}"
 
 
-def _devices(
-    problem: Problem, node: Node, held: list[tuple[int, int, int, Segment, tuple[int, ...]]]
-) -> Iterator[str]:
+def _named(pool: Pool, node: Node, h: _Held) -> Iterator[str]:
+    """Whether a placement names the GPUs that its replicas take, and such as there are."""
+    devices, amounts, replicas = h.place.devices, h.amounts, h.place.replicas
     count = node.capacity.gpu_milli // GPU_MILLI
-    for start, _, replicas, s, devices in held:
-        amounts = problem.job_by_name[s.job].modes[s.mode].amounts
-        whole = amounts.gpu_milli % GPU_MILLI == 0
-        if len(set(devices)) != len(devices) or any(not 0 <= d < count for d in devices):
-            yield f"{s.job}: names a GPU of {node.name} twice, or one it does not have"
-        if whole and len(devices) != replicas * amounts.gpus:
-            taken = replicas * amounts.gpus
-            yield f"{s.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
-        if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
-            yield f"{s.job}: needs more memory than a GPU of {node.name} has"
-        if bad := [d for d in devices if 0 <= d < len(node.devices) and node.devices[d].unhealthy]:
-            yield f"{s.job}: on GPU {bad[0]} of {node.name}: {node.devices[bad[0]].unhealthy}"
-        for at, until, _, other, theirs in held:
-            if other is not s and at <= start < until and set(devices) & set(theirs) and whole:
-                yield f"{node.name}: {s.job} and {other.job} on one GPU at slot {start}"
+    twice = not _is_part(h.mode) and len(set(devices)) != len(devices)
+    if twice or any(not 0 <= d < count for d in devices):
+        yield f"{h.job}: names a GPU of {node.name} twice, or one it does not have"
+    taken = replicas * amounts.gpus
+    if len(devices) != taken:
+        yield f"{h.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
+    if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
+        yield f"{h.job}: needs more memory than a GPU of {node.name} has"
+    if bad := [d for d in devices if 0 <= d < len(node.devices) and node.devices[d].unhealthy]:
+        yield f"{h.job}: on GPU {bad[0]} of {node.name}: {node.devices[bad[0]].unhealthy}"
+    wanted = len(devices) if amounts.mig else 0
+    if not len(h.place.geometries) == len(h.place.instances) == wanted:
+        yield f"{h.job}: {wanted} MIG instances on {node.name}, named are others"
+    for g, i in zip(h.place.geometries, h.place.instances, strict=False):
+        geometry = pool.mig_geometries[g] if 0 <= g < len(pool.mig_geometries) else ()
+        if not 0 <= i < len(geometry) or geometry[i] not in dict(amounts.mig):
+            yield f"{h.job}: instance {i} of geometry {g} on {node.name} is not what it takes"
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What one replica, or one of its GPUs or MIG instances, takes of a device."""
+
+    held: _Held
+    geometry: int  # -1: the device is not partitioned
+    instance: int
+
+
+def _devices(node: Node, held: list[_Held]) -> Iterator[str]:
+    """Device by device, what holds it at once; ``held`` is in order of start."""
+    on: dict[int, list[_Use]] = defaultdict(list)  # what holds each device still
+    for h in held:
+        devices = h.place.devices
+        if not _is_part(h.mode):
+            devices = tuple(dict.fromkeys(devices))
+        states = [*zip(h.place.geometries, h.place.instances, strict=False)]
+        states += [(-1, -1)] * (len(devices) - len(states))
+        for device, (geometry, instance) in zip(devices, states, strict=False):
+            use = _Use(h, geometry, instance)
+            beside = on[device] = [u for u in on[device] if u.held.end > h.start]
+            yield from _beside(node, device, use, beside)
+            beside.append(use)
+
+
+def _beside(node: Node, device: int, use: _Use, beside: list[_Use]) -> Iterator[str]:
+    """What is wrong with a use of a device beside those that hold it already."""
+    at = use.held.start
+    for other in beside:
+        both = f"{node.name}: {use.held.job} and {other.held.job}"
+        if other.geometry != use.geometry:
+            yield f"{both} on GPU {device} in two partitions at slot {at}"
+        elif use.geometry >= 0 and other.instance == use.instance:
+            yield f"{both} on one MIG instance of GPU {device} at slot {at}"
+    whole = [u.held for u in (use, *beside) if u.geometry < 0]
+    if sum(min(h.amounts.gpu_milli, GPU_MILLI) for h in whole) > GPU_MILLI:
+        names = " and ".join(dict.fromkeys(h.job for h in whole))
+        yield f"{node.name}: {names} overbook GPU {device} at slot {at}"
+    memory = sum(h.amounts.gpu_memory_bytes for h in whole)
+    if len(whole) > 1 and memory > node.capacity.gpu_memory_bytes:
+        yield f"{node.name}: memory of GPU {device} overbooked at slot {at}"
 
 
 # -- queues --------------------------------------------------------------------------------------
@@ -296,12 +361,27 @@ def _queue_limits(problem: Problem, plan: Plan) -> Iterator[str]:
         mode = problem.job_by_name[s.job].modes[s.mode]
         accelerator = problem.pool_by_name[mode.pool].accelerator
         for name in above:
-            held[name, accelerator].append((s.start, s.end, s.replicas * mode.amounts.gpus))
+            held[name, accelerator].append((s.start, s.end, s.replicas * _milli(problem, mode)))
     for queue in problem.queues:
         for accelerator, limit in queue.limit:
             for at, used in _at_starts(held[queue.name, accelerator]):
-                if used > limit:
-                    yield f"queue {queue.name}: {used} of {limit} {accelerator} at slot {at}"
+                if used > limit * GPU_MILLI:
+                    gpus = f"{used / GPU_MILLI:g}"
+                    yield f"queue {queue.name}: {gpus} of {limit} {accelerator} at slot {at}"
+
+
+def _milli(problem: Problem, mode: Mode) -> int:
+    """Thousandths of a GPU that a replica counts for; a MIG instance by its compute slices."""
+    if not mode.amounts.mig:
+        return mode.amounts.gpu_milli
+
+    def slices(profile: str) -> int:
+        return int(profile[: profile.index("g")])
+
+    geometries = problem.pool_by_name[mode.pool].mig_geometries
+    most = max((sum(slices(profile) for profile in g) for g in geometries), default=1)
+    taken = sum(slices(profile) * count for profile, count in mode.amounts.mig)
+    return GPU_MILLI * taken // most
 
 
 def _at_starts(held: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
@@ -403,14 +483,15 @@ Stretch = tuple[int, int, list[int]]  # (start, end, what is free of each of `WH
 
 
 def _free(problem: Problem, keep: list[Segment]) -> dict[str, list[list[Stretch]]]:
-    """By pool, the stretches for which each usable node is there."""
+    """By pool, the stretches for which each usable node is there; of those that hold whole GPUs."""
     held: dict[str, list[tuple[Segment, int]]] = defaultdict(list)
     for s in keep:
         for p in s.placement:
             held[p.node].append((s, p.replicas))
     found: dict[str, list[list[Stretch]]] = defaultdict(list)
     for node in problem.nodes:
-        if not node.cordoned:
+        parts = any(_is_part(problem.job_by_name[s.job].modes[s.mode]) for s, _ in held[node.name])
+        if not node.cordoned and not parts:
             found[node.pool].append(list(_stretches(problem, node, held[node.name])))
     return found
 
@@ -432,6 +513,11 @@ def _stretches(problem: Problem, node: Node, held: list[tuple[Segment, int]]) ->
             yield start, end, free
 
 
+def _is_part(mode: Mode) -> bool:
+    """Whether a replica takes less than a whole GPU."""
+    return bool(mode.amounts.mig) or mode.amounts.gpu_milli % GPU_MILLI > 0
+
+
 def _would_fit(
     problem: Problem, job: Job, mode: Mode, free: dict[str, list[list[Stretch]]]
 ) -> bool:
@@ -442,7 +528,7 @@ def _would_fit(
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
-    if mode.spread not in ("", HOSTNAME):
+    if mode.spread not in ("", HOSTNAME) or _is_part(mode):
         return False
     if math.isinf(hours) or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
         return False

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from planner import cost
+from planner.devices import Devices, spot_of
+from planner.inventory import Flags, Inventory, Spot
 from planner.plan import Segment
-from planner.problem import GPU_MILLI
-from planner.table import RESOURCES, Option, Table
+from planner.problem import GPU_MILLI, Mode
+from planner.table import RESOURCES, Option, Table, takes_of
 
 Counts = tuple[int, ...]  # replicas on each node of the pool
 
@@ -23,6 +26,7 @@ class Booking:
     option: int
     start: int
     counts: tuple[Counts, ...]  # one a run
+    spots: tuple[tuple[Spot, ...], ...] = ()  # one a run, where GPUs are told apart
 
     def end(self, table: Table) -> int:
         return self.start + table.options[self.option].length
@@ -44,6 +48,7 @@ class Occupancy:
         self.free: list[npt.NDArray[np.int64]] = []
         self.edges: list[npt.NDArray[np.int64]] = []
         self.changes: list[list[int]] = []  # slots at which something is freed, by pool
+        self.devices: dict[int, Devices] = {}  # of the pools whose GPUs are told apart
         for p in range(len(table.problem.pools)):
             kept = _binding(table, p)
             gone = [gap for gaps in table.away[p] for gap in gaps]
@@ -58,6 +63,8 @@ class Occupancy:
             self.free.append(free)
             self.edges.append(edges)
             self.changes.append(sorted({end for _, end in gone if end < grid.slots}))
+            if table.apart[p]:
+                self.devices[p] = Devices(table.problem.pools[p], table.nodes[p], edges.size)
         self.budgets = _budgets(table)
         self.budgets_of = [
             tuple(i for i, budget in enumerate(self.budgets) if o.job in budget.jobs)
@@ -124,9 +131,9 @@ class Occupancy:
 
     def within_limits(self, option: Option, start: int) -> bool:
         """Whether queue limits and budgets leave room for ``option`` from ``start``."""
-        gpus = option.takes[0] // GPU_MILLI
+        milli = option.takes[0]
         return all(
-            int(np.min(self.quota[i][start + run.start : start + run.end])) >= gpus * run.replicas
+            int(np.min(self.quota[i][start + run.start : start + run.end])) >= milli * run.replicas
             for i in self.limits_of[option.index]
             for run in option.runs
         ) and all(
@@ -155,17 +162,20 @@ class Occupancy:
         problem = self.table.problem
         mode = cost.mode_of(problem, segment)
         j, p = self._job[segment.job], self._pool[mode.pool]
-        takes = [getattr(mode.amounts, RESOURCES[r]) for r in self.kept[p]]
+        pool = problem.pools[p]
         numbers = {node.name: n for n, node in enumerate(self.table.nodes[p])}
-        a, b = self._edge(p, segment.start), self._edge(p, segment.end)
-        for place in segment.placement:
-            for k, each in enumerate(takes):  # a node that may not be used has no row
-                if (n := numbers.get(place.node)) is not None:
-                    self.free[p][k, n, a:b] += sign * place.replicas * each
+        counts = [0] * len(numbers)
+        spots = []
+        for place in segment.placement:  # a node that may not be used has no row
+            if (n := numbers.get(place.node)) is not None:
+                counts[n] = place.replicas
+                spots.append(spot_of(pool, n, place))
+        takes = takes_of(pool, mode)
+        self._reserve(p, mode, takes, segment.start, segment.end, counts, spots, sign)
         for i, (jobs, pools, _) in enumerate(self.limits):
             if j in jobs and p in pools:
-                gpus = segment.replicas * mode.amounts.gpus
-                self.quota[i][segment.start : segment.end] += sign * gpus
+                milli = segment.replicas * takes[0]
+                self.quota[i][segment.start : segment.end] += sign * milli
         for budget in self.budgets:
             if j in budget.jobs:
                 budget.spend(segment, -sign * cost.segment_usd(problem, segment))
@@ -176,22 +186,62 @@ class Occupancy:
 
     def _add(self, booking: Booking, sign: int) -> None:
         option = self.table.options[booking.option]
-        p, gpus = option.pool, option.takes[0] // GPU_MILLI
-        for run, counts in zip(option.runs, booking.counts, strict=True):
+        spots = booking.spots or ((),) * len(option.runs)
+        for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
             at, until = booking.start + run.start, booking.start + run.end
-            a, b = self._edge(p, at), self._edge(p, until)
-            held = np.array(counts, dtype=np.int64)[:, None] * sign
-            for k, r in enumerate(self.kept[p]):
-                if option.takes[r]:
-                    self.free[p][k, :, a:b] += held * option.takes[r]
+            self.reserve(option, at, until, counts, held, sign)
             for i in self.limits_of[option.index]:
-                self.quota[i][at:until] += sign * run.replicas * gpus
+                self.quota[i][at:until] += sign * run.replicas * option.takes[0]
         for i in self.budgets_of[booking.option]:
             left = self.budgets[i].left
             for first, last in left:
                 left[first, last] += sign * spent_usd(option, booking.start, first, last)
-        if self.edges[p].size > 4 * len(self.changes[p]) + 64:
-            self._compact(p)
+        if self.edges[option.pool].size > 4 * len(self.changes[option.pool]) + 64:
+            self._compact(option.pool)
+
+    def reserve(
+        self, option: Option, at: int, until: int, counts: Counts, spots: Iterable[Spot], sign: int
+    ) -> None:
+        """Take (-1) or give back (1) nodes and GPUs over [at, until), limits and budgets apart."""
+        mode = self.table.mode(option)
+        self._reserve(option.pool, mode, option.takes, at, until, counts, spots, sign)
+
+    def _reserve(
+        self,
+        p: int,
+        mode: Mode,
+        takes: Sequence[int],
+        at: int,
+        until: int,
+        counts: Sequence[int],
+        spots: Iterable[Spot],
+        sign: int,
+    ) -> None:
+        a, b = self._edge(p, at), self._edge(p, until)
+        held = np.array(counts, dtype=np.int64)[:, None] * sign
+        for k, r in enumerate(self.kept[p]):
+            if takes[r]:
+                self.free[p][k, :, a:b] += held * takes[r]
+        if p in self.devices:
+            self.devices[p].add(mode.amounts, spots, a, b, sign)
+
+    def least(self, option: Option, at: int, until: int, usable: Flags) -> Inventory:
+        """The least that is free of ``usable`` nodes and their GPUs over the whole of [at, until).
+
+        Of a pool whose GPUs are told apart.
+        """
+        p = option.pool
+        a = int(self.edges[p].searchsorted(at, side="right")) - 1
+        b = int(self.edges[p].searchsorted(until, side="left"))
+        free = np.min(self.free[p][:, :, a:b], axis=2)
+        of_node = [
+            free[self.kept[p].index(r)]
+            if r in self.kept[p]
+            else np.full(free.shape[1], self.table.capacity[p][r], dtype=np.int64)
+            for r in range(len(RESOURCES))
+        ]
+        there = usable & (self.room(option, at, until) > 0)
+        return self.devices[p].least(a, b, there, of_node[1], of_node[2])
 
     def _edge(self, pool: int, slot: int) -> int:
         """The column that begins at ``slot``, split off where there is none."""
@@ -201,13 +251,19 @@ class Occupancy:
             self.edges[pool] = np.insert(edges, i, slot)
             free = self.free[pool]
             self.free[pool] = np.insert(free, i, free[:, :, i - 1], axis=2)
+            if pool in self.devices:
+                self.devices[pool].split(i)
         return i
 
     def _compact(self, pool: int) -> None:
         """Join columns that say the same."""
         free = self.free[pool]
         differs = np.any(np.diff(free, axis=2) != 0, axis=(0, 1))
+        if pool in self.devices:
+            differs |= self.devices[pool].differs()
         keep = np.concatenate(([True], differs))
+        if pool in self.devices:
+            self.devices[pool].keep(keep)
         self.edges[pool], self.free[pool] = self.edges[pool][keep], free[:, :, keep]
 
 
@@ -270,7 +326,7 @@ def _binding(table: Table, pool: int) -> list[int]:
 
 
 def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
-    """Queue limits as (jobs under it, pools it counts, GPUs)."""
+    """Queue limits as (jobs under it, pools it counts, thousandths of a GPU)."""
     problem = table.problem
     found = []
     for queue in problem.queues:
@@ -279,5 +335,5 @@ def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
             pools = frozenset(
                 i for i, p in enumerate(problem.pools) if p.accelerator == accelerator
             )
-            found.append((jobs, pools, most))
+            found.append((jobs, pools, most * GPU_MILLI))
     return found

@@ -41,6 +41,7 @@ from planner.problem import (
     Pool,
     Run,
     Work,
+    mig_memory_bytes,
 )
 from planner.spot import expected_hours
 from planner.topology import HOSTNAME
@@ -192,13 +193,22 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
         )
     if level := _unknown_level(wanted, pool):
         return _no(pool, "topology", f"where its nodes are at level {level} is not stated")
-    if manifest.spec.task is not None:
-        task = manifest.spec.task
-        if pool.accelerator not in task.hours:
-            return _no(pool, "accelerator", f"no hours are stated for {pool.accelerator}")
-        if task.gpu_memory_gib * GIB > pool.capacity.gpu_memory_bytes:
-            has = pool.capacity.gpu_memory_bytes / GIB
-            return _no(pool, "memory", f"needs {task.gpu_memory_gib:g} GiB a GPU, has {has:.1f}")
+    return _task_barred(manifest.spec.task, pool) if manifest.spec.task is not None else None
+
+
+def _task_barred(task: TaskSpec, pool: Pool) -> Excluded | None:
+    """Why the pool's GPUs are none for the task."""
+    if pool.accelerator not in task.hours:
+        return _no(pool, "accelerator", f"no hours are stated for {pool.accelerator}")
+    has = pool.capacity.gpu_memory_bytes
+    if task.mig_profile:
+        if not any(task.mig_profile in g for g in pool.mig_geometries):
+            return _no(pool, "mig", f"no geometry of it has an instance of {task.mig_profile}")
+        has = mig_memory_bytes(task.mig_profile)
+    if task.gpu_memory_gib * GIB > has:
+        where = "an instance" if task.mig_profile else "a GPU"
+        message = f"needs {task.gpu_memory_gib:g} GiB {where}, has {has / GIB:.1f}"
+        return _no(pool, "memory", message)
     return None
 
 
@@ -232,13 +242,17 @@ def _rates(manifest: GpuJob, place: Place) -> Iterable[_Rate | Excluded]:
 
 
 def _task_rates(task: TaskSpec, place: Place) -> Iterator[_Rate]:
-    """Its hours as they are stated, and for r times the replicas those hours / r / e^log2 r."""
+    """Its hours as they are stated, and for r times the replicas those hours / r / e^log2 r.
+
+    They are those of what it takes, be that less than a GPU.
+    """
+    each = place.pool.gpu_share(_task_amounts(task, place.pool))
     hours = max(LEAST_HOURS, task.hours[place.pool.accelerator])
     for replicas in _counts(task.replicas, max(task.replicas, task.max_replicas)):
         kept = task.doubling_efficiency ** math.log2(replicas / task.replicas)
         yield _Rate(
             gpus=replicas * task.gpus,
-            work_per_gpu_hour=kept / (hours * task.replicas * task.gpus),
+            work_per_gpu_hour=kept / (hours * task.replicas * each),
             flops_per_work=0.0,
             watts_per_gpu=place.task_watts,
             layout="",
@@ -367,7 +381,7 @@ def _hourly(
 def _mode(manifest: GpuJob, place: Place, rate: _Rate) -> Mode:
     spec, pool = manifest.spec, place.pool
     replicas, amounts = _gang(manifest, pool, rate)
-    gpus = amounts.gpu_milli / GPU_MILLI
+    gpus = pool.gpu_share(amounts)
     watts, money, full = place.hourly(rate.watts_per_gpu, gpus)
     together, spread = spec.placement.together, spec.placement.spread
     return Mode(
@@ -389,21 +403,26 @@ def _mode(manifest: GpuJob, place: Place, rate: _Rate) -> Mode:
 def _gang(manifest: GpuJob, pool: Pool, rate: _Rate) -> tuple[int, Amounts]:
     """Replicas, and what each takes of a node."""
     task = manifest.spec.task
-    memory = round(task.gpu_memory_gib * GIB) if task else 0
     if task is not None:
-        milli = round(task.gpu_fraction * GPU_MILLI) if task.gpu_fraction else task.gpus * GPU_MILLI
-        return rate.gpus // task.gpus, _amounts(
-            gpu_milli=0 if task.mig_profile else milli,
-            cpu_milli=round(task.cpus * 1000) if pool.capacity.cpu_milli else 0,
-            memory_bytes=round(task.memory_gib * GIB) if pool.capacity.memory_bytes else 0,
-            gpu_memory_bytes=memory,
-            mig=((task.mig_profile, 1),) if task.mig_profile else (),
-        )
+        return rate.gpus // task.gpus, _task_amounts(task, pool)
     each = min(rate.gpus, pool.gpus_per_node)
     return rate.gpus // each, _amounts(
         gpu_milli=each * GPU_MILLI,
         cpu_milli=pool.capacity.cpu_milli * each // pool.gpus_per_node,  # its share of the node
         memory_bytes=pool.capacity.memory_bytes * each // pool.gpus_per_node,
+    )
+
+
+def _task_amounts(task: TaskSpec, pool: Pool) -> Amounts:
+    """What a replica of a task takes; a share of nothing is a thousandth."""
+    share = max(1, round(task.gpu_fraction * GPU_MILLI))
+    milli = share if task.gpu_fraction else task.gpus * GPU_MILLI
+    return _amounts(
+        gpu_milli=0 if task.mig_profile else milli,
+        cpu_milli=round(task.cpus * 1000) if pool.capacity.cpu_milli else 0,
+        memory_bytes=round(task.memory_gib * GIB) if pool.capacity.memory_bytes else 0,
+        gpu_memory_bytes=0 if task.mig_profile else round(task.gpu_memory_gib * GIB),
+        mig=((task.mig_profile, 1),) if task.mig_profile else (),
     )
 
 

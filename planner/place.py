@@ -47,6 +47,14 @@ def place(
         return refusal(inventory, request) if found is None else (_one(inventory, request, found),)
     rank = outlook.rank(inventory, request) if outlook else tightness(inventory)
     room = rooms(inventory, request)
+    spots = fill(inventory, request, room, rank)
+    return refusal(inventory, request) if spots is None else spots
+
+
+def fill(
+    inventory: Inventory, request: Request, room: Ints, rank: npt.NDArray[np.generic]
+) -> tuple[Spot, ...] | None:
+    """Nodes with ``room``, lowest ``rank`` first, and their devices; None where it does not fit."""
     counts = share_out(
         room,
         request.replicas,
@@ -56,7 +64,7 @@ def place(
         apart=_level(inventory, request.spread),
     )
     if counts is None:
-        return refusal(inventory, request)
+        return None
     return tuple(
         _spot(inventory, request, int(row), int(counts[row])) for row in np.flatnonzero(counts)
     )

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from planner import cost
+from planner.devices import distinct_geometries
+from planner.inventory import Request, Spot
 from planner.occupancy import Booking, Counts, Occupancy
-from planner.place import share_out
+from planner.place import fill, rooms, share_out
 from planner.plan import Placement, Segment
-from planner.problem import Billing, Demand, Problem
+from planner.problem import Billing, Demand, Mode, Problem
 from planner.table import Option, Table
 from planner.topology import HOSTNAME, NOWHERE
 
@@ -29,7 +31,7 @@ def place(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     """Nodes for ``option`` from ``start``, or None where it does not fit. Books nothing."""
     if not occupancy.within_limits(option, start):
         return None
-    if len(option.runs) > 1:
+    if option.pool in occupancy.devices or len(option.runs) > 1:
         return _place_service(occupancy, option, start)
     room = occupancy.room(option, start, start + option.length)
     counts = _choose(occupancy, option, room, option.runs[0].replicas, start)
@@ -110,12 +112,7 @@ def _choose(
     """Replicas by node within ``room``, by the placement function; tightest nodes first."""
     table = occupancy.table
     mode = table.mode(option)
-    if table.problem.pools[option.pool].billing is Billing.NODE:
-        just_used = occupancy.idle_before(option.pool, start)  # a short gap costs the least
-    else:
-        just_used = occupancy.free_at(option.pool, max(0, start - 1))
-    rank = np.empty(room.size, dtype=np.int64)
-    rank[np.lexsort((just_used, room))] = np.arange(room.size)
+    rank = _rank(occupancy, option, room, start)
     chosen = share_out(
         room,
         replicas,
@@ -125,6 +122,19 @@ def _choose(
         apart=_domains(table, option, mode.spread) if mode.spread else None,
     )
     return None if chosen is None else tuple(chosen.tolist())
+
+
+def _rank(
+    occupancy: Occupancy, option: Option, room: npt.NDArray[np.int64], start: int
+) -> npt.NDArray[np.int64]:
+    """The order in which nodes are used: the tightest first, of equals the one used last before."""
+    if occupancy.table.problem.pools[option.pool].billing is Billing.NODE:
+        just_used = occupancy.idle_before(option.pool, start)  # a short gap costs the least
+    else:
+        just_used = occupancy.free_at(option.pool, max(0, start - 1))
+    rank = np.empty(room.size, dtype=np.int64)
+    rank[np.lexsort((just_used, room))] = np.arange(room.size)
+    return rank
 
 
 def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
@@ -158,7 +168,9 @@ def _roomy(
 def _place_layers(
     occupancy: Occupancy, option: Option, start: int, allowed: npt.NDArray[np.bool_]
 ) -> Booking | None:
-    """A service on the ``allowed`` nodes."""
+    """A service, or what takes parts of GPUs, on the ``allowed`` nodes."""
+    if option.pool in occupancy.devices:
+        return _place_on_devices(occupancy, option, start, allowed)
     counts = np.zeros((len(option.runs), allowed.size), dtype=np.int64)
     for first, end, number in _layers(option):
         room = _room_beside(occupancy, option, start, first, end, counts[first:end])
@@ -167,8 +179,87 @@ def _place_layers(
         if chosen is None:
             return None
         counts[first:end] += np.array(chosen)
+    return Booking(option=option.index, start=start, counts=_rows(counts))
+
+
+def _rows(counts: npt.NDArray[np.int64]) -> tuple[Counts, ...]:
+    return tuple(map(tuple, counts.tolist()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """Replicas that come and go together, where GPUs are told apart."""
+
+    first: int  # run
+    end: int
+    start: int  # slot
+    until: int
+    counts: Counts
+    spots: tuple[Spot, ...]
+
+
+def _place_on_devices(
+    occupancy: Occupancy, option: Option, start: int, allowed: npt.NDArray[np.bool_]
+) -> Booking | None:
+    """The same where GPUs are told apart: each layer is held while the next is placed beside it."""
+    layers: list[_Layer] = []
+    wanted = _layers(option)
+    for first, end, number in wanted:
+        layer = _layer(occupancy, option, start, first, end, number, allowed, layers)
+        if layer is None:
+            break
+        occupancy.reserve(option, layer.start, layer.until, layer.counts, layer.spots, -1)
+        layers.append(layer)
+    for layer in layers:
+        occupancy.reserve(option, layer.start, layer.until, layer.counts, layer.spots, 1)
+    if len(layers) < len(wanted):
+        return None
+    of_run = [[x for x in layers if x.first <= r < x.end] for r in range(len(option.runs))]
+    none = (0,) * allowed.size
     return Booking(
-        option=option.index, start=start, counts=tuple(tuple(int(c) for c in row) for row in counts)
+        option=option.index,
+        start=start,
+        counts=tuple(
+            tuple(map(sum, zip(none, *(x.counts for x in run), strict=True))) for run in of_run
+        ),
+        spots=tuple(tuple(spot for x in run for spot in x.spots) for run in of_run),
+    )
+
+
+def _layer(
+    occupancy: Occupancy,
+    option: Option,
+    start: int,
+    first: int,
+    end: int,
+    number: int,
+    allowed: npt.NDArray[np.bool_],
+    beside: Sequence[_Layer],
+) -> _Layer | None:
+    at, until = start + option.runs[first].start, start + option.runs[end - 1].end
+    held = [layer.counts for layer in beside if layer.first < end and first < layer.end]
+    booked = np.array([(0,) * allowed.size, *held], dtype=np.int64)
+    usable = allowed & ~_taken_domains(occupancy, option, booked)
+    least = occupancy.least(option, at, until, usable)
+    request = _request(occupancy.table.mode(option), number)
+    room = rooms(least, request)
+    spots = fill(least, request, room, _rank(occupancy, option, room, at))
+    if spots is None:
+        return None
+    counts = np.zeros(allowed.size, dtype=np.int64)
+    counts[[s.row for s in spots]] = [s.replicas for s in spots]
+    return _Layer(
+        first=first, end=end, start=at, until=until, counts=tuple(counts.tolist()), spots=spots
+    )
+
+
+def _request(mode: Mode, replicas: int) -> Request:
+    return Request(
+        amounts=mode.amounts,
+        replicas=replicas,
+        together=mode.together,
+        together_required=mode.together_required,
+        spread=mode.spread,
     )
 
 
@@ -206,25 +297,38 @@ def _room_beside(
         for k, run in enumerate(option.runs[first:end])
     ]
     least: npt.NDArray[np.int64] = np.min(rows, axis=0)
-    if level := occupancy.table.mode(option).spread:
-        domains = _domains(occupancy.table, option, level)
-        return np.where(np.isin(domains, domains[np.any(booked, axis=0)]), 0, least)
-    return least
+    return np.where(_taken_domains(occupancy, option, booked), 0, least)
+
+
+def _taken_domains(
+    occupancy: Occupancy, option: Option, booked: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Nodes in domains that hold a replica already, of an option that is to be spread."""
+    level = occupancy.table.mode(option).spread
+    if not level:
+        return np.zeros(booked.shape[1], dtype=bool)
+    domains = _domains(occupancy.table, option, level)
+    return np.isin(domains, domains[np.any(booked, axis=0)])
 
 
 def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
     """The plan's segments, in order of start, with GPUs named on each node."""
-    return name_devices(table, unnamed_segments(table, bookings))
+    apart = {pool.name for p, pool in enumerate(table.problem.pools) if table.apart[p]}
+    made = unnamed_segments(table, bookings)
+    told = [s for s in made if cost.mode_of(table.problem, s).pool in apart]
+    counted = [s for s in made if cost.mode_of(table.problem, s).pool not in apart]
+    named = (*name_devices(table, counted), *name_instances(table, told))
+    return tuple(sorted(named, key=lambda s: (s.start, s.job)))
 
 
 def unnamed_segments(table: Table, bookings: Iterable[Booking]) -> list[Segment]:
-    """The same without GPUs: enough to know what a plan costs."""
+    """The same with no GPU named but where GPUs are told apart: what a plan costs is known."""
     made: list[Segment] = []
     for booking in bookings:
         option = table.options[booking.option]
         job = table.problem.jobs[option.job]
-        names = [n.name for n in table.nodes[option.pool]]
-        for run, counts in zip(option.runs, booking.counts, strict=True):
+        spots = booking.spots or ((),) * len(option.runs)
+        for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
             at, until = booking.start + run.start, booking.start + run.end
             made.append(
                 Segment(
@@ -234,12 +338,97 @@ def unnamed_segments(table: Table, bookings: Iterable[Booking]) -> list[Segment]
                     start=at,
                     end=until,
                     work=cost.served(table.problem, job, at, until),
-                    placement=tuple(
-                        Placement(node=names[n], replicas=c) for n, c in enumerate(counts) if c
-                    ),
+                    placement=_placed(table, option.pool, counts, held),
                 )
             )
     return made
+
+
+def _placed(
+    table: Table, pool: int, counts: Counts, spots: Iterable[Spot]
+) -> tuple[Placement, ...]:
+    """Replicas by node, with their devices where ``spots`` say which."""
+    stated = distinct_geometries(table.problem.pools[pool])
+    devices: dict[int, list[int]] = defaultdict(list)
+    geometries: dict[int, list[int]] = defaultdict(list)
+    for spot in spots:
+        devices[spot.row] += spot.devices
+        geometries[spot.row] += (stated[g] for g in spot.geometries)
+    return tuple(
+        Placement(
+            node=table.nodes[pool][n].name,
+            replicas=count,
+            devices=tuple(sorted(devices[n])),
+            geometries=tuple(g for _, g in sorted(zip(devices[n], geometries[n], strict=False))),
+        )
+        for n, count in enumerate(counts)
+        if count
+    )
+
+
+def name_instances(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
+    """Give each segment on MIG the lowest free instances of its devices; a service keeps its own.
+
+    Instances of one profile on a device over time are an interval graph, as whole GPUs are.
+    """
+    busy: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # device -> instance -> until
+    had: dict[tuple[str, str, int], list[tuple[int, int]]] = {}  # (job, node, until) -> instances
+    named: list[Segment] = []
+    for _, group in groupby(sorted(made, key=lambda s: (s.start, s.job)), key=lambda s: s.start):
+        together = list(group)
+        kept = {
+            (s.job, p.node): _kept_instances(p, had.get((s.job, p.node, s.start), []))
+            for s in together
+            for p in s.placement
+        }
+        for s in together:
+            for p in s.placement:
+                for device, instance in zip(p.devices, kept[s.job, p.node], strict=True):
+                    if instance is not None:
+                        busy[p.node, device][instance] = s.end
+        for s in together:
+            mode = cost.mode_of(table.problem, s)
+            geometries = table.problem.pool_by_name[mode.pool].mig_geometries
+            places = tuple(
+                _name_instances(mode, geometries, s, p, kept[s.job, p.node], busy)
+                for p in s.placement
+            )
+            for p in places:
+                pairs = zip(p.devices, p.instances, strict=False)
+                had[s.job, p.node, s.end] = list(pairs)
+            named.append(replace(s, placement=places))
+    return tuple(named)
+
+
+def _kept_instances(p: Placement, had: Sequence[tuple[int, int]]) -> list[int | None]:
+    """For each of the devices, the instance that the job had there, if any."""
+    left: dict[int, list[int]] = defaultdict(list)
+    for device, instance in had:
+        left[device].append(instance)
+    return [left[d].pop(0) if left[d] else None for d in p.devices]
+
+
+def _name_instances(
+    mode: Mode,
+    geometries: Sequence[Sequence[str]],
+    s: Segment,
+    p: Placement,
+    kept: Sequence[int | None],
+    busy: dict[tuple[str, int], dict[int, int]],
+) -> Placement:
+    if not p.geometries:
+        return p
+    ((profile, _),) = mode.amounts.mig
+    instances = []
+    for device, geometry, instance in zip(p.devices, p.geometries, kept, strict=True):
+        until = busy[p.node, device]
+        fits = (i for i, name in enumerate(geometries[geometry]) if name == profile)
+        named = (
+            next(i for i in fits if until.get(i, 0) <= s.start) if instance is None else instance
+        )
+        until[named] = s.end
+        instances.append(named)
+    return replace(p, instances=tuple(instances))
 
 
 def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -35,7 +35,9 @@ class Placement:
 
     node: str
     replicas: int
-    devices: tuple[int, ...] = ()  # GPU numbers on that node
+    devices: tuple[int, ...] = ()  # GPU numbers on that node: of shares and MIG, one an instance
+    geometries: tuple[int, ...] = ()  # MIG: of each of these devices, which of the pool's
+    instances: tuple[int, ...] = ()  # MIG: and which instance of that geometry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -106,10 +106,11 @@ def _segment(problem: Problem, segment: Segment) -> dict[str, Any]:
     return {
         "job": segment.job,
         "pool": mode.pool,
-        "gpus": segment.replicas * mode.amounts.gpus,
+        "gpus": _number(segment.replicas * problem.pool_by_name[mode.pool].gpu_share(mode.amounts)),
         "replicas": segment.replicas,
         "nodes": [p.node for p in segment.placement],
         "devices": {p.node: list(p.devices) for p in segment.placement},
+        **_mig(problem, segment),
         "start": problem.grid.time(segment.start).isoformat(),
         "end": problem.grid.time(segment.end).isoformat(),
         "hours": cost.segment_hours(problem, segment),
@@ -117,6 +118,25 @@ def _segment(problem: Problem, segment: Segment) -> dict[str, Any]:
         "flops": cost.segment_flops(problem, segment),
         "layout": mode.layout,
     }
+
+
+def _mig(problem: Problem, segment: Segment) -> dict[str, Any]:
+    """By node, of each device named, how it is partitioned and which instance is held."""
+    geometries = problem.pool_by_name[cost.mode_of(problem, segment).pool].mig_geometries
+    by_node = {
+        p.node: [
+            {"device": d, "geometry": list(geometries[g]), "instance": i}
+            for d, g, i in zip(p.devices, p.geometries, p.instances, strict=True)
+        ]
+        for p in segment.placement
+        if p.geometries
+    }
+    return {"mig": by_node} if by_node else {}
+
+
+def _number(value: float) -> int | float:
+    """Whole where it is: 8 GPUs, 0.25 of one."""
+    return int(value) if value.is_integer() else value
 
 
 @paused()

@@ -113,8 +113,8 @@ class Amounts:
 
     @property
     def gpus(self) -> int:
-        """Whole GPUs taken; a share of one takes that one."""
-        return -(-self.gpu_milli // GPU_MILLI)
+        """GPUs touched at most: a share of one, or a MIG instance, is on one."""
+        return -(-self.gpu_milli // GPU_MILLI) + sum(count for _, count in self.mig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +162,37 @@ class Pool:
     def nodes_at(self, slot: int) -> int:
         """Nodes present during ``slot``."""
         return next((w.nodes for w in self.windows if w.start <= slot < w.end), 0)
+
+    def gpu_share(self, amounts: Amounts) -> float:
+        """GPUs that a replica of ``amounts`` counts for: in money, queue limits and areas.
+
+        A MIG instance counts by its compute slices (the number before its ``g``) over the most that
+        any geometry of the pool has, so that no device ever counts for more than one.
+
+        >>> halves = (("3g.40gb", "3g.40gb"), ("2g.20gb", "1g.10gb"))
+        >>> pool = Pool(name="a", accelerator="", gpus_per_node=1, capacity=Amounts(), windows=(),
+        ...             billing=Billing.GPU, purchase="", mig_geometries=halves)
+        >>> pool.gpu_share(Amounts(mig=(("3g.40gb", 1),)))
+        0.5
+        """
+        if not amounts.mig:
+            return amounts.gpu_milli / GPU_MILLI
+        most = max((sum(map(_slices, g)) for g in self.mig_geometries), default=1)
+        return sum(_slices(profile) * count for profile, count in amounts.mig) / most
+
+    def counted_milli(self, amounts: Amounts) -> int:
+        """The same in whole thousandths of a GPU, rounded down."""
+        return math.floor(self.gpu_share(amounts) * GPU_MILLI + 1e-9)
+
+
+def _slices(profile: str) -> int:
+    """Compute slices of a MIG profile: 3 of ``3g.40gb``."""
+    return int(profile.split("g.")[0])
+
+
+def mig_memory_bytes(profile: str) -> int:
+    """Memory of an instance as its name has it: 40e9 of ``3g.40gb``."""
+    return int(profile.split("g.")[1].split("gb")[0]) * 10**9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,8 +83,6 @@ def _faults(manifests: Manifests) -> Iterator[Fault]:
         for path, wanted in (
             ("spec.placement.maxLatencyMs", spec.placement.max_latency_ms > 0),
             ("spec.placement.dataGib", spec.placement.data_gib > 0),
-            ("spec.task.gpuFraction", spec.task is not None and spec.task.gpu_fraction > 0),
-            ("spec.task.migProfile", spec.task is not None and bool(spec.task.mig_profile)),
             ("spec.due", spec.inference is not None and spec.due is not None),
             ("spec.dependsOn", spec.inference is not None and bool(spec.depends_on)),
         ):
@@ -248,7 +246,7 @@ def _dearest(
         pool, alone = pools[mode.pool], 1.0
         if pool.billing is Billing.NODE:
             hours = grid.slots_for(hours) * grid.slot_hours + pool.startup_seconds / 3600
-            alone = pool.gpus_per_node / max(1, mode.amounts.gpus)
+            alone = pool.gpus_per_node / (pool.gpu_share(mode.amounts) or 1.0)
         return hours * mode.replicas * mode.full_usd_per_replica_hour * alone
 
     return max(map(run_usd, modes), default=0.0)

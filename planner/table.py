@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from planner import cost
+from planner.devices import unit_of
 from planner.plan import Reason
 from planner.problem import (
     GPU_MILLI,
@@ -59,7 +60,7 @@ class Option:
     first: int  # earliest start
     last: int  # latest start
     runs: tuple[Run, ...]
-    takes: tuple[int, ...]  # of one replica, by RESOURCES
+    takes: tuple[int, ...]  # of one replica, by RESOURCES; a MIG instance by its share of a GPU
     per_node: int  # replicas that fit an empty node
     usd: float  # its share of the money
     startup_usd: float  # of the nodes it needs, if all had to be started for it
@@ -104,6 +105,7 @@ class Table:
     capacity: tuple[tuple[int, ...], ...]  # of one node, by pool and RESOURCES
     broken: tuple[tuple[int, ...], ...]  # unhealthy GPUs by pool and node
     away: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]  # absences by pool and node
+    apart: tuple[bool, ...]  # pools whose GPUs are told apart: a job takes less than one
     after: tuple[tuple[int, ...], ...]  # jobs that must end first, by job
     dropped: dict[tuple[int, int], Reason] = field(repr=False)  # (job, mode) -> why it is no option
     _domains: dict[tuple[int, str], tuple[int, ...]] = field(
@@ -191,7 +193,7 @@ def build(problem: Problem) -> Table:
                     first=first,
                     last=last,
                     runs=runs,
-                    takes=tuple(getattr(job.modes[m].amounts, what) for what in RESOURCES),
+                    takes=takes_of(problem.pools[p], job.modes[m]),
                     per_node=per_node,
                     usd=usd,
                     startup_usd=startup,
@@ -211,6 +213,7 @@ def build(problem: Problem) -> Table:
         capacity=capacity,
         broken=tuple(place.broken for place in places.values()),
         away=tuple(tuple(_away(p, n) for n in nodes[i]) for i, p in enumerate(problem.pools)),
+        apart=tuple(any(_is_part(problem, options[i]) for i in ours) for ours in of_pool),
         after=after,
         dropped=dropped,
     )
@@ -276,7 +279,8 @@ def _option(
         return Reason.NO_OPTION
     if last < first:
         return Reason.WINDOW
-    if max(r.replicas for r in runs) * mode.amounts.gpus > quota(problem, job, pool):
+    milli = max(r.replicas for r in runs) * pool.counted_milli(mode.amounts)
+    if milli > GPU_MILLI * quota(problem, job, pool):
         return Reason.QUEUE_LIMIT
     if usd > spendable_usd(problem, job) + 1e-6:
         return Reason.BUDGET
@@ -367,16 +371,26 @@ class Places:
         return self._known[inside, apart]
 
 
+def takes_of(pool: Pool, mode: Mode) -> tuple[int, ...]:
+    """What a replica takes of a node, by `RESOURCES`."""
+    of_node = (getattr(mode.amounts, what) for what in RESOURCES[1:])
+    return (pool.counted_milli(mode.amounts), *of_node)
+
+
+def _is_part(problem: Problem, option: Option) -> bool:
+    """Whether a replica takes less than a whole GPU."""
+    amounts = problem.jobs[option.job].modes[option.mode].amounts
+    return bool(amounts.mig) or amounts.gpu_milli % GPU_MILLI > 0
+
+
 def _replicas_on(pool: Pool, mode: Mode, broken: int) -> int:
     """Replicas of ``mode`` that an empty node holds of whose GPUs ``broken`` are unhealthy."""
     takes, has = mode.amounts, pool.capacity
-    if takes.gpu_memory_bytes > has.gpu_memory_bytes:
-        return 0
-    healthy = has.gpu_milli // GPU_MILLI - broken
-    fits = [healthy // takes.gpus] if takes.gpus else []
-    fits += [
+    fits = [
         getattr(has, what) // getattr(takes, what) for what in RESOURCES[1:] if getattr(takes, what)
     ]
+    if unit := unit_of(takes):
+        fits.append(unit.replicas(pool, has.gpu_milli // GPU_MILLI - broken))
     return min(fits, default=mode.replicas)
 
 
@@ -474,8 +488,9 @@ def _refuse_job(job: Job) -> list[str]:
     if isinstance(job.need, Demand) and (job.due is not None or job.after):
         found[f"job {job.name}: a service with a due time or with dependencies"] = None
     for mode in job.modes:
-        if mode.amounts.mig:
-            found[f"job {job.name}: MIG instances"] = None
-        elif mode.amounts.gpu_milli % GPU_MILLI:
-            found[f"job {job.name}: a fraction of a GPU"] = None
+        takes = mode.amounts
+        if takes.gpu_milli > GPU_MILLI and takes.gpu_milli % GPU_MILLI:
+            found[f"job {job.name}: GPUs and a part of one beside them"] = None
+        if len(takes.mig) > 1 or (takes.mig and takes.gpu_milli):
+            found[f"job {job.name}: MIG instances of two kinds, or beside a GPU"] = None
     return list(found)

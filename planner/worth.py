@@ -43,7 +43,8 @@ class Worth:
             usd, have = self.sums.get((pool.name, resource)), getattr(pool.capacity, what)
             if usd is None or not have:
                 continue
-            gpus = getattr(mode.amounts, what) / have * pool.gpus_per_node
+            taken = getattr(mode.amounts, what) / have * pool.gpus_per_node
+            gpus = pool.gpu_share(mode.amounts) if resource == "gpu" else taken
             for begin, end, replicas in runs:
                 total += gpus * replicas * (usd[starts + end] - usd[starts + begin])
         return total

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from planner.occupancy import Booking
 from planner.problem import Billing
-from planner.solve import build, model
+from planner.solve import build, model, parts
 from planner.solve.build import Bookings
 from planner.solve.clock import Clock
 from planner.table import Table
@@ -132,4 +132,5 @@ def small(table: Table) -> bool:
         for o in table.options
         if table.problem.pools[o.pool].billing is Billing.NODE
     )
+    nodes += sum(parts.literals(table, o) for o in table.options)
     return nodes <= 400 and literals <= model.TIME_LITERALS

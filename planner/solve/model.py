@@ -15,6 +15,8 @@ Model
     gang     sum of k[o, r, n] over n = replicas[o, r] * x[o]
     stay     k[o, r+1, n] >= k[o, r, n] for all n where a service grows, <= where it shrinks
     node     at every slot, the k of what runs on n fit n, by resource (cumulative)
+    device   where GPUs are told apart, the k of node n are on its devices (`planner.solve.parts`)
+    level    of a gang held together one domain of its level has all k, of one spread each has one
     wait     s[j] >= end of what j depends on, which is chosen whenever j is
     limit    at every slot, GPUs of an accelerator under a queue <= its limit (cumulative)
     budget   money under a queue in a month <= its budget
@@ -38,9 +40,11 @@ from ortools.sat.python import cp_model
 
 from planner import cost
 from planner.occupancy import Booking, spent_usd
-from planner.problem import Billing
+from planner.problem import GPU_MILLI, Billing
+from planner.solve import parts
 from planner.solve.clock import Stop
 from planner.solve.master import bill_floors
+from planner.solve.parts import Parts
 from planner.table import RESOURCES, Option, Table
 from planner.topology import NOWHERE
 
@@ -77,6 +81,7 @@ class Model:
     starts: dict[int, cp_model.IntVar] = field(default_factory=dict)
     intervals: dict[tuple[int, int], cp_model.IntervalVar] = field(default_factory=dict)
     counts: dict[tuple[int, int, int], cp_model.IntVar] = field(default_factory=dict)
+    parts: Parts = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
     exact_bills: bool = True
 
@@ -220,6 +225,8 @@ def _define_nodes(m: Model, p: int, ours: Sequence[int], booked: Sequence[Bookin
                 *((_fixed(m, start, end), have) for start, end in table.away[p][n]),
             ]
             m.cp.add_cumulative([i for i, _ in load], [d for _, d in load], have)
+    if table.apart[p]:
+        parts.define(m, p, ours, booked)
 
 
 Load = tuple[cp_model.IntervalVar, cp_model.LinearExprT]
@@ -466,15 +473,15 @@ def _define_limits(m: Model, fixed: Sequence[Booking]) -> None:
                 if o.job in jobs and o.pool in pools:
                     for r, run in enumerate(o.runs):
                         intervals.append(m.intervals[i, r])
-                        demands.append(run.replicas * (o.takes[0] // 1000))
+                        demands.append(run.replicas * o.takes[0])
             for b in fixed:
                 o = m.table.options[b.option]
                 if o.job in jobs and o.pool in pools:
                     for run in o.runs:
                         intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
-                        demands.append(run.replicas * (o.takes[0] // 1000))
+                        demands.append(run.replicas * o.takes[0])
             if intervals:
-                m.cp.add_cumulative(intervals, demands, most)
+                m.cp.add_cumulative(intervals, demands, most * GPU_MILLI)
 
 
 def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
@@ -585,6 +592,7 @@ def _hint(m: Model, hint: Sequence[Booking]) -> None:
     for i, x in m.chosen.items():
         o = m.table.options[i]
         m.cp.add_hint(x, o.job in placed and placed[o.job].option == i)
+    parts.hint(m, placed)
     for (i, r, n), k in m.counts.items():
         b = placed.get(m.table.options[i].job)
         m.cp.add_hint(k, b.counts[r][n] if b is not None and b.option == i else 0)
@@ -605,5 +613,12 @@ def _read(m: Model, solver: cp_model.CpSolver) -> tuple[Booking, ...]:
             )
             for r in range(len(o.runs))
         )
-        found.append(Booking(option=i, start=solver.value(m.starts[o.job]), counts=counts))
+        found.append(
+            Booking(
+                option=i,
+                start=solver.value(m.starts[o.job]),
+                counts=counts,
+                spots=parts.read(m, o, counts, solver),
+            )
+        )
     return tuple(sorted(found, key=lambda b: (b.start, b.option)))

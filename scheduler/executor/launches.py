@@ -170,6 +170,7 @@ def _share(segments: list[Segment], mode: int, start: int, end: int, replicas: i
 
 def _launch(problem: Problem, job: Job, name: str, band: _Band) -> Launch:
     mode = job.modes[band.mode]
+    milli = problem.pool_by_name[mode.pool].counted_milli(mode.amounts)
     return Launch(
         name=name,
         job=job.name,
@@ -181,7 +182,7 @@ def _launch(problem: Problem, job: Job, name: str, band: _Band) -> Launch:
         project=job.project,
         queue=job.queue,
         replicas=sum(count for _, count in band.replicas),
-        gpu_milli=tuple((node, n * mode.amounts.gpu_milli) for node, n in band.replicas),
+        gpu_milli=tuple((node, n * milli) for node, n in band.replicas),
         start=problem.grid.time(band.start),
         end=problem.grid.time(band.end),
         work=band.work,

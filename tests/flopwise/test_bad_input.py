@@ -115,8 +115,13 @@ CASES = {  # what is appended to two pools, where that is wrong, and what is sai
         'found "GpuFarm", allowed: GpuPool, GpuQueue, GpuJob',
     ),
     "work that is not planned yet": (
-        job("sft", work="task: {gpuFraction: 0.5, hours: {h100-sxm5-80gb: 2}}"),
-        f"{SFT}: spec.task.gpuFraction",
+        job(
+            "sft",
+            more="due: 2026-12-03T00:00:00Z",
+            work="inference: {model: llama-3.1-8b, promptTokens: 9, outputTokens: 9, "
+            "requestsPerSecond: 1}",
+        ),
+        f"{SFT}: spec.due",
         "not planned yet (see the README's limits)",
     ),
 }

@@ -6,9 +6,10 @@ tries every combination, keeping the least (left-out cost of each tier above the
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
@@ -123,7 +124,8 @@ def _slot_hours(grid: Grid) -> float:
 
 
 def _ways(problem: Problem, job: Job) -> Iterator[Way]:
-    for mode in (m for m in job.modes if _replicas_of(m, _pool(problem, m.pool).capacity)):
+    pools = {m.pool: _pool(problem, m.pool) for m in job.modes}
+    for mode in (m for m in job.modes if _replicas_of(m, pools[m.pool], pools[m.pool].capacity)):
         listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
         for way in listed(problem, job, mode):
             if job.max_cost_usd is None or way.usd <= job.max_cost_usd:
@@ -184,10 +186,25 @@ def _nodes(problem: Problem, pool: Pool) -> list[Node]:
     return [n for n in problem.nodes if n.pool == pool.name]
 
 
-def _replicas_of(mode: Mode, node: Amounts) -> int:
+def _replicas_of(mode: Mode, pool: Pool, node: Amounts) -> int:
     """Replicas that an empty node holds."""
-    taken = {what: int(getattr(mode.amounts, what)) for what in WHAT}
-    return min(int(getattr(node, what)) // each for what, each in taken.items() if each)
+    fits = [
+        int(getattr(node, what)) // int(getattr(mode.amounts, what))
+        for what in WHAT[1:]
+        if getattr(mode.amounts, what)
+    ]
+    devices = node.gpu_milli // 1000
+    if mode.amounts.mig:
+        ((profile, _),) = mode.amounts.mig
+        fits.append(devices * max((g.count(profile) for g in pool.mig_geometries), default=0))
+    elif mode.amounts.gpu_milli < 1000:
+        each = 1000 // mode.amounts.gpu_milli
+        if mode.amounts.gpu_memory_bytes:
+            each = min(each, node.gpu_memory_bytes // mode.amounts.gpu_memory_bytes)
+        fits.append(devices * each)
+    else:
+        fits.append(node.gpu_milli // mode.amounts.gpu_milli)
+    return min(fits)
 
 
 def _working(node: Node) -> Amounts:
@@ -219,7 +236,7 @@ def _spreads(
     most = []
     for node in nodes:
         there = all(node.index < pool.nodes_at(t) for t in range(start, end))
-        most.append(_replicas_of(mode, _working(node)) if there and not node.cordoned else 0)
+        most.append(_replicas_of(mode, pool, _working(node)) if there and not node.cordoned else 0)
     found = [c for c in itertools.product(*(range(m + 1) for m in most)) if sum(c) == replicas]
     return [c for c in found if _topology_holds(pool, nodes, mode, c)]
 
@@ -274,7 +291,8 @@ def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
 
 
 def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
-    nodes = _nodes(problem, _pool(problem, way.pool))
+    pool = _pool(problem, way.pool)
+    nodes = _nodes(problem, pool)
     for t in range(way.start, way.end):
         held: dict[tuple[int, str], int] = defaultdict(int)
         for w in here:
@@ -285,7 +303,108 @@ def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
                             held[n, what] += count * getattr(w.amounts, what)
         if any(used > getattr(_working(nodes[n]), what) for (n, what), used in held.items()):
             return False
+    if all(w.amounts.gpu_milli and w.amounts.gpu_milli % 1000 == 0 for w in here):
+        return True
+    return all(
+        _devices_hold(pool, node, tuple(sorted(_on_node(here, n), key=repr)))
+        for n, node in enumerate(nodes)
+    )
+
+
+Config = tuple[tuple[int, int, int], ...]  # (device, geometry or -1, units), where there are any
+Runs = tuple[tuple[int, int, int], ...]  # (start, end, replicas on the node)
+
+
+def _on_node(here: list[Way], n: int) -> Iterator[tuple[Amounts, Runs]]:
+    for w in here:
+        runs = tuple((start, end, counts[n]) for start, end, counts in w.runs)
+        if any(count for _, _, count in runs):
+            yield w.amounts, runs
+
+
+@functools.cache
+def _devices_hold(pool: Pool, node: Node, jobs: tuple[tuple[Amounts, Runs], ...]) -> bool:
+    """Whether the replicas on a node can be put on its GPUs, each staying where it is."""
+    devices = [
+        d for d in range(pool.gpus_per_node) if not (node.devices and node.devices[d].unhealthy)
+    ]
+    steps = [(i, r) for i, (_, runs) in enumerate(jobs) for r in range(len(runs))]
+
+    def assign(k: int, chosen: dict[tuple[int, int], Config]) -> bool:
+        if k == len(steps):
+            return True
+        i, r = steps[k]
+        amounts, runs = jobs[i]
+        for config in _configs(pool, devices, amounts, runs[r][2]):
+            moved = r > 0 and _moves(chosen[i, r - 1], config)
+            if moved or not _room_on_devices(pool, jobs, chosen, i, r, config):
+                continue
+            if assign(k + 1, {**chosen, (i, r): config}):
+                return True
+        return False
+
+    return assign(0, {})
+
+
+def _configs(pool: Pool, devices: list[int], amounts: Amounts, replicas: int) -> Iterator[Config]:
+    """Every way to put replicas on devices: whole GPUs, shares of them, or instances."""
+    if amounts.mig:
+        profile = amounts.mig[0][0]
+        places = [
+            (d, g, geometry.count(profile))
+            for d in devices
+            for g, geometry in enumerate(pool.mig_geometries)
+            if profile in geometry
+        ]
+        units = replicas
+    elif amounts.gpu_milli < 1000:
+        places, units = [(d, -1, 1000 // amounts.gpu_milli) for d in devices], replicas
+    else:
+        places, units = [(d, -1, 1) for d in devices], replicas * amounts.gpu_milli // 1000
+    for counts in itertools.product(*(range(min(most, units) + 1) for _, _, most in places)):
+        if sum(counts) == units:
+            yield tuple(
+                (d, g, count) for (d, g, _), count in zip(places, counts, strict=True) if count
+            )
+
+
+def _moves(before: Config, now: Config) -> bool:
+    was, are = ({(d, g): n for d, g, n in config} for config in (before, now))
+    change = [are.get(at, 0) - was.get(at, 0) for at in was.keys() | are.keys()]
+    return min(change, default=0) < 0 < max(change, default=0)
+
+
+def _room_on_devices(
+    pool: Pool,
+    jobs: tuple[tuple[Amounts, Runs], ...],
+    chosen: dict[tuple[int, int], Config],
+    i: int,
+    r: int,
+    config: Config,
+) -> bool:
+    for t in range(*jobs[i][1][r][:2]):
+        held: dict[int, list[tuple[int, Amounts, int]]] = defaultdict(list)
+        for (other, k), theirs in [*chosen.items(), ((i, r), config)]:
+            if jobs[other][1][k][0] <= t < jobs[other][1][k][1]:
+                for d, g, units in theirs:
+                    held[d].append((g, jobs[other][0], units))
+        if not all(_device_holds(pool, on) for on in held.values()):
+            return False
     return True
+
+
+def _device_holds(pool: Pool, on: list[tuple[int, Amounts, int]]) -> bool:
+    (geometry, *others) = {g for g, _, _ in on}
+    if others:
+        return False
+    if geometry >= 0:
+        taken = Counter[str]()
+        for _, amounts, units in on:
+            taken[amounts.mig[0][0]] += units
+        return all(n <= pool.mig_geometries[geometry].count(p) for p, n in taken.items())
+    milli = sum(min(1000, a.gpu_milli) * units for _, a, units in on)
+    memory = sum(a.gpu_memory_bytes * units for _, a, units in on)
+    return milli <= 1000 and memory <= pool.capacity.gpu_memory_bytes
 
 
 def _ancestors(problem: Problem, name: str) -> set[str]:
@@ -308,9 +427,20 @@ def _limits_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
                 and _pool(problem, w.pool).accelerator == accelerator
             ]
             for t in range(problem.grid.slots):
-                if sum(w.replicas_at(t) * w.amounts.gpu_milli // 1000 for w in ours) > most:
+                held = sum(
+                    w.replicas_at(t) * _milli(_pool(problem, w.pool), w.amounts) for w in ours
+                )
+                if held > 1000 * most:
                     return False
     return True
+
+
+def _milli(pool: Pool, amounts: Amounts) -> int:
+    """Thousandths of a GPU that count: of an instance, its slices over the most of a geometry."""
+    if not amounts.mig:
+        return amounts.gpu_milli
+    most = max(sum(int(p.split("g")[0]) for p in g) for g in pool.mig_geometries)
+    return 1000 * int(amounts.mig[0][0].split("g")[0]) // most
 
 
 def _months(grid: Grid) -> list[list[int]]:

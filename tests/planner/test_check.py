@@ -354,27 +354,85 @@ def test_overbooked_memory_is_named() -> None:
 def test_overbooked_gpus_are_named_with_those_that_share_one() -> None:
     assert two_on_one(mode(POOL), (0,), (1,), (1,)) == (
         "a-0: gpu_milli overbooked at slot 0",
-        "a-0: j1 and j2 on one GPU at slot 0",
-        "a-0: j2 and j1 on one GPU at slot 0",
+        "a-0: j2 and j1 overbook GPU 1 at slot 0",
     )
 
 
-def test_an_overbooked_mig_profile_is_named() -> None:
-    slices = replace(POOL, capacity=replace(POOL.capacity, mig=(("1g.10gb", 1),)))
-    slice_mode = replace(mode(slices), amounts=Amounts(mig=(("1g.10gb", 1),)))
-    question = asked(job("j0", slice_mode), job("j1", slice_mode), of=(slices,))
-    runs = (seg("j0", 0, 1, ("a-0", 1, ())), seg("j1", 0, 1, ("a-0", 1, ())))
-    said = "a-0: MIG 1g.10gb overbooked at slot 0"
-    assert violations(question, answer(question, *runs)) == (said,)
-    apart = (runs[0], replace(runs[1], start=1, end=2))
-    assert violations(question, answer(question, *apart)) == ()
+SLICED = pool("a", gpus=2, mig=(("3g.40gb", "3g.40gb"), ("3g.40gb", "2g.20gb")))
+HALF = mode(SLICED, profile="3g.40gb")
+FIFTH = mode(SLICED, profile="2g.20gb")
+
+
+def on_gpu_0(*held: tuple[Mode, int, int]) -> tuple[str, ...]:
+    """Violations where jobs share GPU 0 in slot 0, each as (mode, geometry, instance)."""
+    names = [f"j{i}" for i in range(len(held))]
+    question = asked(*(job(n, m) for n, (m, _, _) in zip(names, held, strict=True)), of=(SLICED,))
+    runs = tuple(
+        replace(
+            seg(name, 0, 1),
+            replicas=1,
+            placement=(
+                Placement(
+                    node="a-0",
+                    replicas=1,
+                    devices=(0,),
+                    geometries=(g,) if g >= 0 else (),
+                    instances=(i,) if g >= 0 else (),
+                ),
+            ),
+        )
+        for name, (_, g, i) in zip(names, held, strict=True)
+    )
+    return violations(question, answer(question, *runs))
+
+
+def test_instances_of_one_geometry_share_a_gpu_and_no_instance_is_held_twice() -> None:
+    assert on_gpu_0((HALF, 0, 0), (HALF, 0, 1)) == ()
+    assert on_gpu_0((HALF, 1, 0), (FIFTH, 1, 1)) == ()
+    said = ("a-0: j1 and j0 on one MIG instance of GPU 0 at slot 0",)
+    assert on_gpu_0((HALF, 0, 1), (HALF, 0, 1)) == said
+
+
+def test_a_gpu_is_in_one_geometry_or_whole() -> None:
+    said = ("a-0: j1 and j0 on GPU 0 in two partitions at slot 0",)
+    assert on_gpu_0((HALF, 0, 0), (FIFTH, 1, 1)) == said
+    assert on_gpu_0((HALF, 0, 0), (mode(SLICED), -1, 0)) == said
+
+
+@pytest.mark.parametrize("named", [(0, 2), (1, 1), (2, 0)])
+def test_an_instance_of_another_profile_or_that_is_not_there_is_named(
+    named: tuple[int, int],
+) -> None:
+    said = f"j0: instance {named[1]} of geometry {named[0]} on a-0 is not what it takes"
+    assert on_gpu_0((HALF, *named)) == (said,)
+
+
+def test_a_job_on_mig_names_its_instances() -> None:
+    assert on_gpu_0((HALF, -1, 0)) == ("j0: 1 MIG instances on a-0, named are others",)
+
+
+def test_shares_of_a_gpu_sum_to_one_of_thousandths_and_of_memory() -> None:
+    one = pool("a", gpus=2, gpu_gib=4)
+    for milli, gib, said in (
+        (500, 2, ()),
+        (501, 2, ("a-0: j1 and j0 overbook GPU 0 at slot 0",)),
+        (500, 3, ("a-0: memory of GPU 0 overbooked at slot 0",)),
+    ):
+        share = mode(one, milli=milli, gpu_gib=gib)
+        question = asked(job("j0", share), job("j1", share), of=(one,))
+        runs = (seg("j0", 0, 1, ("a-0", 1, (0,))), seg("j1", 0, 1, ("a-0", 1, (0,))))
+        assert violations(question, answer(question, *runs)) == said
+
+
+def test_two_shares_of_one_job_may_share_a_gpu() -> None:
+    one = pool("a", gpus=2)
+    question = asked(job("j0", mode(one, replicas=2, milli=500)), of=(one,))
+    run = seg("j0", 0, 1, ("a-0", 2, (0, 0)))
+    assert violations(question, answer(question, run)) == ()
 
 
 def test_two_jobs_on_one_gpu_are_named_and_nothing_else_where_the_node_has_room() -> None:
-    assert two_on_one(mode(POOL), (0,), (0,)) == (
-        "a-0: j0 and j1 on one GPU at slot 0",
-        "a-0: j1 and j0 on one GPU at slot 0",
-    )
+    assert two_on_one(mode(POOL), (0,), (0,)) == ("a-0: j1 and j0 overbook GPU 0 at slot 0",)
 
 
 @pytest.mark.parametrize("devices", [(0, 0), (0, 2), (-1, 0)])

@@ -45,7 +45,7 @@ def said(plan: Plan) -> float | None:
 def test_the_planner_finds_the_optimum_that_trying_everything_finds(first: int) -> None:
     seeds = range(first, first + CHUNK)
     plans = {seed: said(solve(world(seed))) for seed in seeds}
-    assert plans == {seed: usd(truth(seed)) for seed in seeds}
+    assert plans == pytest.approx({seed: usd(truth(seed)) for seed in seeds}, abs=2e-4)
 
 
 @pytest.fixture
@@ -125,6 +125,16 @@ def at_its_peak(job: Job, problem: Problem) -> Job:
     return replace(job, need=replace(job.need, per_slot=flat))
 
 
+def whole_gpus(mode: Mode) -> Mode:
+    return replace(mode, amounts=replace(mode.amounts, gpu_milli=1000 * mode.amounts.gpus))
+
+
+def unpartitioned(mode: Mode) -> Mode:
+    if not mode.amounts.mig:
+        return mode
+    return replace(mode, amounts=replace(mode.amounts, gpu_milli=1000, mig=()))
+
+
 WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "windows": each_pool(always_there),
     "whole-node billing": each_pool(billed_by_gpu),
@@ -145,6 +155,12 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "memory": each_mode(lambda m: replace(m, amounts=replace(m.amounts, memory_bytes=0))),
     "gangs spread": each_mode(lambda m: replace(m, spread="")),
     "gangs together": each_mode(lambda m: replace(m, together="", together_required=False)),
+    "shares of GPUs": each_mode(whole_gpus),
+    "device memory": each_mode(
+        lambda m: replace(m, amounts=replace(m.amounts, gpu_memory_bytes=0))
+    ),
+    "MIG": each_mode(unpartitioned),
+    "several geometries": each_pool(lambda p: replace(p, mig_geometries=p.mig_geometries[:1])),
     "racks": each_pool(lambda p: replace(p, topology_levels=())),
     "unhealthy GPUs": each_node(lambda n: replace(n, devices=())),
 }

@@ -431,6 +431,48 @@ def test_the_team_is_the_label_or_else_the_queue(tmp_path: Path) -> None:
     assert told == [("nlp", "bot"), ("research", "")]
 
 
+# -- less than a GPU -----------------------------------------------------------------------------
+
+
+def test_a_share_of_a_gpu_runs_the_hours_stated_and_pays_its_part(tmp_path: Path) -> None:
+    # A quarter of a GPU for 4 h: a quarter of $2 an hour.
+    task = {"gpuFraction": 0.25, "gpuMemoryGib": 20, "hours": {H100: 4.0}}
+    job = job_of(tmp_path, {"task": task})
+    (mode,) = job.modes
+    assert mode.amounts == Amounts(gpu_milli=250, gpu_memory_bytes=20 * GIB)
+    assert hours_of(job, mode) == pytest.approx(4.0)
+    assert mode.usd_per_replica_hour == 0.5
+
+
+def test_a_mig_instance_pays_for_its_slices_of_the_geometry_that_has_most(tmp_path: Path) -> None:
+    # 3g.40gb of [3g, 3g]: half of the device.
+    sliced = POOL | {"migGeometries": [["3g.40gb", "3g.40gb"], ["1g.10gb", "1g.10gb"]]}
+    job = job_of(tmp_path, {"task": {"migProfile": "3g.40gb", "hours": {H100: 2.0}}}, p=sliced)
+    (mode,) = job.modes
+    assert mode.amounts == Amounts(mig=(("3g.40gb", 1),))
+    assert hours_of(job, mode) == pytest.approx(2.0)
+    assert mode.usd_per_replica_hour == 1.0
+
+
+@pytest.mark.parametrize(
+    ("task", "reason", "message"),
+    [
+        ({"migProfile": "7g.80gb"}, "mig", "no geometry of it has an instance of 7g.80gb"),
+        (
+            {"migProfile": "3g.40gb", "gpuMemoryGib": 39},
+            "memory",
+            "needs 39 GiB an instance, has 37.3",
+        ),
+    ],
+)
+def test_a_pool_without_such_an_instance_is_excluded(
+    tmp_path: Path, task: Fields, reason: str, message: str
+) -> None:
+    sliced = POOL | {"migGeometries": [["3g.40gb", "3g.40gb"]]}
+    asked: Fields = {"task": {"hours": {H100: 2.0}, **task}}
+    assert excluded(tmp_path, asked, p=sliced) == [("p", reason, message)]
+
+
 # -- topology ------------------------------------------------------------------------------------
 
 
@@ -475,8 +517,6 @@ def test_all_that_cannot_be_planned_is_named_at_once_with_its_field(tmp_path: Pa
     asked: list[tuple[str, Fields]] = [
         ("spec.placement.maxLatencyMs", {"placement": {"maxLatencyMs": 5, "near": "us-east-1"}}),
         ("spec.placement.dataGib", {"placement": {"dataGib": 5, "near": "us-east-1"}}),
-        ("spec.task.gpuFraction", {"task": {"gpuFraction": 0.5, "hours": {H100: 1.0}}}),
-        ("spec.task.migProfile", {"task": {"migProfile": "1g.10gb", "hours": {H100: 1.0}}}),
     ]
     jobs = [
         document("GpuJob", f"j{i}", {"task": TASK, **spec}) for i, (_, spec) in enumerate(asked)

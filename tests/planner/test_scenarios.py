@@ -36,8 +36,8 @@ def timeless(plan: Plan) -> Plan:
 
 def unplannable() -> Problem:
     some = pool("a", gpus=1)
-    half = replace(mode(some), amounts=Amounts(mig=(("1g.10gb", 1),)))
-    return problem((some,), (job("x", half),))
+    odd = replace(mode(some), amounts=Amounts(gpu_milli=1500))
+    return problem((some,), (job("x", odd),))
 
 
 def test_here_the_plans_come_in_order_until_it_is_stopped() -> None:

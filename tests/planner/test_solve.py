@@ -481,8 +481,8 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
         for a, b, usd in ((0, 3, 1.0), (3, 6, 2.0))
     )
     dear = replace(pool("b"), windows=(first, last))
-    part = replace(mode(one), amounts=Amounts(gpu_milli=500))
-    sliced = replace(mode(one), amounts=Amounts(mig=(("1g.10gb", 1),)))
+    part = replace(mode(one), amounts=Amounts(gpu_milli=1500))
+    sliced = replace(mode(one), amounts=Amounts(mig=(("1g.10gb", 1), ("2g.20gb", 1))))
     jobs = (
         job("part", part),
         job("slice", sliced),
@@ -508,8 +508,8 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
             "pool b: a price that changes within the horizon",
             "node a-0: another capacity than the other nodes of a",
             "queue q: a budget above $1,000,000,000,000,000",
-            "job part: a fraction of a GPU",
-            "job slice: MIG instances",
+            "job part: GPUs and a part of one beside them",
+            "job slice: MIG instances of two kinds, or beside a GPU",
             "job moves: changing mode at a checkpoint",
             "job late: a service with a due time or with dependencies",
             "job rich: sums above $1,000,000,000,000,000",

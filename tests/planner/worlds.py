@@ -27,6 +27,7 @@ MONTH_END = datetime(2026, 11, 30, 22, tzinfo=UTC)  # two hours before December
 HOSTNAME = "kubernetes.io/hostname"
 RACK = "rack"
 NODES_PER_RACK = 2
+GEOMETRIES = (("3g.40gb", "3g.40gb"), ("3g.40gb", "2g.20gb", "1g.10gb"))
 GIB = 2**30
 
 
@@ -49,6 +50,8 @@ def pool(
     accelerator: str = "",
     interruptions_per_hour: float = 0.0,
     levels: tuple[str, ...] = (),
+    gpu_gib: int = 0,
+    mig: tuple[tuple[str, ...], ...] = (),
 ) -> Pool:
     """``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
     spans = windows or ((0, slots, nodes),)
@@ -56,7 +59,12 @@ def pool(
         name=name,
         accelerator=accelerator or name,
         gpus_per_node=gpus,
-        capacity=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus, memory_bytes=GIB * gib),
+        capacity=Amounts(
+            gpu_milli=1000 * gpus,
+            cpu_milli=1000 * cpus,
+            memory_bytes=GIB * gib,
+            gpu_memory_bytes=GIB * gpu_gib,
+        ),
         windows=tuple(
             Window(
                 start=a,
@@ -72,6 +80,7 @@ def pool(
         startup_seconds=startup_seconds,
         interruptions_per_hour=interruptions_per_hour,
         topology_levels=levels,
+        mig_geometries=mig,
     )
 
 
@@ -112,20 +121,33 @@ def mode(
     gpus: int = 1,
     cpus: int = 0,
     gib: int = 0,
+    milli: int = 0,
+    gpu_gib: int = 0,
+    profile: str = "",
     usd: float | None = None,
     serves: float | None = None,
     spread: str = "",
     together: str = "",
 ) -> Mode:
-    """A mode on ``of``: the gang does one unit in ``hours``; of a service, a replica ``serves``."""
+    """A mode on ``of``: the gang does one unit in ``hours``; of a service, a replica ``serves``.
+
+    A replica takes ``gpus`` GPUs, or ``milli`` thousandths of one, or an instance of ``profile``.
+    """
     rate = of.windows[0].usd_per_node_hour / max(1, of.gpus_per_node) if usd is None else usd
+    amounts = Amounts(
+        gpu_milli=0 if profile else milli or 1000 * gpus,
+        cpu_milli=1000 * cpus,
+        memory_bytes=GIB * gib,
+        gpu_memory_bytes=GIB * gpu_gib,
+        mig=((profile, 1),) if profile else (),
+    )
     return Mode(
         pool=of.name,
         replicas=replicas,
-        amounts=Amounts(gpu_milli=1000 * gpus, cpu_milli=1000 * cpus, memory_bytes=GIB * gib),
+        amounts=amounts,
         work_per_replica_hour=serves if serves is not None else 1 / (hours * replicas),
-        usd_per_replica_hour=rate * gpus,
-        full_usd_per_replica_hour=rate * gpus,
+        usd_per_replica_hour=rate * of.gpu_share(amounts),
+        full_usd_per_replica_hour=rate * of.gpu_share(amounts),
         flops_per_work=1e15,
         spread=spread,
         together=together,
@@ -213,6 +235,8 @@ def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
         startup_seconds=rng.choice([0, 0, 600, 3600]),
         accelerator=rng.choice(["a", "b"]),
         levels=(RACK,) if rng.random() < 0.6 else (),
+        gpu_gib=4,
+        mig=GEOMETRIES if rng.random() < 0.4 else (),
     )
 
 
@@ -266,11 +290,17 @@ def _random_job(
 
 
 def _random_mode(rng: random.Random, of: Pool, service: bool) -> Mode:
+    part = rng.random()
+    profile = rng.choice(["3g.40gb", "3g.40gb", "2g.20gb", "1g.10gb"])
+    share = rng.choice([250, 400, 500, 600])
     return mode(
         of,
         hours=rng.choice([0.5, 1.0, 1.0, 1.5, 2.0, 2.7, 3.0]),
         replicas=1 if service else rng.choice([1, 1, 2, 2, 3]),
         gpus=rng.choice([1, 1, 2]),
+        milli=share if part < 0.25 else 0,
+        gpu_gib=rng.choice([0, 1, 2, 3]) if part < 0.25 else 0,
+        profile=profile if part > 0.45 and of.mig_geometries else "",
         cpus=rng.choice([0, 0, 1, 2]),
         gib=rng.choice([0, 0, 1, 2]),
         usd=round(rng.uniform(0.2, 1.0), 2) if of.billing is Billing.SUNK else None,
