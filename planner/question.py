@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -52,19 +53,18 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     pools = tuple(pool_of(p, hourly) for p in manifests.pools)
     names = _names(manifests.jobs)
     places = tuple(map(place_of, manifests.pools, pools))
-    drafts = tuple(draft(job, names, places) for job in manifests.jobs)
-    slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(drafts, seconds)
+    jobs = [draft(job, names, places) for job in manifests.jobs]
+    slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(jobs, seconds)
     grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
     pools = tuple(pool_of(p, grid) for p in manifests.pools)
     by_name = {p.name: p for p in pools}
-    jobs = tuple(
-        _timed(d, job, grid, by_name) for d, job in zip(drafts, manifests.jobs, strict=True)
-    )
+    for i, manifest in enumerate(manifests.jobs):
+        jobs[i] = _timed(jobs[i], manifest, grid, by_name)
     problem = Problem(
         grid=grid,
         pools=pools,
         nodes=tuple(n for m, p in zip(manifests.pools, pools, strict=True) for n in nodes_of(m, p)),
-        jobs=jobs,
+        jobs=tuple(jobs),
         queues=tuple(queue_of(q) for q in manifests.queues),
     )
     return Built(problem=problem, notes=tuple(_notes(manifests)))
@@ -253,11 +253,16 @@ def _dearest(
 
 
 def _names(jobs: Sequence[GpuJob]) -> dict[tuple[str, str], str]:
-    """A name for each (namespace, name), with the namespace where it tells twins apart."""
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[job.metadata.name] = counts.get(job.metadata.name, 0) + 1
+    """A name for each (namespace, name), with the namespace where it tells twins apart.
+
+    Each is new: the text of a manifest, kept, would hold on to the memory all around it.
+    """
+    counts = Counter(job.metadata.name for job in jobs)
     return {
-        (m.namespace, m.name): m.name if counts[m.name] == 1 else f"{m.namespace}/{m.name}"
+        (m.namespace, m.name): _copy(m.name) if counts[m.name] == 1 else f"{m.namespace}/{m.name}"
         for m in (job.metadata for job in jobs)
     }
+
+
+def _copy(text: str) -> str:
+    return text.encode().decode()
