@@ -15,7 +15,8 @@ from planner.convert import CONVERTED_FROM
 from planner.manifests.errors import Fault, ManifestErrors, found
 
 POOLS, JOBS = "pools.yaml", "jobs.jsonl"
-LATER = ("openb", "eva", "azure-llm", "sacct", "kueue", "csv")
+FORMATS = ("gavel", "openb")
+LATER = ("eva", "azure-llm", "sacct", "kueue", "csv")
 
 _NOT_OURS = "exists and was not written by convert; --force overwrites it"
 _HEADING = "# Written by flopwise convert"
@@ -23,14 +24,19 @@ _GAVEL_HEADING = f"""{_HEADING} gavel.
 # USD per GPU-hour: Google Cloud's spot prices of 2020, as the simulator of D. Narayanan et al.,
 # Heterogeneity-Aware Cluster Scheduling Policies for Deep Learning Workloads, OSDI 2020, has them.
 """
+_OPENB_HEADING = f"""{_HEADING} openb.
+# Alibaba's trace (Q. Weng et al., Beware of Fragmentation, USENIX ATC 2023) has no prices: each GPU
+# is $1 an hour here. It does not disclose its models G2 and G3: A100s of 40 and 80 GB stand in.
+"""
 
 
 def convert(
     source_format: Annotated[
-        str, typer.Argument(metavar="FORMAT", help="What the files are: gavel.")
+        str, typer.Argument(metavar="FORMAT", help="What the files are: gavel, openb.")
     ],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Tables or traces of jobs.")
+        list[Path],
+        typer.Argument(metavar="FILE...", help="Tables or traces; openb: nodes, then pods."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for pools.yaml and jobs.jsonl.")],
     throughputs: Annotated[
@@ -49,13 +55,18 @@ def convert(
 
     gavel: the published throughput matrix with a table of jobs (job,model,gpus,total_steps) or a
     trace, as tasks with their hours on V100, P100 and K80, and a pool of each.
+
+    openb: Alibaba's trace of 2023, the list of nodes and one of pods, as pools and tasks.
     """
-    if source_format != "gavel":
+    if source_format not in FORMATS:
         raise ManifestErrors([_unknown_format(source_format)])
-    texts = {
-        out / name: text
-        for name, text in _gavel(files, throughputs, nodes, _instant(start)).items()
-    }
+    begin = _instant(start)
+    made = (
+        _openb(files, begin)
+        if source_format == "openb"
+        else _gavel(files, throughputs, nodes, begin)
+    )
+    texts = {out / name: text for name, text in made.items()}
     others = () if force else tuple(path for path in texts if not _ours(path))
     if others:
         raise ManifestErrors(Fault(place=str(path), message=_NOT_OURS) for path in others)
@@ -76,7 +87,9 @@ def _instant(text: str) -> datetime:
 def _unknown_format(name: str) -> Fault:
     what = "which is not read yet" if name in LATER else "which is no format"
     return Fault(
-        place="convert", path="FORMAT", message=f"found {found(name)}, {what}; allowed: gavel"
+        place="convert",
+        path="FORMAT",
+        message=f"found {found(name)}, {what}; allowed: {', '.join(FORMATS)}",
     )
 
 
@@ -89,6 +102,24 @@ def _gavel(
     jobs = [document(job) for job in gavel.jobs(files, throughputs=throughputs, start=start)]
     return {
         POOLS: _GAVEL_HEADING + dump(gavel.pools(nodes)),
+        JOBS: "".join(f"{json.dumps(job)}\n" for job in jobs),
+    }
+
+
+def _openb(files: list[Path], start: datetime) -> Mapping[str, str]:
+    from planner.convert import openb
+    from planner.manifests.write import document, dump
+
+    if len(files) != 2:
+        message = f"found {len(files)} files, allowed: the list of nodes, then one of pods"
+        raise ManifestErrors([Fault(place="convert", path="FILE", message=message)])
+    pools = openb.pools(openb.read_nodes(files[0]))
+    pods = openb.read_pods(files[1])
+    if idle := sum(not pod.gpus for pod in pods):
+        typer.echo(f"left out {idle} pods that ask for no GPU", err=True)
+    jobs = [document(job) for job in openb.jobs(pods, start=start)]
+    return {
+        POOLS: _OPENB_HEADING + dump(pools),
         JOBS: "".join(f"{json.dumps(job)}\n" for job in jobs),
     }
 

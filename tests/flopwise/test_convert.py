@@ -68,13 +68,28 @@ def test_it_overwrites_what_others_wrote_only_by_force(
 
 
 @pytest.mark.parametrize(
-    ("name", "why"), [("openb", "is not read yet"), ("galaxy", "is no format")]
+    ("name", "why"), [("eva", "is not read yet"), ("galaxy", "is no format")]
 )
 def test_another_format_is_refused_by_name(
     name: str, why: str, table: Path, tmp_path: Path
 ) -> None:
     code, said = run(name, table, "--out", tmp_path / "out")
-    assert (code, said) == (2, f'convert: FORMAT: found "{name}", which {why}; allowed: gavel')
+    assert code == 2
+    assert said == f'convert: FORMAT: found "{name}", which {why}; allowed: gavel, openb'
+
+
+def test_openb_takes_the_nodes_and_then_the_pods(tmp_path: Path) -> None:
+    nodes, pods = tmp_path / "nodes.csv", tmp_path / "pods.csv"
+    nodes.write_text("sn,cpu_milli,memory_mib,gpu,model\nn,1,1,2,T4\n", encoding="utf-8")
+    rows = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\na,1,1,1,500\nb,1,1,0,0\n"
+    pods.write_text(rows, encoding="utf-8")
+    out = tmp_path / "out"
+    code, said = run("openb", nodes, pods, "--out", out)
+    assert (code, said.splitlines()[0]) == (0, "left out 1 pods that ask for no GPU")
+    assert len(read([out]).jobs) == len(read([out]).pools) == 1
+    code, said = run("openb", nodes, "--out", out)
+    assert code == 2
+    assert said == "convert: FILE: found 1 files, allowed: the list of nodes, then one of pods"
 
 
 def test_a_start_that_is_no_time_is_refused(table: Path, tmp_path: Path) -> None:
