@@ -21,6 +21,7 @@ Nothing in it belongs to one trace: the steps in CPU come from the mix.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -143,39 +144,56 @@ class Outlook:
 
     def best(self, inventory: Inventory, request: Request) -> Best | None:
         """The place of one replica; None where it fits nowhere."""
-        k = self._shape(inventory, request)
-        assert self.memo is not None
-        row, device, growth = _best(
-            self.shapes,
-            k,
-            _free(inventory),
-            self.loss,
-            self.memo,
-            inventory.touched,
-            inventory.tick,
+        k = self.number_of(inventory, request)
+        memo, free = self.memo_of(inventory), free_of(inventory)
+        row, device, growth = best_place(
+            self.shapes, k, free, self.loss, memo, inventory.touched, inventory.tick
         )
         return None if row < 0 else Best(row, device, growth)
 
     def rank(self, inventory: Inventory, request: Request) -> Floats:
         """(n): growth of the loss where one replica is put; inf where it does not fit."""
         self.best(inventory, request)
-        assert self.memo is not None
-        found: Floats = self.memo.growth[self.number[one_replica(request)]]
+        found: Floats = self.memo_of(inventory).growth[self.number_of(inventory, request)]
         return found
 
-    def _shape(self, inventory: Inventory, request: Request) -> int:
-        """The request's row, made where it is new: of no weight, as it is not in the mix."""
+    def number_of(self, inventory: Inventory, request: Request) -> int:
+        """The row of the request's shape, made where it is new: of no weight in the mix."""
         one = one_replica(request)
         if one not in self.number:
-            added = _shapes(inventory, {one: 0.0})
-            pairs = zip(self.shapes, added, strict=True)
+            pairs = zip(self.shapes, _shapes(inventory, {one: 0.0}), strict=True)
             self.shapes = Shapes._make(np.concatenate(pair) for pair in pairs)
             self.number[one] = len(self.number)
-            self.of = None
-        if self.of is not inventory:
-            self.memo = _empty_memo(len(self.number), len(inventory.names))
-            self.of = inventory
         return self.number[one]
+
+    def memo_of(self, inventory: Inventory) -> Memo:
+        """What is known of this inventory; another one, or a new shape, starts afresh."""
+        fresh = self.memo is None or len(self.memo.growth) < len(self.number)
+        if self.memo is None or fresh or self.of is not inventory:
+            self.memo = empty_memo(len(self.number), len(inventory.names))
+            self.of = inventory
+        return self.memo
+
+
+FIRST, OFTENER = 64, 4  # requests seen before anything is learnt; and anew at so many times that
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Seen:
+    """Requests counted as they come, and the outlook learnt of them: the mix is not known."""
+
+    fleet: Inventory  # whose nodes, all free, the sampled futures run on
+    counts: Counter[Request] = field(default_factory=Counter)
+    outlook: Outlook | None = None
+    learn_at: int = FIRST
+
+    def see(self, request: Request) -> Outlook | None:
+        """Count a request that arrives; the outlook to place it by, None before anything is."""
+        self.counts[one_replica(request)] += request.replicas
+        if self.counts.total() >= self.learn_at:
+            self.outlook = Outlook.learnt(self.fleet, self.counts, rounds=3, samples=1)
+            self.learn_at *= OFTENER
+        return self.outlook
 
 
 def one_replica(request: Request) -> Request:
@@ -186,11 +204,11 @@ def one_replica(request: Request) -> Request:
 
 def sample(outlook: Outlook, fleet: Inventory, arrivals: Ints) -> tuple[Floats, Floats]:
     """One future: what was left in the end of the states met on the way, summed, and how often."""
-    memo = _empty_memo(len(outlook.number), len(fleet.names))
-    return _sample(outlook.shapes, _free(fleet), outlook.loss, memo, fleet.touched, arrivals)
+    memo = empty_memo(len(outlook.number), len(fleet.names))
+    return _sample(outlook.shapes, free_of(fleet), outlook.loss, memo, fleet.touched, arrivals)
 
 
-def _free(inventory: Inventory) -> Free:
+def free_of(inventory: Inventory) -> Free:
     return Free(
         inventory.cpu_milli,
         inventory.memory_bytes,
@@ -201,7 +219,7 @@ def _free(inventory: Inventory) -> Free:
     )
 
 
-def _empty_memo(shapes: int, nodes: int) -> Memo:
+def empty_memo(shapes: int, nodes: int) -> Memo:
     return Memo(
         growth=np.full((shapes, nodes), np.inf),
         device=np.zeros((shapes, nodes), dtype=np.int64),
@@ -256,7 +274,7 @@ def _draw(shapes: Shapes, inventory: Inventory, demand: float, random: np.random
 
 
 @compiled
-def _fits(shapes: Shapes, k: int, free: Free, row: int) -> bool:
+def fits(shapes: Shapes, k: int, free: Free, row: int) -> bool:
     if not free.open[row] or not shapes.pools[k, free.pool[row]]:
         return False
     if free.cpu[row] < shapes.cpu[k] or free.memory[row] < shapes.memory[k]:
@@ -316,7 +334,7 @@ def _loss(shapes: Shapes, loss: Loss, pool: int, cpu: int, memory: int, gpu: Int
         total += gpu[d]
     if total == 0:
         return 0.0
-    lost = ANALYTIC * _unused(shapes, pool, cpu, memory, gpu, total) + PACKED * total
+    lost = ANALYTIC * _unused(shapes, pool, cpu, memory, gpu, total)
     for d in range(gpu.size):
         if gpu[d] > 0:
             lost += loss.table[gpu[d] // STEP_MILLI, _step(loss.edges, cpu * gpu[d] / total)]
@@ -324,7 +342,7 @@ def _loss(shapes: Shapes, loss: Loss, pool: int, cpu: int, memory: int, gpu: Int
 
 
 @compiled
-def _growth(shapes: Shapes, k: int, free: Free, row: int, loss: Loss) -> tuple[float, int]:
+def growth_of(shapes: Shapes, k: int, free: Free, row: int, loss: Loss) -> tuple[float, int]:
     """Of the loss, when one of ``k`` is put on a node where it fits; a share's best device."""
     gpu = free.gpu[row].copy()
     pool, milli = free.pool[row], shapes.milli[k]
@@ -354,7 +372,7 @@ def _growth(shapes: Shapes, k: int, free: Free, row: int, loss: Loss) -> tuple[f
 
 
 @compiled
-def _best(
+def best_place(
     shapes: Shapes, k: int, free: Free, loss: Loss, memo: Memo, touched: Ints, tick: int
 ) -> tuple[int, int, float]:
     """Node, device and growth where the loss grows least; -1 where it fits nowhere."""
@@ -363,9 +381,9 @@ def _best(
         if memo.seen[k, row] < touched[row]:
             memo.seen[k, row] = tick
             memo.growth[k, row] = np.inf
-            if _fits(shapes, k, free, row):
-                growth, device = _growth(shapes, k, free, row, loss)
-                memo.growth[k, row] = growth
+            if fits(shapes, k, free, row):
+                growth, device = growth_of(shapes, k, free, row, loss)
+                memo.growth[k, row] = growth + PACKED * free.gpu[row].sum()
                 memo.device[k, row] = device
         if memo.growth[k, row] < least:
             least, best = memo.growth[k, row], row
@@ -373,7 +391,7 @@ def _best(
 
 
 @compiled
-def _use(shapes: Shapes, k: int, free: Free, row: int, device: int) -> None:
+def take_up(shapes: Shapes, k: int, free: Free, row: int, device: int) -> None:
     free.cpu[row] -= shapes.cpu[k]
     free.memory[row] -= shapes.memory[k]
     if shapes.devices[k] == 1 and shapes.milli[k] < GPU_MILLI:
@@ -397,10 +415,10 @@ def _sample(
     states = np.zeros((arrivals.size * most, 4), dtype=np.int64)  # node, device, both steps
     met, tick = 0, 0
     for k in arrivals:
-        row, device, _ = _best(shapes, k, free, loss, memo, touched, tick)
+        row, device, _ = best_place(shapes, k, free, loss, memo, touched, tick)
         if row < 0:
             continue
-        _use(shapes, k, free, row, device)
+        take_up(shapes, k, free, row, device)
         tick += 1
         touched[row] = tick
         total = free.gpu[row].sum()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from planner.compiled import compiled
 from planner.inventory import NOWHERE, Flags, Ints, Inventory, Request, Spot
-from planner.outlook import Best, Outlook, one_replica
+from planner.outlook import Outlook, one_replica
 from planner.plan import Reason
 from planner.problem import GPU_MILLI, Amounts
 
@@ -44,7 +44,9 @@ def place(
         outlook = None
     if outlook is not None and request == one_replica(request):
         found = outlook.best(inventory, request)
-        return refusal(inventory, request) if found is None else (_one(inventory, request, found),)
+        if found is None:
+            return refusal(inventory, request)
+        return (spot_of(inventory, request, found.row, found.device),)
     rank = outlook.rank(inventory, request) if outlook else tightness(inventory)
     room = rooms(inventory, request)
     spots = fill(inventory, request, room, rank)
@@ -258,10 +260,11 @@ def _spot(inventory: Inventory, request: Request, row: int, replicas: int) -> Sp
     )
 
 
-def _one(inventory: Inventory, request: Request, best: Best) -> Spot:
+def spot_of(inventory: Inventory, request: Request, row: int, device: int) -> Spot:
+    """One replica on a node; ``device`` counts for a share."""
     if request.amounts.gpu_milli % GPU_MILLI:
-        return Spot(row=best.row, replicas=1, devices=(best.device,))
-    return _spot(inventory, request, best.row, 1)
+        return Spot(row=row, replicas=1, devices=(device,))
+    return _spot(inventory, request, row, 1)
 
 
 def _shares(inventory: Inventory, request: Request, row: int, replicas: int) -> tuple[int, ...]:
