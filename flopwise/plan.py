@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from planner.planfile import PlanFile
     from planner.problem import Problem
     from planner.question import Horizon
+    from planner.scenarios import Ray
     from planner.solve.clock import Stop
 
 T = TypeVar("T")
@@ -34,6 +35,13 @@ class Output(StrEnum):
     JSON = "json"
     YAML = "yaml"
     CSV = "csv"
+
+
+class On(StrEnum):
+    """Where the work of solving is done."""
+
+    HERE = "here"
+    RAY = "ray"
 
 
 HorizonOption = Annotated[
@@ -64,6 +72,12 @@ GapOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(metavar="N", min=0, help="Of the search.")]
+
+OnOption = Annotated[On, typer.Option("--on", help="Solve here, or on a Ray.")]
+AddressOption = Annotated[
+    str,
+    typer.Option(metavar="HOST:PORT", help="With --on ray: a given Ray; default: one of our own."),
+]
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LONGEST = timedelta(days=3660)
@@ -123,6 +137,8 @@ def plan(
     time_limit: TimeLimitOption = "60s",
     gap: GapOption = None,
     seed: SeedOption = 0,
+    on: OnOption = On.HERE,
+    address: AddressOption = "",
     require_all: Annotated[
         bool, typer.Option("--require-all", help="Exit 3 where any job is left out.")
     ] = False,
@@ -142,7 +158,8 @@ def plan(
     asked = horizon_of(horizon, start, slot)
     seconds = seconds_of(time_limit)
     refuse_target("--out", out)
-    made = solved(files, asked, seconds=seconds, gap=gap, seed=seed)
+    ray = ray_of(on, address)
+    made = solved(files, asked, seconds=seconds, gap=gap, seed=seed, ray=ray)
     failure = _failure(made, require_all)
     if out is not None and failure is None:
         _write(out, made)
@@ -160,6 +177,17 @@ def _option(name: str, parse: Callable[[str], T], text: str) -> T:
         return parse(text)
     except typer.BadParameter as error:
         raise typer.BadParameter(error.message, param_hint=name) from None
+
+
+def ray_of(on: On, address: str) -> Ray | None:
+    """Where to, from the options ``--on`` and ``--address``; None for here."""
+    from planner.scenarios import Ray
+
+    if on is On.RAY:
+        return Ray(address=address)
+    if address:
+        raise typer.BadParameter("allowed with --on ray only", param_hint="--address")
+    return None
 
 
 def seconds_of(time_limit: str) -> float:
@@ -203,25 +231,38 @@ def _write(out: Path, made: PlanFile) -> None:
 
 
 def solved(
-    files: list[str], horizon: Horizon, *, seconds: float, gap: float | None, seed: int
+    files: list[str],
+    horizon: Horizon,
+    *,
+    seconds: float,
+    gap: float | None,
+    seed: int,
+    ray: Ray | None = None,
 ) -> PlanFile:
     """Read, plan, and set first come, first served beside it."""
     from planner.collector import kept
     from planner.planfile import PlanFile
+    from planner.scenarios import ScenarioError
     from planner.solve.clock import Limits, Stop
+    from planner.solve.fleet.engine import is_fleet
     from planner.solve.pick import solve
     from scheduler.baselines import first_come_first_served
 
     problem = question(files, horizon)
+    if ray is not None and not is_fleet(problem):
+        typer.echo("note: too small to be spread over a Ray: solved here", err=True)
     limits = Limits(seconds=seconds, gap=gap, seed=seed)
     stop, progress = Stop(), Progress(seconds)
 
     def work() -> PlanFile:
-        made = solve(problem, limits, progress.hear, stop)
+        made = solve(problem, limits, progress.hear, stop, ray)
         return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
 
-    with kept():
-        return watched(work, stop, progress)
+    try:
+        with kept():
+            return watched(work, stop, progress)
+    except ScenarioError as error:
+        raise Fail(str(error)) from None
 
 
 def question(files: list[str], horizon: Horizon) -> Problem:

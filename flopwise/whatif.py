@@ -15,14 +15,18 @@ from flopwise.errors import BAD_INPUT, FAILED, Fail
 from flopwise.explain import proved_plan
 from flopwise.interrupt import leave
 from flopwise.plan import (
+    AddressOption,
     GapOption,
     HorizonOption,
+    On,
+    OnOption,
     SeedOption,
     SlotOption,
     StartOption,
     TimeLimitOption,
     horizon_of,
     question,
+    ray_of,
     refuse_target,
     seconds_of,
     watched,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from planner.plan import Plan
     from planner.problem import Problem
     from planner.question import Horizon
+    from planner.scenarios import Ray
     from planner.solve.clock import Limits
     from planner.whatif import Outcome, Range
 
@@ -50,13 +55,6 @@ class Output(StrEnum):
     WIDE = "wide"
     JSON = "json"
     YAML = "yaml"
-
-
-class On(StrEnum):
-    """Where the scenarios are solved."""
-
-    HERE = "here"
-    RAY = "ray"
 
 
 def whatif(
@@ -83,15 +81,8 @@ def whatif(
     first_order: Annotated[
         bool, typer.Option("--first-order", help="Only what the shadow prices say: no new solve.")
     ] = False,
-    on: Annotated[On, typer.Option(help="Solve the scenarios here or as tasks of a Ray.")] = (
-        On.HERE
-    ),
-    address: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST:PORT", help="With --on ray: a given Ray; default: one of our own."
-        ),
-    ] = "",
+    on: OnOption = On.HERE,
+    address: AddressOption = "",
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the answers into an HTML file.")
     ] = None,
@@ -109,8 +100,7 @@ def whatif(
     from planner.solve.clock import Limits
     from planner.whatif import outcomes
 
-    if address and on is not On.RAY:
-        raise typer.BadParameter("allowed with --on ray only", param_hint="--address")
+    ray = ray_of(on, address)
     asked, seconds = horizon_of(horizon, start, slot), seconds_of(time_limit)
     refuse_target("--plot", plot)
     try:
@@ -118,7 +108,7 @@ def whatif(
         problem, base = _base(files, asked)
         changed = [] if first_order else [apply(problem, s) for s in scenarios]
         todo = changed if base else [problem, *changed]
-        plans = _solved(todo, Limits(seconds=seconds, gap=gap, seed=seed), on, address)
+        plans = _solved(todo, Limits(seconds=seconds, gap=gap, seed=seed), ray)
         base, *plans = [base, *plans] if base else plans
         found = outcomes(problem, base, scenarios, plans)
     except ChangeError as error:
@@ -141,16 +131,16 @@ def _base(files: list[str], horizon: Horizon) -> tuple[Problem, Plan | None]:
     return question(files, horizon), None
 
 
-def _solved(problems: Sequence[Problem], limits: Limits, on: On, address: str) -> list[Plan]:
+def _solved(problems: Sequence[Problem], limits: Limits, ray: Ray | None) -> list[Plan]:
     """A plan for each problem; fewer where Ctrl-C stopped it."""
-    from planner.scenarios import Ray, ScenarioError, solve_here, solve_on
+    from planner.scenarios import ScenarioError, solve_here, solve_on
     from planner.solve.clock import Stop
 
     if not problems:
         return []
-    if on is On.RAY:
+    if ray is not None:
         try:
-            return solve_on(Ray(address=address), problems, limits)
+            return solve_on(ray, problems, limits)
         except ScenarioError as error:
             raise Fail(str(error), FAILED) from None
     stop, progress = Stop(), Progress(limits.seconds * len(problems))

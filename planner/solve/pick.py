@@ -18,10 +18,11 @@ from planner.check import violations
 from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.reasons import why_not
+from planner.scenarios import Ray
 from planner.solve import build, exact, ranging, search
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
-from planner.solve.fleet import engine
+from planner.solve.fleet import engine, spread
 from planner.solve.master import Master, Relaxed
 from planner.table import Table, refuse
 from planner.table import build as tabulate
@@ -39,15 +40,20 @@ def solve(
     limits: Limits | None = None,
     listen: Callable[[Step], None] | None = None,
     stop: Stop | None = None,
+    ray: Ray | None = None,
 ) -> Plan:
     """The cheapest plan found within ``limits``, or until ``stop``, with what is proved of it.
 
-    Raises `planner.table.Unsupported` for what cannot be planned yet.
+    With ``ray`` the jobs of a fleet are priced on its workers: same bound, same plan.
+
+    Raises `planner.table.Unsupported` for what cannot be planned yet, and
+    `planner.scenarios.ScenarioError` where the workers of ``ray`` do not start.
     """
     clock = Clock(limits or Limits(), listen, stop or Stop())
     if engine.is_fleet(problem):
         refuse(problem)
-        return _checked(problem, engine.solve(problem, clock))
+        with spread.pricers(ray) as make:
+            return _checked(problem, engine.solve(problem, clock, make))
     table = tabulate(problem)
     impossible = [j for i, j in enumerate(problem.jobs) if j.required and not table.of_job[i]]
     plan = None if impossible else _attempt(table, clock)

@@ -179,6 +179,17 @@ def test_a_job_that_is_left_out_is_a_failure_only_if_all_are_required(
     assert timeless(strict.out) == timeless(ended.out)
 
 
+def test_a_ray_is_not_started_for_what_is_too_small_for_one(
+    flopwise: Command, two_jobs: Path
+) -> None:
+    ended = flopwise("plan", "-f", two_jobs, "--on", "ray")
+    note = "note: too small to be spread over a Ray: solved here\n"
+    assert (ended.code, ended.err) == (0, note)
+    assert timeless(ended.out) == timeless(flopwise("plan", "-f", two_jobs).out)
+    alone = flopwise("plan", "-f", two_jobs, "--address", "host:6379")
+    assert (alone.code, "allowed with --on ray only" in alone.err) == (2, True)
+
+
 def test_out_of_time_with_nothing_to_show_is_said(
     flopwise: Command, two_jobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

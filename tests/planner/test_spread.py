@@ -11,7 +11,14 @@ import numpy.typing as npt
 import pytest
 
 from planner.scenarios import Ray, ScenarioError, connected
-from planner.spread import shares, workers
+from planner.solve.clock import Clock, Limits
+from planner.solve.fleet import ascent, engine
+from planner.solve.fleet.columns import Priced
+from planner.solve.fleet.pricing import Pricer
+from planner.solve.fleet.reading import read
+from planner.solve.fleet.spread import Share, SpreadPricer, Values, pricers, split, values_of
+from planner.spread import Workers, shares, workers
+from tests.planner.test_fleet import fleet
 
 Floats = npt.NDArray[np.float64]
 Taken = tuple[Floats, Floats]  # what each job costs, and what it takes: (jobs, resources)
@@ -92,3 +99,53 @@ class TestOnRay:
         split: Callable[[int], list[int]] = lambda _: [0, 1]  # noqa: E731  # for its type
         with workers(ray, broken, split) as held, pytest.raises(ScenarioError, match=said):
             held.ask(asked, seconds=seconds)
+
+
+# -- the pricing of a fleet ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_shares_of_a_fleet_are_priced_as_the_whole_of_it(parts: int) -> None:
+    c = read(fleet(3))
+    pricer = Pricer(c)
+    priced = pricer.priced(np.random.default_rng(0).random(c.capacity.shape) * 0.002)
+    whole = pricer.values(priced)
+    made = [values_of(share, priced) for share in split(c, parts)]
+    assert len(made) == parts
+    for one, all_parts in zip(whole, zip(*made, strict=True), strict=True):
+        assert np.array_equal(one, np.concatenate(all_parts))
+
+
+class LostWorkers(Workers[Share, Priced, Values]):
+    """Workers that are gone when they are asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def ask(self, asked: Priced, *, seconds: float) -> list[Values]:
+        self.asked += 1
+        raise ScenarioError("Ray: they are gone")
+
+
+def test_a_fleet_whose_workers_are_lost_is_priced_here() -> None:
+    c, lost = read(fleet(3)), LostWorkers()
+    pricer, spread = Pricer(c), SpreadPricer(c, lost)
+    priced = pricer.priced(np.zeros(c.capacity.shape))
+    for _ in range(2):
+        for here, there in zip(pricer.values(priced), spread.values(priced), strict=True):
+            assert np.array_equal(here, there)
+    assert lost.asked == 1
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.xdist_group("ray")
+def test_a_fleet_priced_on_workers_has_the_same_bound_and_the_same_plan(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ascent, "PASSES", 40)  # enough to differ, were there a difference
+    limits = Limits(seconds=60.0, seed=7, moves=20_000)
+    here = engine.solve(fleet(1), Clock(limits))
+    with pricers(ray) as make:
+        there = engine.solve(fleet(1), Clock(limits), make)
+    assert (there.bound, there.segments) == (here.bound, here.segments)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,13 +38,13 @@ def is_fleet(problem: Problem) -> bool:
     return sum(len(job.modes) for job in problem.jobs) > MODES
 
 
-def solve(problem: Problem, clock: Clock) -> Plan:
-    """A plan and a bound within the clock's limits."""
+def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pricer) -> Plan:
+    """A plan and a bound within the clock's limits; ``make`` says where the jobs are priced."""
     c = read(problem)
     number = {job.name: j for j, job in enumerate(problem.jobs)}
     after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
     until = clock.seconds + ASCENT_SHARE * clock.left
-    pricer = Pricer(c)
+    pricer = make(c)
 
     def stop(bound: float) -> bool:
         clock.say("bounding", bound=bound, best=np.inf)
