@@ -270,6 +270,8 @@ def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
 
 
 def _presence(pool: Pool, node: Node, held: list[_Held]) -> Iterator[str]:
+    if not node.cordoned and all(node.index < w.nodes for w in pool.windows):
+        return
     for h in held:
         if node.cordoned:
             yield f"{h.job}: on {node.name}, which is cordoned: {node.cordoned}"
@@ -281,7 +283,7 @@ def _load(node: Node, held: list[_Held]) -> Iterator[str]:
     """What all that runs on the node takes of it, at each slot at which something starts."""
     for what in WHAT:
         amounts = [(h.start, h.end, h.place.replicas * getattr(h.amounts, what)) for h in held]
-        for at, used in _at_starts(amounts):
+        for at, used in _at_starts([each for each in amounts if each[2]]):
             if used > getattr(node.capacity, what):
                 yield f"{node.name}: {what} overbooked at slot {at}"
 
@@ -291,15 +293,16 @@ def _named(pool: Pool, node: Node, h: _Held) -> Iterator[str]:
     devices, amounts, replicas = h.place.devices, h.amounts, h.place.replicas
     count = node.capacity.gpu_milli // GPU_MILLI
     twice = not _is_part(h.mode) and len(set(devices)) != len(devices)
-    if twice or any(not 0 <= d < count for d in devices):
+    if twice or (devices and not 0 <= min(devices) <= max(devices) < count):
         yield f"{h.job}: names a GPU of {node.name} twice, or one it does not have"
     taken = replicas * amounts.gpus
     if len(devices) != taken:
         yield f"{h.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
     if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
         yield f"{h.job}: needs more memory than a GPU of {node.name} has"
-    if bad := [d for d in devices if 0 <= d < len(node.devices) and node.devices[d].unhealthy]:
-        yield f"{h.job}: on GPU {bad[0]} of {node.name}: {node.devices[bad[0]].unhealthy}"
+    why = {d: device.unhealthy for d, device in enumerate(node.devices) if device.unhealthy}
+    if bad := [d for d in devices if d in why]:
+        yield f"{h.job}: on GPU {bad[0]} of {node.name}: {why[bad[0]]}"
     wanted = len(devices) if amounts.mig else 0
     if not len(h.place.geometries) == len(h.place.instances) == wanted:
         yield f"{h.job}: {wanted} MIG instances on {node.name}, named are others"
@@ -320,18 +323,20 @@ class _Use:
 
 def _devices(node: Node, held: list[_Held]) -> Iterator[str]:
     """Device by device, what holds it at once; ``held`` is in order of start."""
-    on: dict[int, list[_Use]] = defaultdict(list)  # what holds each device still
+    on: dict[int, list[_Use]] = {}  # what held each device last
     for h in held:
         devices = h.place.devices
         if not _is_part(h.mode):
             devices = tuple(dict.fromkeys(devices))
         states = [*zip(h.place.geometries, h.place.instances, strict=False)]
         states += [(-1, -1)] * (len(devices) - len(states))
+        entire = _Use(h, -1, -1)
         for device, (geometry, instance) in zip(devices, states, strict=False):
-            use = _Use(h, geometry, instance)
-            beside = on[device] = [u for u in on[device] if u.held.end > h.start]
-            yield from _beside(node, device, use, beside)
-            beside.append(use)
+            use = entire if geometry < 0 else _Use(h, geometry, instance)
+            beside = [u for u in on.get(device, ()) if u.held.end > h.start]
+            if beside:
+                yield from _beside(node, device, use, beside)
+            on[device] = [*beside, use]
 
 
 def _beside(node: Node, device: int, use: _Use, beside: list[_Use]) -> Iterator[str]:
