@@ -96,13 +96,14 @@ class Inventory:
     profiles: tuple[str, ...]  # of MIG
     geometries: Ints  # (geometries, p); instances of each profile
     allowed: Flags  # (pools, geometries)
+    stated: Ints  # (pools, geometries); where `Pool.mig_geometries` has it, or -1
 
     @classmethod
     def of(cls, nodes: Sequence[Node], pools: Sequence[Pool], slot: int | None = None) -> Inventory:
         """All of ``nodes`` free. With ``slot``, a node that is not there during it is closed."""
         number = {p.name: i for i, p in enumerate(pools)}
         levels, domains = _topology(nodes, pools, number)
-        profiles, geometries, allowed = _mig(pools)
+        profiles, geometries, stated = _mig(pools)
         devices = _healthy(nodes)
         cpu = np.array([n.capacity.cpu_milli for n in nodes], dtype=np.int64)
         memory = np.array([n.capacity.memory_bytes for n in nodes], dtype=np.int64)
@@ -131,7 +132,8 @@ class Inventory:
             domains=domains,
             profiles=profiles,
             geometries=geometries,
-            allowed=allowed,
+            allowed=stated >= 0,
+            stated=stated,
         )
 
     def pools_for(self, request: Request) -> Flags:
@@ -213,7 +215,12 @@ class Inventory:
     def placements(self, spots: Iterable[Spot]) -> tuple[Placement, ...]:
         """The same by name, in the order of the rows."""
         return tuple(
-            Placement(node=self.names[s.row], replicas=s.replicas, devices=s.devices)
+            Placement(
+                node=self.names[s.row],
+                replicas=s.replicas,
+                devices=s.devices,
+                geometries=tuple(int(self.stated[self.pool[s.row], g]) for g in s.geometries),
+            )
             for s in sorted(spots, key=lambda s: s.row)
         )
 
@@ -249,16 +256,18 @@ def _topology(
     return levels, domains
 
 
-def _mig(pools: Sequence[Pool]) -> tuple[tuple[str, ...], Ints, Flags]:
-    """Profiles, the instances in each geometry (the whole ones of all pools), and who allows it."""
+def _mig(pools: Sequence[Pool]) -> tuple[tuple[str, ...], Ints, Ints]:
+    """Profiles, the instances in each geometry (the whole ones of all pools), and where each is."""
     geometries = list(dict.fromkeys(tuple(sorted(g)) for p in pools for g in p.mig_geometries))
     profiles = tuple(sorted({profile for geometry in geometries for profile in geometry}))
     counts = np.zeros((len(geometries), len(profiles)), dtype=np.int64)
-    allowed = np.zeros((len(pools), len(geometries)), dtype=bool)
+    stated = np.full((len(pools), len(geometries)), -1, dtype=np.int64)
     for i, geometry in enumerate(geometries):
         counts[i] = [geometry.count(profile) for profile in profiles]
-        allowed[:, i] = [geometry in map(_sorted, p.mig_geometries) for p in pools]
-    return profiles, counts, allowed
+        for n, pool in enumerate(pools):
+            listed = [_sorted(g) for g in pool.mig_geometries]
+            stated[n, i] = listed.index(geometry) if geometry in listed else -1
+    return profiles, counts, stated
 
 
 def _sorted(geometry: tuple[str, ...]) -> tuple[str, ...]:

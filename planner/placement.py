@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from planner import cost
 from planner.devices import distinct_geometries
+from planner.instances import name_instances
 from planner.inventory import Request, Spot
 from planner.occupancy import Booking, Counts, Occupancy
 from planner.place import fill, rooms, share_out
@@ -317,7 +318,7 @@ def segments(table: Table, bookings: Iterable[Booking]) -> tuple[Segment, ...]:
     made = unnamed_segments(table, bookings)
     told = [s for s in made if cost.mode_of(table.problem, s).pool in apart]
     counted = [s for s in made if cost.mode_of(table.problem, s).pool not in apart]
-    named = (*name_devices(table, counted), *name_instances(table, told))
+    named = (*name_devices(table, counted), *name_instances(table.problem, told))
     return tuple(sorted(named, key=lambda s: (s.start, s.job)))
 
 
@@ -364,71 +365,6 @@ def _placed(
         for n, count in enumerate(counts)
         if count
     )
-
-
-def name_instances(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:
-    """Give each segment on MIG the lowest free instances of its devices; a service keeps its own.
-
-    Instances of one profile on a device over time are an interval graph, as whole GPUs are.
-    """
-    busy: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # device -> instance -> until
-    had: dict[tuple[str, str, int], list[tuple[int, int]]] = {}  # (job, node, until) -> instances
-    named: list[Segment] = []
-    for _, group in groupby(sorted(made, key=lambda s: (s.start, s.job)), key=lambda s: s.start):
-        together = list(group)
-        kept = {
-            (s.job, p.node): _kept_instances(p, had.get((s.job, p.node, s.start), []))
-            for s in together
-            for p in s.placement
-        }
-        for s in together:
-            for p in s.placement:
-                for device, instance in zip(p.devices, kept[s.job, p.node], strict=True):
-                    if instance is not None:
-                        busy[p.node, device][instance] = s.end
-        for s in together:
-            mode = cost.mode_of(table.problem, s)
-            geometries = table.problem.pool_by_name[mode.pool].mig_geometries
-            places = tuple(
-                _name_instances(mode, geometries, s, p, kept[s.job, p.node], busy)
-                for p in s.placement
-            )
-            for p in places:
-                pairs = zip(p.devices, p.instances, strict=False)
-                had[s.job, p.node, s.end] = list(pairs)
-            named.append(replace(s, placement=places))
-    return tuple(named)
-
-
-def _kept_instances(p: Placement, had: Sequence[tuple[int, int]]) -> list[int | None]:
-    """For each of the devices, the instance that the job had there, if any."""
-    left: dict[int, list[int]] = defaultdict(list)
-    for device, instance in had:
-        left[device].append(instance)
-    return [left[d].pop(0) if left[d] else None for d in p.devices]
-
-
-def _name_instances(
-    mode: Mode,
-    geometries: Sequence[Sequence[str]],
-    s: Segment,
-    p: Placement,
-    kept: Sequence[int | None],
-    busy: dict[tuple[str, int], dict[int, int]],
-) -> Placement:
-    if not p.geometries:
-        return p
-    ((profile, _),) = mode.amounts.mig
-    instances = []
-    for device, geometry, instance in zip(p.devices, p.geometries, kept, strict=True):
-        until = busy[p.node, device]
-        fits = (i for i, name in enumerate(geometries[geometry]) if name == profile)
-        named = (
-            next(i for i in fits if until.get(i, 0) <= s.start) if instance is None else instance
-        )
-        until[named] = s.end
-        instances.append(named)
-    return replace(p, instances=tuple(instances))
 
 
 def name_devices(table: Table, made: Iterable[Segment]) -> tuple[Segment, ...]:

@@ -60,7 +60,7 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
         yield Item(job=j, mode=mode, start=start, end=end, replicas=mode.replicas)
         return
     replicas = _replicas(c, i)[start:end]
-    if _tied(mode):
+    if _tied(mode) and any(replicas):
         yield Item(job=j, mode=mode, start=start, end=end, replicas=max(replicas))
         return
     for first, last, count in layers(replicas, start):
@@ -114,7 +114,8 @@ def _first(places: tuple[Placement, ...], replicas: int, gpus: int) -> tuple[Pla
         here = min(replicas, place.replicas)
         replicas -= here
         if here:
-            found.append(replace(place, replicas=here, devices=place.devices[: here * gpus]))
+            devices, states = place.devices[: here * gpus], place.geometries[: here * gpus]
+            found.append(replace(place, replicas=here, devices=devices, geometries=states))
     return tuple(found)
 
 
@@ -131,6 +132,12 @@ def _together(parts: Sequence[tuple[Placement, ...]]) -> tuple[Placement, ...]:
                 node=node,
                 replicas=sum(p.replicas for p in there),
                 devices=tuple(sorted(d for p in there for d in p.devices)),
+                geometries=tuple(
+                    g
+                    for _, g in sorted(
+                        pair for p in there for pair in zip(p.devices, p.geometries, strict=False)
+                    )
+                ),
             )
         )
     return tuple(found)

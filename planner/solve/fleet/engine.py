@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner import cost
+from planner.instances import name_instances
 from planner.plan import Bound, Plan, Status
 from planner.problem import Billing, Problem
 from planner.solve.clock import Clock
@@ -77,12 +78,7 @@ class _Answer:
         best = improver.best or chosen(c, *(np.full(c.job_count, -1, dtype=np.int32),) * 2)
         named = self._on_nodes(best.mode, best.start)
         out = [job for j, job in enumerate(problem.jobs) if j not in named.segments]
-        segments = tuple(
-            sorted(
-                (s for parts in named.segments.values() for s in parts),
-                key=lambda s: (s.start, s.job),
-            )
-        )
+        segments = name_instances(problem, [s for own in named.segments.values() for s in own])
         costs = cost.costs(problem, segments, [job.name for job in out])
         required = any(job.required for job in out)
         bound = min(improver.bound_usd, costs.objective)

@@ -158,7 +158,7 @@ class _Reader:
         hours = need.amount / rate
         length, begin = grid.slots_for(hours), max(first, self.ready[mode.pool])
         last = min(job.deadline, grid.slots) - length
-        takes = mode.replicas * mode.amounts.gpu_milli
+        takes = mode.replicas * self.problem.pool_by_name[mode.pool].counted_milli(mode.amounts)
         if last < begin or not self._fits(job, mode, mode.replicas):
             return None
         return Row(
@@ -182,7 +182,7 @@ class _Reader:
         replicas[first:end] = [replicas_for(need, mode, t) for t in range(first, end)]
         if not self._fits(job, mode, int(np.max(replicas))):
             return None
-        takes = replicas * mode.amounts.gpu_milli
+        takes = replicas * self.problem.pool_by_name[mode.pool].counted_milli(mode.amounts)
         cls = self._class(mode.pool, job.queue)
         self.profiles.append(takes.astype(np.int32))
         self.replicas.append(replicas.astype(np.int32))
