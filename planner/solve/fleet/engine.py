@@ -103,6 +103,7 @@ class _Answer:
     def _on_nodes(self, mode: Ints, start: Ints) -> Named:
         """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
         c, named = self.columns, answer.named(self.problem, self.columns, mode, start)
+        whole = c.capacity.copy()
         for _ in range(NAMING_ROUNDS):
             if not named.failed:
                 break
@@ -114,7 +115,19 @@ class _Answer:
             insert(c, state, self.priced, np.array(named.failed, dtype=np.int32))
             mode, start = state.mode, state.start
             named = answer.named(self.problem, c, mode, start)
-        return named
+        c.capacity[:] = whole
+        return self._filled_up(mode, start, named)
+
+    def _filled_up(self, mode: Ints, start: Ints, named: Named) -> Named:
+        """With who is left out and has room all the same: nodes were asked for more than enough."""
+        c, out = self.columns, [j for j in range(mode.size) if j not in named.segments]
+        mode = mode.copy()
+        mode[out] = -1
+        state = restore(c, mode, start, self.clock.limits.seed)
+        free = [j for j in out if not c.jobs["fixed"][j]]  # no other waits for it, nor it for any
+        insert(c, state, self.priced, np.array(free, dtype=np.int32))
+        again = answer.named(self.problem, c, state.mode, state.start)
+        return again if named.segments.keys() <= again.segments.keys() else named
 
     def _relaxes(self) -> tuple[str, ...]:
         problem, c = self.problem, self.columns

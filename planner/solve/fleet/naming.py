@@ -91,6 +91,7 @@ def _reach(pool: Pool, slots_start: int, slots_end: int) -> int:
 
 def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named:
     """One gang after the other, on an inventory of the pool."""
+    nodes = sorted(nodes, key=lambda n: -n.index)  # of equal ones, those that leave first
     inventory = Inventory.of(nodes, [pool])
     index = np.array([node.index for node in nodes], dtype=np.int64)
     found: Named = [None] * len(items)
