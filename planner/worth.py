@@ -10,8 +10,9 @@ import numpy.typing as npt
 from planner import cost
 from planner.plan import Plan, Segment
 from planner.problem import Mode, Problem
+from planner.table import RESOURCES, takes_of
 
-PRICED = {"gpu": "gpu_milli", "cpu": "cpu_milli", "memory": "memory_bytes"}
+PRICED = ("gpu", "cpu", "memory")  # as `Price.resource` names `RESOURCES`
 
 
 class Worth:
@@ -39,12 +40,12 @@ class Worth:
         """What runs (start, end, replicas) of a mode take, from each of ``starts`` on."""
         total = np.zeros(starts.size)
         pool = self.problem.pool_by_name[mode.pool]
-        for resource, what in PRICED.items():
+        takes = takes_of(pool, mode)
+        for r, (resource, what) in enumerate(zip(PRICED, RESOURCES, strict=True)):
             usd, have = self.sums.get((pool.name, resource)), getattr(pool.capacity, what)
             if usd is None or not have:
                 continue
-            taken = getattr(mode.amounts, what) / have * pool.gpus_per_node
-            gpus = pool.gpu_share(mode.amounts) if resource == "gpu" else taken
+            gpus = takes[r] / have * pool.gpus_per_node
             for begin, end, replicas in runs:
                 total += gpus * replicas * (usd[starts + end] - usd[starts + begin])
         return total

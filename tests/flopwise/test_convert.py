@@ -67,9 +67,7 @@ def test_it_overwrites_what_others_wrote_only_by_force(
     assert len(read([out]).jobs) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "why"), [("eva", "is not read yet"), ("galaxy", "is no format")]
-)
+@pytest.mark.parametrize(("name", "why"), [("eva", "is not read yet"), ("galaxy", "is no format")])
 def test_another_format_is_refused_by_name(
     name: str, why: str, table: Path, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from planner.changes import ChangeError, apply, parse
-from planner.problem import Billing, Demand, Problem, Queue, Running, Work
+from planner.problem import Amounts, Billing, Demand, Problem, Queue, Running, Work
 from planner.solve.pick import solve
 from tests.planner.worlds import job, mode, pool, problem
 
@@ -72,6 +72,16 @@ def test_owned_hardware_dearer_to_buy_changes_its_full_cost_alone() -> None:
     assert now.usd_per_replica_hour == before.usd_per_replica_hour
     # $2.00 a GPU-hour more, for 8 GPUs.
     assert now.full_usd_per_replica_hour - before.full_usd_per_replica_hour == pytest.approx(16.0)
+
+
+def test_parts_of_a_gpu_are_dearer_by_their_part() -> None:
+    # $0.50 more a GPU-hour: half a GPU $0.25; of geometries of seven slices, three are 3/7.
+    cut = replace(RENTED, mig_geometries=(("4g.40gb", "3g.40gb"),))
+    shares = (Amounts(gpu_milli=500), Amounts(mig=(("3g.40gb", 1),)))
+    modes = tuple(replace(mode(RENTED, usd=1.0), amounts=amounts) for amounts in shares)
+    made = apply(problem((cut,), (job("x", *modes),)), parse("pool/h100.price+=0.5"))
+    found = [m.usd_per_replica_hour for m in made.job_by_name["x"].modes]
+    assert found == pytest.approx([1.25, 1 + 0.5 * 3 / 7])
 
 
 def test_a_change_of_nothing_changes_no_plan() -> None:

@@ -11,7 +11,7 @@ from planner import placement
 from planner.explain import Bind, Binding, Explanation, UnknownJob, Way, explain
 from planner.occupancy import Occupancy
 from planner.plan import Plan, Price, Status
-from planner.problem import Billing, Excluded, Problem, Queue
+from planner.problem import Amounts, Billing, Excluded, Problem, Queue
 from planner.solve import build as insertion
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
@@ -111,6 +111,17 @@ def test_scarce_cpus_are_priced_by_what_goes_with_a_gpu() -> None:
     now = explain(asked, replace(solve(asked), prices=(price,)), "x").now
     assert now is not None
     assert now.capacity_usd == pytest.approx(6.0)
+
+
+def test_a_part_of_a_gpu_is_priced_by_its_part() -> None:
+    # A quarter of a GPU for 2 h at $2: $1.
+    whole = mode(CHEAP, hours=2)
+    part = replace(whole, amounts=Amounts(gpu_milli=250), usd_per_replica_hour=0.25)
+    asked = problem((CHEAP,), (job("x", part),))
+    price = Price(pool="a", start=0, end=6, usd_per_gpu_hour=2.0)
+    now = explain(asked, replace(solve(asked), prices=(price,)), "x").now
+    assert now is not None
+    assert (now.money_usd, now.capacity_usd) == pytest.approx((0.5, 1.0))
 
 
 def test_a_node_that_runs_anyway_costs_the_plan_nothing_more() -> None:
