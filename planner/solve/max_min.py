@@ -34,6 +34,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 import numpy.typing as npt
@@ -60,10 +61,8 @@ SETTLED = 1e-7  # a level's dual, from which it is the same in every optimum
 COARSE = 256  # groups of the master that guesses the first columns of a larger one
 CELLS = 12  # kinds, two and two, whose best pairs become columns in one round
 LEAST_TIME = 1e-12
-PARAMETERS = mathopt.SolveParameters(
-    glop=parameters_pb2.GlopParameters(
-        primal_feasibility_tolerance=1e-10, dual_feasibility_tolerance=1e-10
-    )
+TOLERANCES = parameters_pb2.GlopParameters(
+    primal_feasibility_tolerance=1e-10, dual_feasibility_tolerance=1e-10
 )
 
 
@@ -71,8 +70,10 @@ class WrongShares(AssertionError):
     """The solver's shares broke their own contest: a bug, never a user's fault."""
 
 
-def max_min(contest: Contest, *, merge: bool = True) -> Shares:
+def max_min(contest: Contest, *, merge: bool = True, seconds: float = 60.0) -> Shares:
     """The allocation whose least level is the greatest, and a bound that proves it.
+
+    After ``seconds`` it is the best found, with the bound proved by then.
 
     ``merge``: one row for all claims of one kind and weight; else each has its own, as it must
     where no two are alike. Claims that run on no type are left aside (a level of NaN).
@@ -81,9 +82,7 @@ def max_min(contest: Contest, *, merge: bool = True) -> Shares:
     """
     alike = _alike(contest)
     groups = _groups(contest, alike if merge else [[j] for same in alike for j in same])
-    master = Master(groups=groups, fleet=np.array(contest.gpus, dtype=np.float64))
-    master.add(_first(contest, groups))
-    master.solve()
+    master = _solved(contest, groups, time.monotonic() + seconds)
     return _shares(contest, master, master.bound)
 
 
@@ -93,15 +92,21 @@ def fill(contest: Contest, *, seconds: float = 60.0) -> Shares:
     ``bound`` is that of the least level. After ``seconds`` the levels not settled yet stay as they
     are: none is below those settled. Raises as `max_min`.
     """
-    until = time.monotonic() + seconds
     groups = _groups(contest, _alike(contest))
-    master = Master(groups=groups, fleet=np.array(contest.gpus, dtype=np.float64))
-    master.add(_first(contest, groups))
-    master.solve()
+    master = _solved(contest, groups, time.monotonic() + seconds)
     bound = master.bound
-    while time.monotonic() < until and master.settle():
+    while master.seconds_left and master.settle():
         master.solve()
     return _shares(contest, master, bound)
+
+
+def _solved(contest: Contest, groups: Groups, until: float) -> Master:
+    """The master over ``groups`` at its optimum, or where it is when the clock says ``until``."""
+    fleet = np.array(contest.gpus, dtype=np.float64)
+    master = Master(groups=groups, fleet=fleet, until=until)
+    master.add(_first(contest, groups, until))
+    master.solve()
+    return master
 
 
 # -- rows ----------------------------------------------------------------------------------------
@@ -174,7 +179,7 @@ def _groups(contest: Contest, members: Sequence[Sequence[int]]) -> Groups:
 # -- columns -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Duals:
     """Prices of the rows: of a group's level, of its time, of a type's GPUs."""
 
@@ -241,7 +246,7 @@ def _pairs(groups: Groups, left: Ints, right: Ints) -> list[Pair]:
     return [*((g, h) for g, h in ring if g != h), *((g, g) for g in selves)]
 
 
-def _first(contest: Contest, groups: Groups) -> Iterator[Key]:
+def _first(contest: Contest, groups: Groups, until: float) -> Iterator[Key]:
     """Columns to begin with: everybody alone, or what a coarser master finds worth having."""
     types, count = groups.alone.shape[1], len(groups.members)
     sets = _coarse(groups)
@@ -249,10 +254,7 @@ def _first(contest: Contest, groups: Groups) -> Iterator[Key]:
         yield from ((g, NOBODY, t) for g in range(count) for t in range(types))
         return
     coarse = _groups(contest, [[j for g in each for j in groups.members[g]] for each in sets])
-    master = Master(groups=coarse, fleet=np.array(contest.gpus, dtype=np.float64))
-    master.add(_first(contest, coarse))
-    master.solve()
-    for g, h, t in master.tight():
+    for g, h, t in _solved(contest, coarse, until).tight():
         if h == NOBODY:
             yield from ((each, NOBODY, t) for each in sets[g].tolist())
         else:
@@ -291,6 +293,7 @@ class Master:
 
     groups: Groups
     fleet: Floats  # GPUs of each type
+    until: float  # by `time.monotonic`
     columns: dict[Key, mathopt.Variable] = field(default_factory=dict)
     settled: dict[int, float] = field(default_factory=dict)  # level by group
     used: Floats = field(default_factory=lambda: np.zeros(0))  # by column
@@ -314,6 +317,12 @@ class Master:
             row.set_coefficient(self.least, -float(need))
         self.model.maximize(float(self.groups.need.sum()) * self.least)
         self.solver = mathopt.IncrementalSolver(self.model, mathopt.SolverType.GLOP)
+        sizes = (len(rows) for rows in self.rows)
+        self.duals = Duals(*map(np.zeros, sizes))
+
+    @property
+    def seconds_left(self) -> float:
+        return max(0.0, self.until - time.monotonic())
 
     def add(self, keys: Iterable[Key]) -> int:
         """Columns for those of ``keys`` that have none; how many."""
@@ -348,7 +357,9 @@ class Master:
         """
         self.bound = math.inf
         while True:
-            result = self.solver.solve(params=PARAMETERS)
+            limit = timedelta(seconds=self.seconds_left)
+            params = mathopt.SolveParameters(time_limit=limit, glop=TOLERANCES)
+            result = self.solver.solve(params=params)
             if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:
                 return
             self.level = result.variable_values(self.least)
@@ -407,7 +418,7 @@ def _portions(master: Master) -> Iterator[Portion]:
     """Each group's time, divided evenly among its claims."""
     groups = master.groups
     used = master.used.clip(0) / _overuse(master)
-    for (g, h, t), x in zip(master.columns, used.tolist(), strict=True):
+    for (g, h, t), x in zip(master.columns, used.tolist(), strict=False):  # the last are not used
         if x <= LEAST_TIME:
             continue
         ours = groups.members[g]
@@ -427,7 +438,7 @@ def _overuse(master: Master) -> float:
     """By how much the LP's tolerances let its rows be broken, at least 1."""
     groups = master.groups
     spent, gpus = np.zeros(groups.kind.size), np.zeros(master.fleet.size)
-    for (g, h, t), x in zip(master.columns, master.used.clip(0).tolist(), strict=True):
+    for (g, h, t), x in zip(master.columns, master.used.clip(0).tolist(), strict=False):
         spent[g] += x
         gpus[t] += x * groups.gpus[groups.kind[g]]
         if h != NOBODY:

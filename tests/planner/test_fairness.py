@@ -131,6 +131,15 @@ def test_filling_raises_those_that_do_not_hold_the_least_up() -> None:
     assert shares.bound == pytest.approx(0.5)
 
 
+def test_without_time_there_are_no_shares_and_no_proof() -> None:
+    asked = contest([[4, 2]], fleet=(1, 1), claims=[(0, 1), (0, 1)])
+    shares = max_min(asked, seconds=0.0)
+    assert (shares.level, shares.bound, shares.portions) == (0.0, math.inf, ())
+    assert shares.gap_fraction == math.inf
+    assert violations(asked, shares) == ()
+    assert fill(asked, seconds=0.0).level == 0.0
+
+
 def test_a_yardstick_replaces_the_equal_split() -> None:
     assert max_min(contest([[6]], fleet=(1,), yardstick=(2.0,))).level == pytest.approx(3.0)
 
