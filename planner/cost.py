@@ -70,7 +70,10 @@ def rentals(problem: Problem, segments: Iterable[Segment]) -> tuple[Rental, ...]
     as it is there to be kept.
     """
     busy: dict[str, list[tuple[int, int]]] = {}
-    for segment in segments:
+    by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
+    for segment in segments if by_node else ():
+        if mode_of(problem, segment).pool not in by_node:
+            continue
         for place in segment.placement:
             busy.setdefault(place.node, []).append((segment.start, segment.end))
     found: list[Rental] = []

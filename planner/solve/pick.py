@@ -23,6 +23,7 @@ from planner.solve import build, exact, ranging, search
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
 from planner.solve.fleet import engine, spread
+from planner.solve.fleet.replan import Memory
 from planner.solve.master import Master, Relaxed
 from planner.table import Table, refuse
 from planner.table import build as tabulate
@@ -60,6 +61,32 @@ def solve(
     if plan is None or plan.status is Status.INFEASIBLE:
         plan = _without_requirements(problem, clock)
     return _checked(problem, plan)
+
+
+class Session:
+    """Plans one fleet again and again, each time from what the last plan left.
+
+    For fleets: prices and places are kept, and a job moves only where that saves more than
+    `planner.solve.fleet.replan` says that moving it costs. Smaller problems are solved anew.
+    """
+
+    def __init__(self) -> None:
+        self._memory: Memory | None = None
+
+    def solve(
+        self,
+        problem: Problem,
+        limits: Limits | None = None,
+        listen: Callable[[Step], None] | None = None,
+        stop: Stop | None = None,
+    ) -> Plan:
+        """As `solve`."""
+        if not engine.is_fleet(problem):
+            return solve(problem, limits, listen, stop)
+        refuse(problem)
+        clock = Clock(limits or Limits(), listen, stop or Stop())
+        plan, self._memory = engine.plan(problem, clock, self._memory)
+        return _checked(problem, plan)
 
 
 def _checked(problem: Problem, plan: Plan) -> Plan:

@@ -18,7 +18,7 @@ from planner.solve.fleet import engine
 from planner.solve.fleet.ascent import lagrangian
 from planner.solve.fleet.columns import WHOLE, Columns
 from planner.solve.fleet.pricing import Pricer
-from planner.solve.fleet.reading import read
+from planner.solve.fleet.reading import Before, read
 from tests.planner.brute_force import optimum
 from tests.planner.worlds import grid, job, mode, pool, problem, random_problem
 
@@ -180,3 +180,56 @@ def test_the_grid_may_be_longer_than_any_job_needs() -> None:
     world = problem((a,), (job("j", mode(a), slots=48),), slots=48)
     assert world.grid == grid(48)
     assert [s.end - s.start for s in fleet_plan(world).segments] == [1]
+
+
+# -- from the last plan ----------------------------------------------------------------------------
+
+
+def replanned(first: Problem, second: Problem) -> tuple[Plan, Plan]:
+    """Plans of both, the second from what the first left."""
+    limits = Limits(seconds=60.0, moves=100_000)
+    old, memory = engine.plan(first, Clock(limits))
+    new, _ = engine.plan(second, Clock(limits), memory)
+    return old, new
+
+
+def places(plan: Plan) -> dict[str, tuple[int, int]]:
+    return {s.job: (s.mode, s.start) for s in plan.segments}
+
+
+def test_after_an_arrival_the_others_stay_but_for_moves_that_pay() -> None:
+    second = fleet(8, jobs=24)
+    old, new = replanned(replace(second, jobs=second.jobs[:-1]), second)
+    assert violations(second, new) == ()
+    was, now = places(old), places(new)
+    moved = [name for name in was if now.get(name) != was[name]]
+    assert len(moved) <= 4
+    assert second.jobs[-1].name in now
+
+
+def test_after_a_departure_nobody_costs_more() -> None:
+    first = fleet(9, jobs=24)
+    second = replace(first, jobs=first.jobs[1:])
+    old, new = replanned(first, second)
+    assert violations(second, new) == ()
+    gone = cost.costs(first, [s for s in old.segments if s.job == first.jobs[0].name], [])
+    assert new.costs.objective <= old.costs.objective - gone.objective + 1e-6
+
+
+def test_whom_a_lost_node_held_is_put_elsewhere_and_nothing_overbooks_what_is_left() -> None:
+    first = fleet(10, jobs=24)
+    lost = first.nodes[0].name
+    nodes = tuple(replace(n, cordoned="lost" if n.name == lost else "") for n in first.nodes)
+    second = replace(first, nodes=nodes)
+    _, new = replanned(first, second)
+    assert violations(second, new) == ()
+    assert lost not in {p.node for s in new.segments for p in s.placement}
+
+
+def test_columns_copied_from_the_last_problem_are_those_read_anew() -> None:
+    first = fleet(11)
+    changed = replace(first.jobs[3], deadline=first.jobs[3].deadline - 1)
+    second = replace(first, jobs=(*first.jobs[:3], changed, *first.jobs[5:]))
+    copied, anew = read(second, Before(first, read(first))), read(second)
+    for one, other in zip(copied, anew, strict=True):
+        assert np.array_equal(one, other)

@@ -74,6 +74,23 @@ def anneal(
 
 
 @lean
+def readmit(
+    c: Columns, st: State, p: Priced, value: Floats, move: Move, tries: int, heat: float
+) -> float:
+    """Moves for jobs that are left out, which draws among all would hardly find."""
+    change = 0.0
+    for j in st.ours:
+        for _ in range(tries):
+            if st.mode[j] >= 0 or c.jobs[j]["first"] == c.jobs[j]["end"]:
+                break
+            most = value[j] + (c.jobs[j]["penalty_usd"] - value[j]) * fraction(st.random)
+            which, when = _draw_spot(c, st, p, j, most, heat)
+            if which >= 0:
+                change += _step(c, st, p, move, j, which, when, 0.0)
+    return change
+
+
+@lean
 def _draw_job(c: Columns, st: State, p: Priced, value: Floats) -> tuple[int, float]:
     """Of some jobs drawn, the one that costs most above its value, and by how much."""
     which, most = -1, 0.0

@@ -30,6 +30,7 @@ from planner.solve.fleet.pricing import Pricer, add_usage
 
 FLAT_PASSES = 60  # with one price a row
 PASSES = 800
+WARM_PASSES = 40  # from prices of another plan
 TARGET = 0.02  # of the bound: how far above it the steps aim at first
 SHRINK = 0.66  # of the step, after so many without a gain:
 PATIENCE_FLAT, PATIENCE = 5, 8
@@ -43,6 +44,7 @@ class Ascent:
 
     pricer: Pricer
     prices: Floats  # (R, T)
+    step: float = 1.0  # of the first pass
     bound_usd: float = -np.inf
     usage: Floats = field(init=False)  # running average (R, T)
     samples: deque[tuple[Ints, Ints]] = field(default_factory=lambda: deque(maxlen=SAMPLES))
@@ -55,7 +57,7 @@ class Ascent:
         """So many steps, or until ``stop(bound)``; ``flat`` ones keep one price a row."""
         capacity = self.pricer.columns.capacity
         scale = 1.0 / np.maximum(1, capacity)
-        step, alpha, idle = 1.0, ALPHA, 0
+        step, alpha, idle = self.step, ALPHA, 0
         for _ in range(passes):
             over = self.usage - capacity
             if flat:
@@ -105,8 +107,9 @@ def ascend(
 ) -> tuple[Ascent, Priced]:
     """Prices that prove much, from ``prices`` or from nothing, and their lookups."""
     c = pricer.columns
-    ascent = Ascent(pricer, np.zeros(c.capacity.shape) if prices is None else prices)
+    start = np.zeros(c.capacity.shape) if prices is None else prices
+    ascent = Ascent(pricer, start, step=1.0 if prices is None else FINE)
     if prices is None:
         ascent.rise(FLAT_PASSES, flat=True, stop=stop)
-    ascent.rise(PASSES, flat=False, stop=stop)
+    ascent.rise(PASSES if prices is None else WARM_PASSES, flat=False, stop=stop)
     return ascent, pricer.priced(ascent.prices)

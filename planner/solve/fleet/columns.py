@@ -31,6 +31,9 @@ JOB = np.dtype(
         ("first", np.int32),  # its modes are ``first`` to ``end``
         ("end", np.int32),
         ("fixed", np.int32),  # 1: waits for others, or others for it: once placed it stays
+        ("kept_mode", np.int32),  # where the last plan has it, -1: nowhere
+        ("kept_start", np.int32),
+        ("move_usd", np.float64),  # the price of being anywhere else
     ]
 )
 MODE = np.dtype(

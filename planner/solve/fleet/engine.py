@@ -21,10 +21,11 @@ from planner.solve.clock import Clock
 from planner.solve.fleet import answer
 from planner.solve.fleet.answer import Named
 from planner.solve.fleet.ascent import Ascent, ascend
-from planner.solve.fleet.columns import WHOLE, Columns, Ints, Priced
+from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced
 from planner.solve.fleet.improve import Improver, chosen
 from planner.solve.fleet.pricing import Pricer
 from planner.solve.fleet.reading import read
+from planner.solve.fleet.replan import Memory, alike, remembered
 from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
@@ -41,17 +42,21 @@ def is_fleet(problem: Problem) -> bool:
 
 def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pricer) -> Plan:
     """A plan and a bound within the clock's limits; ``make`` says where the jobs are priced."""
-    c = read(problem)
-    number = {job.name: j for j, job in enumerate(problem.jobs)}
-    after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
-    until = clock.seconds + ASCENT_SHARE * clock.left
+    return plan(problem, clock, make=make)[0]
+
+
+def plan(
+    problem: Problem,
+    clock: Clock,
+    memory: Memory | None = None,
+    make: Callable[[Columns], Pricer] = Pricer,
+) -> tuple[Plan, Memory]:
+    """The same from what the last plan left, and what this one leaves."""
+    if memory is not None and not alike(memory, problem):
+        memory = None
+    c = read(problem) if memory is None else remembered(memory, problem)
     pricer = make(c)
-
-    def stop(bound: float) -> bool:
-        clock.say("bounding", bound=bound, best=np.inf)
-        return clock.stop.asked or clock.seconds > until
-
-    ascent, priced = ascend(pricer, None, stop)
+    ascent, priced = _ascend(pricer, clock, None if memory is None else memory.prices)
     improver = Improver(
         columns=c,
         priced=priced,
@@ -59,9 +64,24 @@ def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pr
         bound_usd=ascent.bound_usd,
         clock=clock,
     )
-    improver.begin(list(ascent.samples), after)
-    improver.improve()
+    if memory is not None:
+        improver.resume()
+    else:
+        number = {job.name: j for j, job in enumerate(problem.jobs)}
+        after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
+        improver.begin(list(ascent.samples), after)
+        improver.improve()
     return _Answer(problem, c, ascent, priced, clock).plan(improver)
+
+
+def _ascend(pricer: Pricer, clock: Clock, prices: Floats | None) -> tuple[Ascent, Priced]:
+    until = clock.seconds + ASCENT_SHARE * clock.left
+
+    def stop(bound: float) -> bool:
+        clock.say("bounding", bound=bound, best=np.inf)
+        return clock.stop.asked or clock.seconds > until
+
+    return ascend(pricer, prices, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +92,18 @@ class _Answer:
     priced: Priced
     clock: Clock
 
-    def plan(self, improver: Improver) -> Plan:
-        """The best plan found, on nodes."""
+    def plan(self, improver: Improver) -> tuple[Plan, Memory]:
+        """The best plan found, on nodes, and what it leaves."""
         problem, c = self.problem, self.columns
         best = improver.best or chosen(c, *(np.full(c.job_count, -1, dtype=np.int32),) * 2)
-        named = self._on_nodes(best.mode, best.start)
+        mode, start, named = self._on_nodes(best.mode, best.start)
+        memory = Memory(problem, c, self.ascent.prices, mode, start)
         out = [job for j, job in enumerate(problem.jobs) if j not in named.segments]
         segments = name_instances(problem, [s for own in named.segments.values() for s in own])
         costs = cost.costs(problem, segments, [job.name for job in out])
         required = any(job.required for job in out)
         bound = min(improver.bound_usd, costs.objective)
-        return Plan(
+        made = Plan(
             status=Status.TIMEOUT if required else Status.FEASIBLE,
             segments=segments,
             unplaced=answer.unplaced(problem, c, named.segments),
@@ -99,8 +120,9 @@ class _Answer:
             method=METHOD,
             stopped=self.clock.stop.asked,
         )
+        return made, memory
 
-    def _on_nodes(self, mode: Ints, start: Ints) -> Named:
+    def _on_nodes(self, mode: Ints, start: Ints) -> tuple[Ints, Ints, Named]:
         """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
         c, named = self.columns, answer.named(self.problem, self.columns, mode, start)
         whole = c.capacity.copy()
@@ -118,16 +140,19 @@ class _Answer:
         c.capacity[:] = whole
         return self._filled_up(mode, start, named)
 
-    def _filled_up(self, mode: Ints, start: Ints, named: Named) -> Named:
+    def _filled_up(self, mode: Ints, start: Ints, named: Named) -> tuple[Ints, Ints, Named]:
         """With who is left out and has room all the same: nodes were asked for more than enough."""
         c, out = self.columns, [j for j in range(mode.size) if j not in named.segments]
         mode = mode.copy()
         mode[out] = -1
-        state = restore(c, mode, start, self.clock.limits.seed)
         free = [j for j in out if not c.jobs["fixed"][j]]  # no other waits for it, nor it for any
+        if not free:
+            return mode, start, named
+        state = restore(c, mode, start, self.clock.limits.seed)
         insert(c, state, self.priced, np.array(free, dtype=np.int32))
         again = answer.named(self.problem, c, state.mode, state.start)
-        return again if named.segments.keys() <= again.segments.keys() else named
+        better = named.segments.keys() < again.segments.keys()
+        return (state.mode, state.start, again) if better else (mode, start, named)
 
     def _relaxes(self) -> tuple[str, ...]:
         problem, c = self.problem, self.columns

@@ -17,8 +17,10 @@ import numpy.typing as npt
 
 from planner.plan import gap_of
 from planner.solve.clock import GAIN, Clock
-from planner.solve.fleet.anneal import anneal, scratch
+from planner.solve.fleet.anneal import anneal, readmit, scratch
 from planner.solve.fleet.columns import Columns, Floats, Ints, Priced
+from planner.solve.fleet.reading import TIER_WEIGHT
+from planner.solve.fleet.replan import as_before
 from planner.solve.fleet.state import (
     State,
     best_spot,
@@ -39,6 +41,8 @@ EPOCH, LONG_EPOCH = (
     10_000,
     40_000,
 )  # moves of a thread in an epoch: of a small fleet, of a large one
+READMIT_TRIES = 30  # for each job left out, in each epoch
+WARM_EPOCHS = 2  # from the last plan
 MEETING = 10  # epochs after which two whole plans are compared
 HOT, COLD = (
     300.0,
@@ -146,6 +150,29 @@ class Improver:
             if i >= 0:
                 put(c, state, j, i, s)
 
+    def resume(self) -> None:
+        """The last plan, whoever is new or lost their place put in, and moves that pay at once."""
+        c, state = self.columns, as_before(self.columns, self.clock.limits.seed)
+        insert(c, state, self.priced, self._missing(state))
+        self.offer(state.mode, state.start, penalised(c, state), "packing")
+        with ThreadPoolExecutor(THREADS) as pool:
+            cold = 1e-9 * max(1.0, abs(self.bound_usd))
+            whole = state
+            key = self.key
+            for _ in range(WARM_EPOCHS):
+                parts = divide(c, whole, self.rng)
+                key += sum(pool.map(self._run(EPOCH, cold, cold), parts))
+                whole.free[:] = sum(part.free for part in parts)
+                self.offer(whole.mode, whole.start, key, "improving")
+
+    def _missing(self, state: State) -> Ints:
+        """Movable jobs without a place: upper tiers, then the largest."""
+        c = self.columns
+        out = state.ours[state.mode[state.ours] < 0]
+        m = c.modes[c.jobs["first"][out]]
+        area = m["takes"].astype(float) * m["length"]
+        return out[np.lexsort((-area, -c.jobs["penalty_usd"][out] // TIER_WEIGHT))]
+
     # -- annealing ---------------------------------------------------------------------------------
 
     def improve(self) -> None:
@@ -212,8 +239,9 @@ class Improver:
         def work(state: State) -> float:
             if not state.ours.size:
                 return 0.0
-            move = scratch()
-            return anneal(self.columns, state, self.priced, self.value, move, moves, hot, cold)
+            c, p, value, move = self.columns, self.priced, self.value, scratch()
+            change = readmit(c, state, p, value, move, READMIT_TRIES, hot)
+            return change + anneal(c, state, p, value, move, moves, hot, cold)
 
         return work
 

@@ -21,6 +21,7 @@ from planner.solve.fleet.columns import (
     Columns,
     Floats,
     Ints,
+    Longs,
     Records,
 )
 from planner.table import Places, earliest_starts, ready_slot, spendable_usd
@@ -44,9 +45,16 @@ class Row(NamedTuple):
     profile: int
 
 
-def read(problem: Problem) -> Columns:
-    """The columns of ``problem``."""
-    return _Reader(problem).read()
+class Before(NamedTuple):
+    """A problem of the same grid, pools and queues, and its columns."""
+
+    problem: Problem
+    columns: Columns
+
+
+def read(problem: Problem, before: Before | None = None) -> Columns:
+    """The columns of ``problem``; those of jobs that stand in ``before`` too are copied."""
+    return _Reader(problem, before).read()
 
 
 @dataclass(slots=True)
@@ -54,6 +62,7 @@ class _Reader:
     """The rows, classes and profiles met so far."""
 
     problem: Problem
+    before: Before | None = None
     pools: dict[str, int] = field(init=False)
     places: dict[str, Places] = field(init=False)
     ready: dict[str, int] = field(init=False)
@@ -89,15 +98,21 @@ class _Reader:
         number = {job.name: j for j, job in enumerate(jobs)}
         after = tuple(tuple(number[name] for name in job.after) for job in jobs)
         earliest = earliest_starts(self.problem, after) if any(after) else None
-        modes: list[Row] = []
-        ends = [0]
+        old, copied = self._copied() if earliest is None else (_table([]), {})
+        rows: list[Row] = []
+        spans: list[tuple[int, int]] = []  # of each job's modes, among old and new ones
         for j, job in enumerate(jobs):
+            if job.name in copied:
+                spans.append(copied[job.name])
+                continue
             first = job.release if earliest is None else earliest[j]
-            modes += sorted(self._modes(job, first))
-            ends.append(len(modes))
-        found = np.zeros(len(modes), dtype=MODE)
-        for name, column in zip(Row._fields, zip(*modes, strict=True), strict=False):
-            found[name] = column
+            begin = old.size + len(rows)
+            rows += sorted(self._modes(job, first))
+            spans.append((begin, old.size + len(rows)))
+        span = np.array(spans, dtype=np.int64).reshape(-1, 2)
+        ends = np.concatenate([[0], np.cumsum(span[:, 1] - span[:, 0])])
+        shift = np.repeat(span[:, 0] - ends[:-1], np.diff(ends))
+        found = np.concatenate([old, _table(rows)])[np.arange(ends[-1]) + shift]
         keys = found["cls"].astype(np.int64) * (grid.slots + 1) + found["length"]
         unique, found["pair"] = np.unique(keys, return_inverse=True)
         pairs = np.zeros(unique.size, dtype=PAIR)
@@ -116,7 +131,26 @@ class _Reader:
             budgets=budgets,
         )
 
-    def _jobs(self, ends: list[int], after: tuple[tuple[int, ...], ...]) -> Records:
+    def _copied(self) -> tuple[Records, dict[str, tuple[int, int]]]:
+        """The modes of before, and where those of jobs that are the same value stand, by name."""
+        if self.before is None:
+            return _table([]), {}
+        problem, old = self.before
+        cls = [self.classes.setdefault(_bare(row), len(self.classes)) for row in old.rows]
+        modes = old.modes.copy()
+        modes["cls"] = np.array(cls, dtype=np.int32)[modes["cls"]]
+        self.profiles += list(old.profiles)
+        self.replicas += list(old.replicas)
+        self.profile_cls += [cls[k] for k in old.profile_cls]
+        same = {id(job) for job in self.problem.jobs}
+        ranges = zip(old.jobs["first"].tolist(), old.jobs["end"].tolist(), strict=True)
+        return modes, {
+            job.name: span
+            for job, span in zip(problem.jobs, ranges, strict=True)
+            if id(job) in same
+        }
+
+    def _jobs(self, ends: Longs, after: tuple[tuple[int, ...], ...]) -> Records:
         jobs, grid = self.problem.jobs, self.problem.grid
         found = np.zeros(len(jobs), dtype=JOB)
         found["unplaced_usd"] = [job.unplaced_usd for job in jobs]
@@ -125,6 +159,7 @@ class _Reader:
         found["due"] = [grid.slots if job.due is None else job.due for job in jobs]
         found["pieces"] = [_pieces(job) for job in jobs]
         found["first"], found["end"] = ends[:-1], ends[1:]
+        found["kept_mode"] = -1
         found["fixed"] = [bool(waits) for waits in after]
         found["fixed"][[before for waits in after for before in waits]] = 1
         return found
@@ -229,6 +264,18 @@ class _Reader:
         }
         spends = _padded([path[job.queue] for job in self.problem.jobs])
         return spends, np.array(rows, dtype=BUDGET)
+
+
+def _table(rows: list[Row]) -> Records:
+    found = np.zeros(len(rows), dtype=MODE)
+    for name, column in zip(Row._fields, zip(*rows, strict=True), strict=False):
+        found[name] = column
+    return found
+
+
+def _bare(row: Ints) -> tuple[int, ...]:
+    """A class's rows without what fills them up."""
+    return tuple(int(r) for r in row if r >= 0)
 
 
 def _padded(rows: list[tuple[int, ...]]) -> Ints:

@@ -172,12 +172,15 @@ def take_out(c: Columns, st: State, j: int) -> None:
 
 @lean
 def usd_at(c: Columns, j: int, i: int, s: int) -> float:
-    """What job ``j`` costs in mode ``i`` from ``s``; left out (-1): its penalty."""
-    m = c.modes[i]
+    """What job ``j`` costs in mode ``i`` from ``s``, moving included; left out (-1): a penalty."""
+    job = c.jobs[j]
     if i < 0:
-        return float(c.jobs[j]["penalty_usd"])
-    late = max(0, s + m["length"] - c.jobs[j]["due"])
-    return float(m["usd"] + late * c.jobs[j]["late_usd"])
+        return float(job["penalty_usd"])
+    m = c.modes[i]
+    usd = m["usd"] + max(0, s + m["length"] - job["due"]) * job["late_usd"]
+    if job["kept_mode"] >= 0 and (i != job["kept_mode"] or s != job["kept_start"]):
+        usd += job["move_usd"]
+    return float(usd)
 
 
 @lean
@@ -220,8 +223,7 @@ def best_spot(
     c: Columns, st: State, p: Priced, j: int, ready: int, below: float
 ) -> tuple[int, int]:
     """The mode (-1: none) and start from ``ready`` on that fit, at the least cost and price."""
-    which, when = -1, 0
-    least = below
+    which, when, least = _kept_spot(c, st, p, j, ready, below)
     for i in range(c.jobs[j]["first"], c.jobs[j]["end"]):
         m = c.modes[i]
         if m["usd"] >= least:
@@ -238,6 +240,19 @@ def best_spot(
         if s >= 0:
             least, which, when = cost, i, s
     return which, when
+
+
+@lean
+def _kept_spot(
+    c: Columns, st: State, p: Priced, j: int, ready: int, below: float
+) -> tuple[int, int, float]:
+    """Where the last plan has job ``j``, if it fits: cheaper by the price of moving."""
+    i, s = c.jobs[j]["kept_mode"], c.jobs[j]["kept_start"]
+    if i >= 0 and s >= ready and fits(c, st, j, i, s):
+        usd = usd_at(c, j, i, s) + paid(c, p, i, s) - c.jobs[j]["move_usd"]
+        if usd < below:
+            return i, s, usd
+    return -1, 0, below
 
 
 @lean

@@ -1,0 +1,79 @@
+"""The next plan from the last: after an arrival, a departure, a node more or less.
+
+What is kept: the prices (they prove a bound for the new question at once, and a few passes mend
+them), the columns of every job that is the same value as before, and each job's mode and start,
+which it leaves only where that saves more than `move_usd`, the price of moving it. Whom a smaller
+fleet no longer holds is taken out, least price of moving first, and put back where it costs least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from planner.problem import Problem
+from planner.solve.fleet.columns import Columns, Floats, Ints
+from planner.solve.fleet.reading import Before, read
+from planner.solve.fleet.state import State, empty, put_all, take_out
+
+CHURN = 1e-2  # of its cost: what changing a job's place is worth at least, before it has started
+LEAST_CHURN_USD = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one plan leaves for the next."""
+
+    problem: Problem
+    columns: Columns
+    prices: Floats  # (R, T)
+    mode: Ints  # (J) -1: left out
+    start: Ints  # (J)
+
+
+def remembered(memory: Memory, problem: Problem) -> Columns:
+    """The columns of ``problem``, with where the last plan has the jobs that are as they were."""
+    old = memory.problem
+    c = read(problem, Before(old, memory.columns) if alike(memory, problem) else None)
+    number = {job.name: j for j, job in enumerate(old.jobs)}
+    before = np.array([number.get(job.name, -1) for job in problem.jobs], dtype=np.int64)
+    same = [o >= 0 and old.jobs[o] is job for o, job in zip(before, problem.jobs, strict=True)]
+    stays = np.flatnonzero(np.array(same, dtype=bool) & (memory.mode[before] >= 0))
+    was = before[stays]
+    if c.budgets.size or not alike(memory, problem):
+        return c
+    place = memory.mode[was] - memory.columns.jobs["first"][was]
+    c.jobs["kept_mode"][stays] = c.jobs["first"][stays] + place
+    c.jobs["kept_start"][stays] = memory.start[was]
+    usd = c.modes["usd"][c.jobs["kept_mode"][stays]]
+    c.jobs["move_usd"][stays] = np.maximum(LEAST_CHURN_USD, CHURN * usd)
+    return c
+
+
+def alike(memory: Memory, problem: Problem) -> bool:
+    """Whether columns of one can be read into the other: the same grid, pools and queues."""
+    old = memory.problem
+    names = [pool.name for pool in problem.pools]
+    return (
+        problem.grid == old.grid
+        and problem.queues == old.queues
+        and names == [pool.name for pool in old.pools]
+    )
+
+
+def as_before(c: Columns, seed: int) -> State:
+    """Everybody where the last plan has them, but for those whom the fleet no longer holds."""
+    state = empty(c, seed)
+    mode, start = c.jobs["kept_mode"].astype(np.int32), c.jobs["kept_start"].astype(np.int32)
+    put_all(c, state, mode, start)
+    modes = c.modes[mode]
+    for r, t in zip(*np.nonzero(state.free < 0), strict=True):
+        holds = (state.mode >= 0) & (start <= t) & (t < start + modes["length"])
+        holds &= (c.jobs["fixed"] == 0) & (c.rows[modes["cls"]] == r).any(axis=1)
+        there = np.flatnonzero(holds)
+        for j in there[np.argsort(c.jobs["move_usd"][there], kind="stable")]:
+            if state.free[r, t] >= 0:
+                break
+            take_out(c, state, int(j))
+    return state
