@@ -36,13 +36,8 @@ METHOD = "prices by the volume algorithm, annealed ejections"
 
 
 def is_fleet(problem: Problem) -> bool:
-    """Whether the problem is large enough to be solved by prices, and of what prices hold."""
-    return sum(len(job.modes) for job in problem.jobs) > MODES and can(problem)
-
-
-def can(problem: Problem) -> bool:
-    """Whether columns say all of it: instances of MIG are counted nowhere in them."""
-    return not any(mode.amounts.mig for job in problem.jobs for mode in job.modes)
+    """Whether the problem is large enough to be solved by prices."""
+    return sum(len(job.modes) for job in problem.jobs) > MODES
 
 
 def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pricer) -> Plan:
