@@ -47,7 +47,8 @@ def as_text(made: PlanFile, *, wide: bool) -> str:
     """The plan as text, in sections; nothing where there is no plan."""
     if made.plan.status is Status.TIMEOUT:
         return ""
-    sections = [_headline(made), _totals(made), _pools(made), _jobs(made, wide), _left_out(made)]
+    sections = [_headline(made), _totals(made), _pools(made), _queues(made)]
+    sections += [_jobs(made, wide), _left_out(made)]
     return "\n".join(s for s in sections if s)
 
 
@@ -212,6 +213,19 @@ def _worth(price: Price) -> str:
     if low is None or high is None or high - low < CENT:
         return f"up to ${price.usd_per_gpu_hour:.2f}/h"
     return f"${low:.2f} to ${high:.2f}/h"
+
+
+def _queues(made: PlanFile) -> str:
+    """What one more unit of a limit or a budget would save, where it binds."""
+    lines = [["QUEUE", "WHAT BINDS", "ONE MORE SAVES"]]
+    for q in made.plan.queue_prices:
+        budget = q.what == "budget"
+        low, high = q.low_usd, q.high_usd
+        known = low is not None and high is not None and high - low >= CENT
+        saves = f"${low:.2f} to ${high:.2f}" if known else f"${q.usd:.2f}"
+        what = "budget of a month" if budget else f"limit of {q.what}"
+        lines.append([q.queue, what, f"{saves} a {'dollar' if budget else 'GPU-hour'}"])
+    return table(lines) if len(lines) > 1 else ""
 
 
 def _gpus_there(problem: Problem, pool: Pool) -> list[int]:

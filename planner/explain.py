@@ -4,7 +4,8 @@ A *way* is a job in one of its modes from one start. What it costs the whole is 
 
     money + lateness + capacity,   capacity = sum over its slots of what it takes x shadow price
 
-where the prices are those of the plan (`planner.plan.Price`): what others would pay for the room.
+where the prices are those of the plan (`planner.plan.Price`, `QueuePrice`): what others would pay
+for the room in the pool, under the limits of the job's queues and in their budgets.
 For each mode the start of least total is looked at, and, where that does not fit beside the others
 as the plan has them, the first that does. Whether it fits is asked of the placement function.
 ``change_usd`` is exact: the objective of the plan with the job there and nobody else moved, less
@@ -203,7 +204,9 @@ class _Case:
         self, option: Option, starts: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
         runs = [(r.start, r.end, r.replicas) for r in option.runs]
-        return self.worth.of_all(self.job.modes[option.mode], starts, runs)
+        mode = self.job.modes[option.mode]
+        of_queues = self.worth.of_queues(self.job, mode, option.replica_slots, option.usd)
+        return self.worth.of_all(mode, starts, runs) + of_queues
 
     def _way(self, option: Option, start: int) -> Way:
         mode, end = self.job.modes[option.mode], start + option.length

@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from planner import cost
 from planner.plan import Plan, Segment
-from planner.problem import Mode, Problem
+from planner.problem import Job, Mode, Problem
 from planner.table import RESOURCES, takes_of
 
+BUDGET = "budget"  # as `QueuePrice.what` has it
 PRICED = ("gpu", "cpu", "memory")  # as `Price.resource` names `RESOURCES`
 
 
@@ -20,6 +21,7 @@ class Worth:
 
     def __init__(self, problem: Problem, plan: Plan) -> None:
         self.problem = problem
+        self.queues = {(q.queue, q.what): q.usd for q in plan.queue_prices}
         self.sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
         for price in plan.prices:
             key = price.pool, price.resource
@@ -29,10 +31,24 @@ class Worth:
             self.sums[key] = np.cumsum(usd)
 
     def of_segment(self, segment: Segment) -> float:
-        """What a segment of a plan takes."""
+        """What a segment of a plan takes, of its pool and of its queues."""
         mode = cost.mode_of(self.problem, segment)
         runs = [(0, segment.end - segment.start, segment.replicas)]
-        return float(self.of_all(mode, np.array([segment.start]), runs)[0])
+        slots = (segment.end - segment.start) * segment.replicas
+        usd = cost.segment_usd(self.problem, segment)
+        job = self.problem.job_by_name[segment.job]
+        of_pool = float(self.of_all(mode, np.array([segment.start]), runs)[0])
+        return of_pool + self.of_queues(job, mode, slots, usd)
+
+    def of_queues(self, job: Job, mode: Mode, replica_slots: int, money_usd: float) -> float:
+        """What so many slots of a mode's replicas, and their money, take of the job's queues."""
+        pool = self.problem.pool_by_name[mode.pool]
+        hours = replica_slots * self.problem.grid.slot_hours * pool.gpu_share(mode.amounts)
+        return sum(
+            hours * self.queues.get((queue, pool.accelerator), 0.0)
+            + money_usd * self.queues.get((queue, BUDGET), 0.0)
+            for queue in self.problem.queue_path(job.queue)
+        )
 
     def of_all(
         self, mode: Mode, starts: npt.NDArray[np.int64], runs: Sequence[tuple[int, int, int]]

@@ -22,7 +22,7 @@ from flopwise.errors import FAILED, INFEASIBLE, INTERRUPTED, OUT_OF_TIME
 from planner.check import violations
 from planner.plan import Bound, Costs, Plan, Status
 from planner.planfile import PlanFile, read_plan
-from planner.problem import Billing, Demand, Problem
+from planner.problem import Billing, Demand, Problem, Queue
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
 from tests.flopwise.command import HOURS, POOLS, ROOT, Command, job, on_its_own
@@ -327,6 +327,26 @@ def test_lateness_is_shown_by_its_hours_and_its_price() -> None:
     assert re.search(r"^JOB .* LATE +HOURS +COST$", text, re.MULTILINE)
     assert len(re.findall(r"^[ab] +nlp .* 04:00 +2.0 h +2.0  \$6.00$", text, re.MULTILINE)) == 1
     assert len(re.findall(r"^[ab] +nlp .* 02:00 +- +2.0  \$6.00$", text, re.MULTILINE)) == 1
+
+
+def test_prices_that_are_not_unique_are_shown_as_a_range() -> None:
+    # Two jobs of 2 h fill the four hours: one hour more saves nothing, one less costs $2 more.
+    cheap, dear = worlds.pool("a", slots=4), worlds.pool("b", usd=3.0, slots=4)
+    modes = (worlds.mode(cheap, hours=2), worlds.mode(dear, hours=2))
+    jobs = tuple(worlds.job(name, *modes, slots=4) for name in ("x", "y"))
+    text = text_of(worlds.problem((cheap, dear), jobs, slots=4))
+    assert re.search(r"^a .* \$0\.00 to \$2\.00/h$", text, re.MULTILINE)
+
+
+def test_what_a_queue_is_short_of_has_its_price() -> None:
+    # $4 to run, $10 to leave out, $6 to spend: a dollar more saves 10 / 4 - 1 = $1.50.
+    gpu = worlds.pool("a", nodes=2)
+    team = Queue(name="team", budget_usd_per_month=6.0)
+    jobs = tuple(
+        worlds.job(n, worlds.mode(gpu, hours=4), queue="team", unplaced_usd=10.0) for n in "xy"
+    )
+    text = text_of(worlds.problem((gpu,), jobs, queues=(team,)))
+    assert re.search(r"^team +budget of a month +\$1\.50 a dollar$", text, re.MULTILINE)
 
 
 def test_the_hours_of_a_pool_are_drawn_against_what_is_there_of_it() -> None:

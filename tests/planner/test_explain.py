@@ -10,7 +10,7 @@ import pytest
 from planner import placement
 from planner.explain import Bind, Binding, Explanation, UnknownJob, Way, explain
 from planner.occupancy import Occupancy
-from planner.plan import Plan, Price, Status
+from planner.plan import Plan, Price, QueuePrice, Status
 from planner.problem import Amounts, Billing, Excluded, Problem, Queue
 from planner.solve import build as insertion
 from planner.solve.clock import Limits
@@ -122,6 +122,21 @@ def test_a_part_of_a_gpu_is_priced_by_its_part() -> None:
     now = explain(asked, replace(solve(asked), prices=(price,)), "x").now
     assert now is not None
     assert (now.money_usd, now.capacity_usd) == pytest.approx((0.5, 1.0))
+
+
+def test_what_a_job_takes_of_its_queues_is_priced_too() -> None:
+    # 2 h of a GPU at $1: $3 an hour under the limit of its queue, and half of its $2 in the budget
+    # of the queue above.
+    queues = (Queue(name="all"), Queue(name="team", parent="all"))
+    asked = problem((CHEAP,), (job("x", mode(CHEAP, hours=2), queue="team"),), queues=queues)
+    prices = (
+        QueuePrice(queue="team", what="a", usd=3.0),
+        QueuePrice(queue="all", what="budget", usd=0.5),
+        QueuePrice(queue="other", what="a", usd=9.0),
+    )
+    now = explain(asked, replace(solve(asked), queue_prices=prices), "x").now
+    assert now is not None
+    assert now.capacity_usd == pytest.approx(7.0)
 
 
 def test_a_node_that_runs_anyway_costs_the_plan_nothing_more() -> None:
