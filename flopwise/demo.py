@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from flopwise.apply import apply
-from flopwise.errors import BAD_INPUT, FAILED, Fail
+from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
 from flopwise.jobs import fails_plainly, world_of
 from flopwise.report import html
 from flopwise.telemetry import Output, add_samples, show_usage
@@ -93,6 +93,8 @@ def _plan(plan_file: Path) -> None:
         gap=None,
         seed=0,
     )
+    if made.plan.stopped:
+        raise Fail("interrupted", INTERRUPTED)
     typer.echo(plan_text.as_text(made, wide=False))
     write_plan(plan_file, made)
 
