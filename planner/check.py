@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import accumulate, pairwise
 
 from planner.plan import Placement, Plan, Segment, Status
@@ -323,6 +324,8 @@ class _Use:
 
 def _devices(node: Node, held: list[_Held]) -> Iterator[str]:
     """Device by device, what holds it at once; ``held`` is in order of start."""
+    if _apart(held):
+        return
     on: dict[int, list[_Use]] = {}  # what held each device last
     for h in held:
         devices = h.place.devices
@@ -337,6 +340,20 @@ def _devices(node: Node, held: list[_Held]) -> Iterator[str]:
             if beside:
                 yield from _beside(node, device, use, beside)
             on[device] = [*beside, use]
+
+
+def _apart(held: list[_Held]) -> bool:
+    """Whether each takes whole devices that nothing else holds meanwhile, as on most nodes."""
+    busy: set[int] = set()
+    ends: list[tuple[int, int]] = []  # (until when, which of ``held``), a heap
+    for number, h in enumerate(held):
+        while ends and ends[0][0] <= h.start:
+            busy.difference_update(held[heappop(ends)[1]].place.devices)
+        if _is_part(h.mode) or not busy.isdisjoint(h.place.devices):
+            return False
+        busy.update(h.place.devices)
+        heappush(ends, (h.end, number))
+    return True
 
 
 def _beside(node: Node, device: int, use: _Use, beside: list[_Use]) -> Iterator[str]:
