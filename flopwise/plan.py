@@ -246,7 +246,7 @@ def solved(
     from planner.solve.clock import Limits, Stop
     from planner.solve.fleet.engine import is_fleet
     from planner.solve.pick import solve
-    from scheduler.baselines import first_come_first_served
+    from scheduler.baselines import first_come_first_served, in_reach
 
     problem = question(files, horizon)
     if ray is not None and not is_fleet(problem):
@@ -256,8 +256,11 @@ def solved(
 
     def work() -> PlanFile:
         made = solve(problem, limits, progress.hear, stop, ray)
-        return PlanFile(problem=problem, plan=made, baseline=first_come_first_served(problem))
+        rival = first_come_first_served(problem) if in_reach(problem) else None
+        return PlanFile(problem=problem, plan=made, baseline=rival)
 
+    if not in_reach(problem):
+        typer.echo("note: too large to set first come, first served beside it", err=True)
     try:
         with kept():
             return watched(work, stop, progress)

@@ -10,6 +10,13 @@ from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.table import Option, Table, build, order_by_dependency
 
+MOST_TRIES = 2_000_000  # jobs x nodes: some seconds; beyond, it takes longer than the plan
+
+
+def in_reach(problem: Problem) -> bool:
+    """Whether `first_come_first_served`, which looks at every node for every job, ends soon."""
+    return len(problem.jobs) * len(problem.nodes) <= MOST_TRIES
+
 
 def first_come_first_served(problem: Problem) -> Plan:
     """First come, first served, on the cheapest GPU that fits.

@@ -10,7 +10,8 @@ from planner.check import violations
 from planner.plan import Plan, Reason, Status
 from planner.problem import Billing, Problem, Queue
 from planner.solve.pick import solve
-from scheduler.baselines import first_come_first_served
+from scheduler import baselines
+from scheduler.baselines import first_come_first_served, in_reach
 from tests.planner.worlds import job, mode, pool, problem, random_problem
 
 ONE = pool("a")  # one GPU at $1 an hour, six slots
@@ -126,3 +127,13 @@ def test_it_breaks_no_rule_and_is_never_cheaper_than_the_optimum() -> None:
             assert best.costs.objective <= fcfs.costs.objective + 1e-6, seed
             dearer += best.costs.objective < fcfs.costs.objective - 1e-6
     assert dearer >= 20  # and often enough dearer for this to compare something
+
+
+def test_it_is_in_reach_up_to_so_many_jobs_on_so_many_nodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(baselines, "MOST_TRIES", 6)
+    three = pool("a", nodes=3)
+    jobs = tuple(job(name, mode(three)) for name in ("x", "y", "z"))
+    assert in_reach(problem((three,), jobs[:2]))  # 2 x 3
+    assert not in_reach(problem((three,), jobs))  # 3 x 3
