@@ -35,7 +35,7 @@ from planner.problem import GPU_MILLI
 
 Floats = npt.NDArray[np.float64]
 
-ANALYTIC = 0.1  # weight of the computed loss beside the learnt one: it tells unseen states apart
+ANALYTIC = 0.03  # weight of the computed loss beside the learnt one: it tells unseen states apart
 STEP_MILLI = 10  # of the learnt loss
 CPU_STEPS = 14  # quantiles of the CPUs that the mix asks for
 PRIOR = 3.0  # observations that the first guess of a state counts for

@@ -17,7 +17,8 @@ planning     all pods known at once: which are left out is part of the plan
 
 Every end is checked by plain arithmetic over the rows of the files: no node and no GPU overbooked,
 whole GPUs shared with nobody, models as asked, and what is left recounted from the pods placed.
-The ceiling is a linear program over kinds of node: no policy leaves less than it.
+Two floors stand beside (`tests.benchmarks.openb_floor`): no placement leaves less than the first,
+and none that refuses nothing less than the second, were it to know all that comes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ortools.math_opt.python import mathopt
 
 from planner.convert import openb
 from planner.convert.openb import OpenbNode, Pod
@@ -41,6 +41,7 @@ from planner.place import Refused, place
 from planner.settle import settle
 from scheduler.packing import Policy, replay
 from tests.benchmarks.measure import ROOT, publish
+from tests.benchmarks.openb_floor import ceiling_milli, refusing_nothing_milli
 
 TRACES = ("default", "cpu100", "gpushare60", "gpuspec10", "multigpu20")
 ARRIVED_PERCENT, BATCH = 130, 100
@@ -187,14 +188,12 @@ def _row(folder: Path, trace: str, seeds: int) -> dict[str, object]:
     world = world_of(folder, trace)
     fleet_milli = sum(n.gpus for n in world.nodes) * 1000
     arrived = [arrivals_of(world.pods, fleet_milli, seed) for seed in range(seeds)]
-    floors = [_floor_percent(world, arrivals, fleet_milli) for arrivals in arrived]
     row: dict[str, object] = {
         "trace": trace,
         "seeds": seeds,
         "arrivals": sum(map(len, arrived)) // seeds,
-        "floor %": sum(floors) / seeds,
         "seconds to learn the mix": world.learn_seconds,
-    }
+    } | _floors(world, arrived, fleet_milli // 1000)
     published = published_percent(folder, trace)
     for name, where in POLICIES.items():
         row |= _measured(world, name, where, arrived, fleet_milli)
@@ -222,15 +221,22 @@ def _measured(
     }
 
 
-def _floor_percent(world: World, arrivals: Sequence[int], fleet_milli: int) -> float:
-    most = ceiling_milli(world.nodes, [world.pods[i] for i in arrivals])
-    return max(0.0, 100 * (1 - most / fleet_milli))
+def _floors(world: World, arrived: Sequence[Sequence[int]], gpus: int) -> dict[str, object]:
+    floor, refusing_nothing = 0.0, 0.0
+    for arrivals in arrived:
+        pods = [world.pods[i] for i in arrivals]
+        floor += max(0.0, 100 - ceiling_milli(world.nodes, pods) / (10 * gpus))
+        refusing_nothing += 100 - refusing_nothing_milli(gpus, pods) / (10 * gpus)
+    return {
+        "floor %": floor / len(arrived),
+        "floor of refusing nothing %": refusing_nothing / len(arrived),
+    }
 
 
 # -- what is true of an end ------------------------------------------------------------------------
 
 
-def checked(nodes: Sequence[OpenbNode], pods: Sequence[Pod], spots: Spots) -> int:
+def checked(nodes: Sequence[OpenbNode], pods: Sequence[Pod], spots: Sequence[Spot | None]) -> int:
     """GPU thousandths placed. Raises AssertionError where an end is not possible."""
     used: dict[int, list[int]] = defaultdict(lambda: [0, 0])
     held: dict[tuple[int, int], int] = defaultdict(int)
@@ -253,40 +259,6 @@ def checked(nodes: Sequence[OpenbNode], pods: Sequence[Pod], spots: Spots) -> in
     for (row, device), milli in held.items():
         assert milli <= 1000, f"{nodes[row].name}: GPU {device} overbooked"
     return total
-
-
-def ceiling_milli(nodes: Sequence[OpenbNode], pods: Sequence[Pod]) -> float:
-    """No placement uses more GPU thousandths.
-
-    Sets       k kinds of pod, c kinds of node
-    Data       each kind's amounts; how many pods of a kind there are; what the nodes of a kind have
-    Variables  x[k, c] >= 0, pods of a kind on nodes of a kind that have a model it runs on
-    Model      most sum of GPU thousandths x;  sum over c of x[k, c] <= pods of k;
-               sum over k of CPU, memory and GPU x[k, c] <= what the nodes of c have of each
-    """
-    kinds = Counter((p.cpu_milli, p.memory_mib, p.gpus * p.gpu_milli, p.models) for p in pods)
-    wanted = [(kind, count) for kind, count in kinds.items() if kind[2]]
-    fleet = Counter((n.model, n.cpu_milli, n.memory_mib, n.gpus * 1000) for n in nodes)
-    model = mathopt.Model()
-    part = {
-        (k, node): model.add_variable(lb=0.0)
-        for k, ((_, _, _, models), _) in enumerate(wanted)
-        for node in fleet
-        if not models or node[0] in models
-    }
-    for k, (_, count) in enumerate(wanted):
-        mine = [x for (kind, _), x in part.items() if kind == k]
-        model.add_linear_constraint(mathopt.fast_sum(mine) <= count)
-    for node, count in fleet.items():
-        here = [(wanted[k][0], x) for (k, at), x in part.items() if at == node]
-        for what in range(3):
-            taken = mathopt.fast_sum([kind[what] * x for kind, x in here])
-            model.add_linear_constraint(taken <= count * node[what + 1])
-    model.maximize(mathopt.fast_sum([wanted[k][0][2] * x for (k, _), x in part.items()]))
-    result = mathopt.solve(model, mathopt.SolverType.GLOP)
-    if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:
-        raise RuntimeError("GLOP found no ceiling")
-    return float(result.objective_value())
 
 
 def published_percent(folder: Path, trace: str) -> dict[str, float]:
