@@ -54,16 +54,11 @@ def anneal(
     value: Floats,
     move: Move,
     moves: int,
-    hot: float,
-    cold: float,
+    heat: float,
 ) -> float:
-    """``moves`` moves, from temperature ``hot`` to ``cold`` (USD): the change in cost.
-
-    ``move`` is scratch.
-    """
+    """``moves`` moves at temperature ``heat`` (USD): the change in cost. ``move`` is scratch."""
     change = 0.0
-    for n in range(moves):
-        heat = hot * (cold / hot) ** (n / moves)
+    for _ in range(moves):
         j, regret = _draw_job(c, st, p, value)
         if j < 0:
             continue

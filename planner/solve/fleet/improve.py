@@ -49,6 +49,7 @@ HOT, COLD = (
     0.003,
 )  # temperature over a job's mean cost: HOT / jobs at first, COLD of it at last
 HOTTEST, COOLEST = 1.0, 0.03
+QUICK = 0.12  # of the search: a first cooling, for a good plan early
 PATIENCE_SECONDS, JOB_SECONDS = 5.0, 1e-3  # a search that may stop by itself: so long, and by job
 
 
@@ -161,7 +162,7 @@ class Improver:
             key = self.key
             for _ in range(WARM_EPOCHS):
                 parts = divide(c, whole, self.rng)
-                key += sum(pool.map(self._run(EPOCH, cold, cold), parts))
+                key += sum(pool.map(self._run(EPOCH, cold), parts))
                 whole.free[:] = sum(part.free for part in parts)
                 self.offer(whole.mode, whole.start, key, "improving")
 
@@ -186,21 +187,28 @@ class Improver:
     def _small(self) -> bool:
         return self.columns.job_count < HALVES or self.columns.budgets.size > 0
 
-    def _schedule(self) -> Iterator[tuple[float, float]]:
-        """(hot, cold) of each epoch, until enough is done."""
-        limits, begun = self.clock.limits, self.clock.seconds
+    def _schedule(self) -> Iterator[float]:
+        """The temperature of each epoch, until enough is done: a quick cooling, then a slow one."""
+        mean = abs(self.bound_usd) / max(1, self.columns.job_count)
+        hot = mean * min(HOTTEST, max(COOLEST, HOT / self.columns.job_count))
+        used = self._progress()
+        for begin, end in ((0.0, QUICK), (QUICK, 1.0)):
+            while (now := used()) < end and not self._done():
+                yield hot * COLD ** max(0.0, (now - begin) / (end - begin))
+
+    def _progress(self) -> Callable[[], float]:
+        """The part of the time, or of the moves, that is used."""
+        limits, begun, moves = self.clock.limits, self.clock.seconds, self.moves
         seconds = self.clock.left
         if limits.gap is None:
             seconds = min(seconds, PATIENCE_SECONDS + JOB_SECONDS * self.columns.job_count)
-        mean = abs(self.bound_usd) / max(1, self.columns.job_count)
-        hot = mean * min(HOTTEST, max(COOLEST, HOT / self.columns.job_count))
-        before = 0.0
-        while before < 1.0 and not self._done():
-            yield hot * COLD**before, hot * COLD**before
-            used = (self.clock.seconds - begun) / seconds if seconds > 0 else 1.0
-            if limits.moves is not None:
-                used = max(used, self.moves / limits.moves)
-            before = max(used, before + 1e-9)
+
+        def used() -> float:
+            time = (self.clock.seconds - begun) / seconds if seconds > 0 else 1.0
+            done = (self.moves - moves) / limits.moves if limits.moves else 0.0
+            return max(time, done)
+
+        return used
 
     def _done(self) -> bool:
         limit = self.clock.limits.gap
@@ -210,9 +218,9 @@ class Improver:
         assert self.best is not None
         c, whole = self.columns, restore(self.columns, self.best.mode, self.best.start, 1)
         key = self.key
-        for hot, cold in self._schedule():
+        for heat in self._schedule():
             parts = divide(c, whole, self.rng)
-            key += sum(pool.map(self._run(LONG_EPOCH, hot, cold), parts))
+            key += sum(pool.map(self._run(LONG_EPOCH, heat), parts))
             whole.free[:] = sum(part.free for part in parts)
             self.offer(whole.mode, whole.start, key, "improving")
 
@@ -222,8 +230,8 @@ class Improver:
         seeds = [int(self.rng.integers(2**31)) for _ in range(THREADS)]
         states = [restore(c, self.best.mode, self.best.start, seed) for seed in seeds]
         keys = [self.key] * THREADS
-        for epoch, (hot, cold) in enumerate(self._schedule()):
-            changes = list(pool.map(self._run(EPOCH, hot, cold), states))
+        for epoch, heat in enumerate(self._schedule()):
+            changes = list(pool.map(self._run(EPOCH, heat), states))
             keys = [key + change for key, change in zip(keys, changes, strict=True)]
             for state, key in zip(states, keys, strict=True):
                 self.offer(state.mode, state.start, key, "improving")
@@ -233,15 +241,15 @@ class Improver:
                 states[1 - good] = restore(c, states[good].mode, states[good].start, seed)
                 keys[1 - good] = keys[good]
 
-    def _run(self, moves: int, hot: float, cold: float) -> Callable[[State], float]:
+    def _run(self, moves: int, heat: float) -> Callable[[State], float]:
         self.moves += THREADS * moves
 
         def work(state: State) -> float:
             if not state.ours.size:
                 return 0.0
             c, p, value, move = self.columns, self.priced, self.value, scratch()
-            change = readmit(c, state, p, value, move, READMIT_TRIES, hot)
-            return change + anneal(c, state, p, value, move, moves, hot, cold)
+            change = readmit(c, state, p, value, move, READMIT_TRIES, heat)
+            return change + anneal(c, state, p, value, move, moves, heat)
 
         return work
 
