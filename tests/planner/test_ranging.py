@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from planner.plan import Price
@@ -95,6 +97,28 @@ def test_a_node_that_cannot_be_missed_has_no_upper_end() -> None:
     (found,) = prices(problem((ONE, DEAR), (must, *choice("x", hours=1)))).prices
     assert found.low_usd_per_gpu_hour is not None
     assert found.high_usd_per_gpu_hour is None
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_both_ends_are_what_the_least_cost_says_of_a_node_more_and_less(seed: int) -> None:
+    # The cheap pool takes 6 h a node of the work, the dear one the rest: with W hours on n nodes
+    # V(n) = W + 2 max(0, W - 6 n) dollars.
+    rng = random.Random(seed)
+    nodes, hours = rng.randint(1, 3), [rng.randint(1, 3) for _ in range(rng.randint(4, 12))]
+    cheap, dear = pool("a", nodes=nodes), pool("b", nodes=12, usd=3.0)
+    jobs = tuple(
+        job(f"j{i}", mode(cheap, hours=h), mode(dear, hours=h)) for i, h in enumerate(hours)
+    )
+    answer = [p for p in prices(problem((cheap, dear), jobs)).prices if p.pool == "a"]
+
+    def least(n: int) -> float:
+        return sum(hours) + 2.0 * max(0, sum(hours) - 6 * n)
+
+    low, high = (least(nodes) - least(nodes + 1)) / 6, (least(nodes - 1) - least(nodes)) / 6
+    assert len(answer) == (high > 0)
+    for p in answer:
+        assert p.low_usd_per_gpu_hour == pytest.approx(low)
+        assert p.high_usd_per_gpu_hour == pytest.approx(high)
 
 
 def test_a_range_holds_its_price_in_every_random_world() -> None:
