@@ -18,6 +18,7 @@ import numpy as np
 from planner.compiled import compiled
 from planner.inventory import Ints, Inventory, Request, Spot
 from planner.outlook import (
+    PACKED,
     Free,
     Loss,
     Memo,
@@ -80,7 +81,7 @@ def _settle(
                 row, at, growth = best_place(shapes, k, free, loss, memo, touched, tick)
                 if row >= 0 and growth < least:
                     least, shape, node, device = growth, k, row, at
-        if shape < 0 or least > limit:
+        if shape < 0 or least - PACKED * free.gpu[node].sum() > limit:
             break
         take_up(shapes, shape, free, node, device)
         waiting[shape] -= 1

@@ -175,6 +175,12 @@ def test_a_request_that_wastes_more_than_it_uses_waits_until_nothing_better_come
     assert list(settle(inventory, [asks(100)], outlook)) == [0]
 
 
+def test_a_request_that_costs_nothing_does_not_wait() -> None:
+    inventory = fleet((2, 90))
+    outlook = Outlook.of_mix(inventory, {asks(1000, 4): 1.0})
+    assert list(settle(inventory, [asks(0, 4)], outlook, limit=0.0)) == [0]
+
+
 def test_all_known_fills_the_fleet_that_one_at_a_time_does_not() -> None:
     # 4 devices. In order, 600 + 600 + 600 + 600 leave 400 on each; known, four whole ones fit.
     order = [asks(600)] * 4 + [asks(1000)] * 4
