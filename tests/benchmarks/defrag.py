@@ -1,6 +1,6 @@
-"""A fragmented fleet of 1,000 nodes, and jobs that wait for whole ones: what moving others is worth.
+"""A fragmented fleet of 1,000 nodes, and jobs that wait for whole ones: what moves are worth.
 
-Each node of 8 GPUs holds one to three jobs of 1 or 2 GPUs, so that none is free. Moving a job throws
+Each node of 8 GPUs holds one to three jobs of 1 or 2 GPUs: none is free. Moving a job throws
 away up to an hour of its work ($3 a GPU-hour) and restarts it for 5 minutes; one in ten forbids it.
 200 jobs of 8 GPUs wait, worth $24 to $240 each: an hour to ten of a node. The floor is the price of
 clearing as many nodes, the cheapest ones, each alone and with somewhere to go for all: no set of
