@@ -14,13 +14,15 @@ where      cpu[d] is the device's part of the node's free CPUs, in proportion to
            node is filled with k alone;
            learnt(free, cpu) is what was left in the end of devices that were once in that state, in
            sampled futures: arrivals drawn from the mix and placed by this same rule until the
-           fleet is full. A few rounds of it, each placing by what the last one found, settle.
+           fleet is full. Each of a few rounds places by what those before it found; the one whose
+           futures left least is kept.
 
 Nothing in it belongs to one trace: the steps in CPU come from the mix.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -128,7 +130,7 @@ class Outlook:
         demand: float = 1.3,
         seed: int = 0,
     ) -> Outlook:
-        """From sampled futures of the inventory's nodes, all free at first.
+        """From sampled futures of the inventory's nodes, all free at first: the best round's.
 
         ``demand``: GPUs asked for until the end, over the GPUs there are. Costs ``rounds`` times
         ``samples`` runs of that many arrivals.
@@ -137,13 +139,19 @@ class Outlook:
         guess = outlook.loss.table
         left, times = np.zeros_like(guess), np.zeros_like(guess)
         random = np.random.default_rng(seed)
+        kept, least = outlook.loss, math.inf
         for _ in range(rounds):
+            unused = 0
             for _ in range(samples):
+                future = inventory.emptied()
                 arrivals = _draw(outlook.shapes, inventory, demand, random)
-                found, seen = sample(outlook, inventory.emptied(), arrivals)
+                found, seen = sample(outlook, future, arrivals)
                 left, times = left + found, times + seen
-            table = (left + PRIOR * guess) / (times + PRIOR)
-            outlook.loss = Loss(table, outlook.loss.edges)
+                unused += int(future.gpu_milli.sum())
+            if unused < least:
+                kept, least = outlook.loss, unused
+            outlook.loss = Loss((left + PRIOR * guess) / (times + PRIOR), outlook.loss.edges)
+        outlook.loss = kept
         return outlook
 
     def best(self, inventory: Inventory, request: Request) -> Best | None:
