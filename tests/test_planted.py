@@ -15,9 +15,9 @@ from planner.check import violations
 from planner.manifests.read import read
 from planner.problem import Job, Mode, Problem, Work, hours_of, replicas_for
 from planner.question import Horizon, build
-from tests.benchmarks.planted import HOURS, SPEED, START, Instance, Planted, generate
+from tests.benchmarks.planted import HOURS, SPEED, START, Instance, Planted, generate, write
 from tests.benchmarks.planted_plan import plan_of
-from tests.benchmarks.scale import problem_of, write
+from tests.benchmarks.scale import problem_of
 from tests.benchmarks.tiles import SHAPES, Strip, tiles
 
 HOURLY = Horizon(start=START, slot=timedelta(hours=1))

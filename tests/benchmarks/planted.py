@@ -39,6 +39,7 @@ The same arguments give the same bytes on any machine: draws come from `random.R
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -46,6 +47,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import accumulate
+from pathlib import Path
 
 from cost_models.accelerators import resolve_accelerator
 from cost_models.architectures import resolve_architecture
@@ -181,6 +183,13 @@ def generate(
     done += sum(pools[t.kind].speed * t.gpus * t.hours for t in made)
     there = sum(p.speed * p.gpu_hours for p in pools)
     return Instance(documents=documents, planted=planted, load=done / there)
+
+
+def write(made: Instance, path: Path) -> None:
+    """The manifests, a line each."""
+    with path.open("w", encoding="utf-8") as out:
+        for document in made.documents:
+            out.write(json.dumps(document, separators=(",", ":")) + "\n")
 
 
 def _named(work: list[Tile | _Service], rng: random.Random) -> list[tuple[str, Tile | _Service]]:

@@ -16,8 +16,7 @@ from planner.manifests.read import read
 from planner.manifests.text import documents
 from planner.question import Horizon, build
 from tests.benchmarks.measure import measured, publish
-from tests.benchmarks.planted import START, generate
-from tests.benchmarks.scale import write
+from tests.benchmarks.planted import START, generate, write
 
 AIM_SECONDS = 3.0  # for 10,000 jobs
 LOAD, SEED = 0.8, 0

@@ -32,7 +32,7 @@ from planner.question import Horizon, build
 from planner.solve.clock import Limits, Step
 from planner.solve.pick import solve
 from tests.benchmarks.measure import Row, measured, publish
-from tests.benchmarks.planted import START, Instance, generate
+from tests.benchmarks.planted import START, generate, write
 
 EARLY_SECONDS = 10.0
 
@@ -145,13 +145,6 @@ def _generate(asked: argparse.Namespace) -> None:
         raise SystemExit(str(error)) from None
     write(made, asked.out)
     print(f"{asked.out}: {len(made.planted)} jobs, load {made.load:.4f}, seed {asked.seed}")
-
-
-def write(made: Instance, path: Path) -> None:
-    """The manifests, a line each."""
-    with path.open("w", encoding="utf-8") as out:
-        for document in made.documents:
-            out.write(json.dumps(document, separators=(",", ":")) + "\n")
 
 
 def problem_of(path: Path) -> Problem:
