@@ -171,7 +171,8 @@ class Inventory:
             gpu_memory_bytes=self.devices * gpu_memory[:, None],
             geometry=np.full_like(self.geometry, WHOLE),
             instances=np.zeros_like(self.instances),
-            touched=self.touched.copy(),
+            touched=np.zeros_like(self.touched),
+            tick=0,
         )
 
     def take(self, request: Request, spots: Iterable[Spot]) -> None:

@@ -254,7 +254,9 @@ def _shapes(inventory: Inventory, mix: Mapping[Request, float]) -> Shapes:
         devices=column([a.gpus for a in amounts]),
         milli=column([min(a.gpu_milli, GPU_MILLI) for a in amounts]),
         device_memory=column([a.gpu_memory_bytes for a in amounts]),
-        pools=np.array([inventory.pools_for(r) for r in mix], dtype=bool).reshape(len(mix), -1),
+        pools=np.array([inventory.pools_for(r) for r in mix], dtype=bool).reshape(
+            len(mix), len(inventory.pools)
+        ),
         weight=weight / weight.sum() if weight.sum() > 0 else weight,
     )
 

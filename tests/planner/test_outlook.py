@@ -125,6 +125,21 @@ def test_a_mix_without_gpus_places_by_the_rest() -> None:
     assert placed(inventory, asks(0, 4), outlook) == [1]  # the node without a GPU is the fuller
 
 
+def test_a_mix_of_nothing_that_is_judged_places_all_the_same() -> None:
+    inventory = fleet((2, 10))
+    outlook = Outlook.learnt(inventory, {Request(amounts=Amounts(mig=(("1g.5gb", 1),))): 1.0})
+    assert placed(inventory, asks(700), outlook) == [0]
+
+
+def test_what_is_learnt_of_a_fleet_in_use_is_that_of_the_same_fleet_free() -> None:
+    mix = {asks(1000, 11): 3.0, asks(300, 2): 1.0}
+    used = fleet((4, 48))
+    for _ in range(3):
+        placed(used, asks(300, 2), None)
+    one, other = (Outlook.learnt(f, mix, rounds=2, samples=1) for f in (used, fleet((4, 48))))
+    assert one.loss.table.tolist() == other.loss.table.tolist()
+
+
 def test_the_memory_of_earlier_scores_changes_no_decision() -> None:
     mix = {asks(1000, 9): 3.0, asks(300, 2): 2.0, asks(700, 3): 2.0, asks(0, 5): 1.0}
     inventory = fleet((4, 40), (2, 40), (8, 96))
