@@ -161,9 +161,11 @@ def test_the_same_arguments_give_the_same_instance_and_another_seed_another() ->
     assert again != generate(jobs=100, gpus=600, load=0.6, seed=1)
 
 
-def test_too_few_or_too_many_jobs_for_a_load_are_refused() -> None:
+def test_too_few_or_too_many_jobs_for_a_load_and_more_than_all_of_it_are_refused() -> None:
     with pytest.raises(ValueError, match="10 jobs are too few"):
         generate(jobs=10, gpus=600, load=0.8, seed=0)
+    with pytest.raises(ValueError, match=r"load: found 1\.5"):
+        generate(jobs=100, gpus=600, load=1.5, seed=0)
     with pytest.raises(ValueError, match="90000 jobs are too many"):
         generate(jobs=90_000, gpus=600, load=0.8, seed=0)
 
