@@ -125,12 +125,15 @@ def _cheapest(live: Live, case: Case, now: int, begin: int, may: Flags) -> Place
         if reduced_usd >= job.unplaced_usd and not job.required:
             return _not_worth(job, ways[w], reduced_usd)
         spots = _spots(live, ways[w], start)
-        if spots is not None:
-            segments = _segments(live, job, ways[w], start, spots)
+        segments = _segments(live, job, ways[w], start, spots) if spots else ()
+        if segments and live.over_budget(job, segments):
+            asked[w, start] = False  # a service does not spend the same in every slot
+        elif segments:
             placed = Placed(segments=segments, usd=usd, reduced_usd=reduced_usd)
             sooner = begin < start
             return _waiting(live, case, w, placed, now, begin, may) if sooner else placed
-        asked[w, start : _next_start(ways[w], start + 1)] = False
+        else:
+            asked[w, start : _next_start(ways[w], start + 1)] = False
 
 
 # -- nodes -----------------------------------------------------------------------------------------
@@ -224,7 +227,8 @@ def _too_little(live: Live, job: Job, way: Way, at: int) -> tuple[Reason, str, t
             continue
         if row >= limits:
             queue, accelerator, _ = live.limits[row - limits]
-            message = f"queue {queue} has {left} of the {need} {accelerator} left that it takes"
+            gpus = f"{left / GPU_MILLI:g} of the {need / GPU_MILLI:g} {accelerator}"
+            message = f"queue {queue} has {gpus} left that it takes"
             return Reason.QUEUE_LIMIT, message, (queue,)
         message = f"{pool} has {left} of the {need} {WHAT[row - way.left.row]} left that it takes"
         return Reason.CAPACITY, message, (pool,)
@@ -235,7 +239,8 @@ def _too_little(live: Live, job: Job, way: Way, at: int) -> tuple[Reason, str, t
 
 def _spent(live: Live, job: Job, way: Way, at: int) -> str:
     """The queue whose budget does not last for ``way`` from slot ``at``, or empty."""
-    for i in live.purses_of(job.queue):
+    mine = live.purses_of(job.queue)
+    for i in mine:
         queue, first, end = live.purses[i]
         inside = max(0, min(at + way.length, end) - max(at, first))
         if way.usd * inside / way.length > live.purse_usd[i] + 1e-6:

@@ -9,6 +9,7 @@ one, and the next plan starts a new one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -53,8 +54,8 @@ class Left:
 class Live:
     """What is left of the pools, queue limits and budgets of ``problem`` beside ``plan``.
 
-    ``rows`` has shape (4 pools + limits, slots); ``dear[pool, t]`` is the price of one GPU from
-    slot 0 to slot t (USD).
+    ``rows`` has shape (4 pools + limits, slots), limits in GPU thousandths; ``dear[pool, t]`` is
+    the price of one GPU from slot 0 to slot t (USD).
     """
 
     def __init__(self, problem: Problem, plan: Plan | None = None) -> None:
@@ -182,18 +183,29 @@ class Live:
             (start, s.end), _places(left, s), _takes(amounts), sign,
         )  # fmt: skip
         for row in self.limit_rows(job.queue, left.pool.accelerator):
-            self.rows[row, start : s.end] -= sign * s.replicas * amounts.gpus
+            self.rows[row, start : s.end] -= sign * s.replicas * amounts.gpu_milli
         self._spend(job, s, start, sign)
 
+    def over_budget(self, job: Job, segments: tuple[Segment, ...]) -> str:
+        """The queue whose budget does not last for ``segments``, or empty."""
+        for i in self.purses_of(job.queue):
+            if (
+                math.fsum(self._spent(job, s, s.start, i) for s in segments)
+                > self.purse_usd[i] + 1e-6
+            ):
+                return self.purses[i][0]
+        return ""
+
     def _spend(self, job: Job, s: Segment, start: int, sign: int) -> None:
-        purses = self.purses_of(job.queue)
-        if not purses:
-            return
+        for i in self.purses_of(job.queue):
+            self.purse_usd[i] -= sign * self._spent(job, s, start, i)
+
+    def _spent(self, job: Job, s: Segment, start: int, purse: int) -> float:
+        """What a segment costs from slot ``start`` on, in the month of a budget (USD)."""
+        _, first, end = self.purses[purse]
         alone = replace(self.bare, jobs=(replace(job, after=()),))
-        usd = cost.segment_usd(alone, s) / (s.end - s.start)
-        for i in purses:
-            _, first, end = self.purses[i]
-            self.purse_usd[i] -= sign * usd * max(0, min(s.end, end) - max(start, first))
+        inside = max(0, min(s.end, end) - max(start, first))
+        return cost.segment_usd(alone, s) * inside / (s.end - s.start)
 
 
 def _until(s: Segment, at: int) -> Segment:
@@ -269,7 +281,7 @@ def _pool_rows(left: Left) -> Ints:
 
 
 def _rows(pools: list[Left], limits: list[tuple[str, str, int]], slots: int) -> Ints:
-    quota = np.array([most for _, _, most in limits], dtype=np.int64)[:, None]
+    quota = np.array([GPU_MILLI * most for _, _, most in limits], dtype=np.int64)[:, None]
     return np.concatenate(
         [*map(_pool_rows, pools), np.broadcast_to(quota, (len(limits), slots))], dtype=np.int64
     )

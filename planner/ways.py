@@ -48,6 +48,10 @@ class Way(NamedTuple):
     startup_usd: float  # of the nodes it needs, if all had to be started for it
 
     @property
+    def gpus(self) -> float:
+        return self.replicas * self.mode.amounts.gpu_milli / GPU_MILLI
+
+    @property
     def request(self) -> Request:
         """The gang, as `planner.place` is asked for it."""
         return Request(
@@ -132,7 +136,7 @@ def columns_of(live: Live, job: Job, ways: Sequence[Way]) -> Columns:
         usd=np.array([w.usd for w in ways]),
         startup_usd=np.array([w.startup_usd for w in ways]),
         toll_usd=np.array([_toll_usd(live, job, w) for w in ways]),
-        gpus=np.array([w.replicas * w.mode.amounts.gpu_milli / GPU_MILLI for w in ways]),
+        gpus=np.array([w.gpus for w in ways]),
         of=np.array([0, *accumulate(map(len, takes))]),
         row=np.array([row for each in takes for row, _ in each], dtype=np.int64),
         need=np.array([need for each in takes for _, need in each], dtype=np.int64),
@@ -150,7 +154,7 @@ def takes_of(live: Live, job: Job, way: Way) -> list[tuple[int, int]]:
         (row + 3, replicas * amounts.memory_bytes),
     ]
     limits = live.limit_rows(job.queue, way.left.pool.accelerator) if live.limits else ()
-    needs += [(limit, replicas * amounts.gpus) for limit in limits]
+    needs += [(limit, replicas * amounts.gpu_milli) for limit in limits]
     return [(at, need) for at, need in needs if need]
 
 
@@ -159,7 +163,7 @@ def _toll_usd(live: Live, job: Job, way: Way) -> float:
     if not live.queue_prices:
         return 0.0
     path = live.path(job.queue)
-    gpu_hours = way.replicas * way.mode.amounts.gpus * way.length * live.grid.slot_hours
+    gpu_hours = way.gpus * way.length * live.grid.slot_hours
     tolls = {"budget": way.usd, way.left.pool.accelerator: gpu_hours}
     return sum(p.usd * tolls.get(p.what, 0.0) for p in live.queue_prices if p.queue in path)
 
