@@ -166,6 +166,8 @@ def generate(
     Raises ValueError where so few jobs cannot make up that load, or so many not be cut out of it.
     """
     fleet = seed if fleet_seed is None else fleet_seed
+    if not 0 < load <= 1:
+        raise ValueError(f"load: found {load:g}, allowed: above 0, at most 1")
     pools = _fleet(gpus, random.Random(f"{fleet}:fleet"), real)
     count = round(SERVICES * jobs) if real else 0
     services = _services(pools, load, count, random.Random(f"{seed}:services"))
