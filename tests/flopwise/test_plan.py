@@ -101,6 +101,53 @@ def test_json_has_the_fields_that_people_script_against(flopwise: Command, two_j
     }
 
 
+PARTS = """\
+apiVersion: flopwise.dev/v1alpha1
+kind: GpuPool
+metadata: {name: h100}
+spec:
+  accelerator: h100-sxm5-80gb
+  gpusPerNode: 2
+  nodes: 2
+  price: {purchase: on_demand, usdPerGpuHour: 2.0, billing: gpu}
+  topologyLevels: [rack]
+  topology: {nodesPerDomain: [2]}
+  migGeometries: [[3g.40gb, 3g.40gb]]
+---
+"""
+
+
+def test_parts_of_gpus_are_named_with_device_geometry_and_instance(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    # In the first 2 h a share on one GPU and two instances on another, $1 + $4; behind them a
+    # gang of both nodes of the rack: 4 GPUs x 2 h x $2 = $16.
+    asked = (
+        PARTS
+        + job("share", START, "task: {gpuFraction: 0.25, hours: {h100-sxm5-80gb: 2}}")
+        + job("half", START, "task: {replicas: 2, migProfile: 3g.40gb, hours: {h100-sxm5-80gb: 2}}")
+        + job(
+            "gang",
+            "earliestStart: 2026-12-01T02:00:00Z, "
+            "placement: {together: {level: rack, required: true}}",
+            "task: {replicas: 2, gpus: 2, hours: {h100-sxm5-80gb: 2}}",
+        )
+    )
+    path = tmp_path / "parts.yaml"
+    path.write_text(asked, encoding="utf-8")
+    ended = flopwise("plan", "-f", path, "--horizon", "4h", "--slot", "1h", "-o", "json")
+    plan = json.loads(ended.out)
+    assert (ended.code, plan["status"], plan["costUsd"]) == (0, "optimal", 21.0)
+    share, half, gang = (
+        next(s for s in plan["segments"] if s["job"] == name) for name in ("share", "half", "gang")
+    )
+    assert (share["gpus"], half["gpus"], gang["gpus"]) == (0.25, 1, 4)
+    assert sorted(gang["nodes"]) == ["h100-0", "h100-1"]
+    (instances,) = half["mig"].values()
+    assert [each["geometry"] for each in instances] == [["3g.40gb", "3g.40gb"]] * 2
+    assert len({(each["device"], each["instance"]) for each in instances}) == 2
+
+
 def test_yaml_says_what_json_says(flopwise: Command, two_jobs: Path) -> None:
     as_json = json.loads(flopwise("plan", "-f", two_jobs, "-o", "json").out)
     as_yaml = yaml.safe_load(flopwise("plan", "-f", two_jobs, "-o", "yaml").out)
