@@ -209,9 +209,10 @@ def _place_on_devices(
         layer = _layer(occupancy, option, start, first, end, number, allowed, layers)
         if layer is None:
             break
-        occupancy.reserve(option, layer.start, layer.until, layer.counts, layer.spots, -1)
         layers.append(layer)
-    for layer in layers:
+        if len(wanted) > 1:
+            occupancy.reserve(option, layer.start, layer.until, layer.counts, layer.spots, -1)
+    for layer in layers if len(wanted) > 1 else ():
         occupancy.reserve(option, layer.start, layer.until, layer.counts, layer.spots, 1)
     if len(layers) < len(wanted):
         return None
