@@ -22,10 +22,9 @@ import numpy.typing as npt
 
 from planner.plan import Placement
 from planner.problem import GPU_MILLI, Amounts, Node, Pool
+from planner.topology import HOSTNAME, NOWHERE, domains
 
-HOSTNAME = "kubernetes.io/hostname"  # the level at which every node is a domain of its own
 WHOLE = -1  # the geometry of a device that is not partitioned
-NOWHERE = -1  # the domain of a node whose place at a level is not known
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Flags: TypeAlias = npt.NDArray[np.bool_]
@@ -102,7 +101,7 @@ class Inventory:
     def of(cls, nodes: Sequence[Node], pools: Sequence[Pool], slot: int | None = None) -> Inventory:
         """All of ``nodes`` free. With ``slot``, a node that is not there during it is closed."""
         number = {p.name: i for i, p in enumerate(pools)}
-        levels, domains = _topology(nodes, pools, number)
+        levels, of_level = _topology(nodes, pools)
         profiles, geometries, stated = _mig(pools)
         devices = _healthy(nodes)
         cpu = np.array([n.capacity.cpu_milli for n in nodes], dtype=np.int64)
@@ -129,7 +128,7 @@ class Inventory:
             devices=devices,
             whole=(cpu, memory, gpu_memory),
             levels=levels,
-            domains=domains,
+            domains=of_level,
             profiles=profiles,
             geometries=geometries,
             allowed=stated >= 0,
@@ -237,24 +236,22 @@ def _healthy(nodes: Sequence[Node]) -> Flags:
     return there
 
 
-def _topology(
-    nodes: Sequence[Node], pools: Sequence[Pool], number: dict[str, int]
-) -> tuple[tuple[str, ...], Ints]:
+def _topology(nodes: Sequence[Node], pools: Sequence[Pool]) -> tuple[tuple[str, ...], Ints]:
     """Levels near to far, the node itself the nearest, and the domain of each node at each."""
     levels = (
         HOSTNAME,
         *dict.fromkeys(x for p in pools for x in p.topology_levels if x != HOSTNAME),
     )
-    domains = np.full((len(levels), len(nodes)), NOWHERE, dtype=np.int64)
-    domains[0] = np.arange(len(nodes))
-    codes: dict[tuple[str, tuple[str, ...]], int] = {}
-    for row, node in enumerate(nodes):
-        named = pools[number[node.pool]].topology_levels
-        for i, level in enumerate(named[: len(node.topology)]):
-            if level != HOSTNAME:  # the path: a name may recur under another parent
-                path = (level, node.topology[i:])
-                domains[levels.index(level), row] = codes.setdefault(path, len(codes))
-    return levels, domains
+    found = np.full((len(levels), len(nodes)), NOWHERE, dtype=np.int64)
+    found[0] = np.arange(len(nodes))
+    for i, level in enumerate(levels[1:], start=1):
+        begin = 0
+        for pool in pools:
+            rows = [row for row, node in enumerate(nodes) if node.pool == pool.name]
+            local = np.array(domains(pool, [nodes[row] for row in rows], level), dtype=np.int64)
+            found[i, rows] = np.where(local == NOWHERE, NOWHERE, local + begin)
+            begin += len(rows)
+    return levels, found
 
 
 def _mig(pools: Sequence[Pool]) -> tuple[tuple[str, ...], Ints, Ints]:

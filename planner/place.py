@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from planner.compiled import compiled
-from planner.inventory import NOWHERE, Flags, Ints, Inventory, Request, Spot
+from planner.inventory import Flags, Ints, Inventory, Request, Spot
 from planner.outlook import Outlook, one_replica
 from planner.plan import Reason
 from planner.problem import GPU_MILLI, Amounts
+from planner.topology import NOWHERE
 
 Floats = npt.NDArray[np.float64]
 GIB = 2**30

@@ -36,7 +36,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -363,17 +363,22 @@ def bill_floors(table: Table, p: int) -> list[dict[int, float]]:
 def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
     """Pairs of wide options of a pool of which only one can be chosen."""
     have = len(table.nodes[p]) * table.capacity[p][0]
+    options = [table.options[i] for i in table.of_pool[p]]
     wide = [
-        o for o in map(table.options.__getitem__, table.of_pool[p]) if o.first + o.length > o.last
+        (min(r.replicas for r in o.runs) * o.takes[0], o)
+        for o in options
+        if o.first + o.length > o.last
     ]
+    wide.sort(key=lambda each: (-each[0], each[1].index))
     found = []
-    for a, b in combinations(wide, 2):
-        together = (min(r.replicas for r in a.runs) * a.takes[0]) + (
-            min(r.replicas for r in b.runs) * b.takes[0]
-        )
-        no_order = a.first + a.length > b.last and b.first + b.length > a.last
-        if a.job != b.job and together > have and no_order:
-            found.append((a.index, b.index))
+    for n, (most, a) in enumerate(wide):
+        for k in range(n + 1, len(wide)):
+            less, b = wide[k]
+            if most + less <= have:  # nor is any behind it large enough
+                break
+            no_order = a.first + a.length > b.last and b.first + b.length > a.last
+            if a.job != b.job and no_order:
+                found.append((a.index, b.index))
     return found
 
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from planner.inventory import HOSTNAME, Inventory, Request, Spot
+from planner.inventory import Inventory, Request, Spot
 from planner.outlook import Outlook
 from planner.place import Refused, place, share_out
 from planner.plan import Placement, Reason
 from planner.problem import Amounts, Billing, Device, Node, Pool, Window
+from planner.topology import HOSTNAME
 
 GIB = 2**30
 HALVES, SEVENTHS = ("3g.40gb", "3g.40gb"), ("1g.10gb",) * 7
