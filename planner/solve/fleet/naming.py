@@ -1,10 +1,13 @@
-"""From pools to nodes: on which GPUs each gang runs, pool by pool, in order of start.
+"""From pools to nodes: on which GPUs each gang runs, pool by pool.
 
-At each start what has ended is given back first, so what is free is free until something that
-starts later takes it: an instant is enough to place a stretch. Where GPUs are all that counts (the
-gangs take whole ones, of any node), compiled lists of the nodes by their free GPUs give the
-tightest in O(1); else `planner.place` decides, whose rule that is. Nodes that leave before the
-horizon ends are used first by those that end in time, and never by others.
+Where GPUs are all that counts (the gangs take whole ones, of any node), compiled loops give the
+tightest nodes; else `planner.place` decides, whose rule that is.
+
+Gangs whose replicas are of one size, on nodes that stay, are taken in order of start: what has
+ended is given back first, so what is free is free until something that starts later takes it. Whole
+GPUs over time are an interval graph: this order never runs out (`give_in_turn`). Where sizes differ
+or nodes leave, the larger replicas choose first, over the whole horizon, and what counts is the
+GPUs that are free for all of a stretch (`give_over`).
 """
 
 from __future__ import annotations
@@ -124,22 +127,20 @@ def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named
 
 
 class Asked(NamedTuple):
-    """Items in order of start (n)."""
+    """Items in the order in which they choose (n)."""
 
     start: Longs
     end: Longs
     replicas: Longs
     gpus: Longs  # of one replica
-    reach: Longs  # nodes below it stay while the item runs
     by_end: Longs  # items in order of end
 
 
 class Lists(NamedTuple):
-    """Nodes by group (0: they stay to the end; 1: they leave) and number of free GPUs."""
+    """Nodes by their number of free GPUs."""
 
     mask: Longs  # (nodes) free GPUs, a bit each
-    group: Longs  # (nodes)
-    head: Longs  # (2, GPUs + 1) first node of each list, -1: none
+    head: Longs  # (GPUs + 1) first node of each list, -1: none
     after: Longs  # (nodes)
     before: Longs  # (nodes)
 
@@ -156,48 +157,56 @@ class Given(NamedTuple):
 def _by_count(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named:
     order = sorted(
         range(len(items)),
-        key=lambda n: (items[n].start, -items[n].mode.amounts.gpus, -items[n].replicas, n),
+        key=lambda n: (-items[n].mode.amounts.gpus, items[n].start, -items[n].replicas, n),
     )
     ranked = [items[n] for n in order]
-    reach = {span: _reach(pool, *span) for span in {(item.start, item.end) for item in ranked}}
     end = np.array([item.end for item in ranked], dtype=np.int64)
     asked = Asked(
         start=np.array([item.start for item in ranked], dtype=np.int64),
         end=end,
         replicas=np.array([item.replicas for item in ranked], dtype=np.int64),
         gpus=np.array([item.mode.amounts.gpus for item in ranked], dtype=np.int64),
-        reach=np.array([reach[item.start, item.end] for item in ranked], dtype=np.int64),
         by_end=np.argsort(end, kind="stable"),
     )
-    stay = min((window.nodes for window in pool.windows), default=0)
     masks = np.array([sum(1 << d for d in node.healthy_gpus()) for node in nodes], dtype=np.int64)
-    index = np.array([node.index for node in nodes], dtype=np.int64)
     room = int((asked.replicas * asked.gpus).sum() // max(1, pool.gpus_per_node)) + len(items) + 1
-    while (given := _give(asked, masks, index, stay, pool.gpus_per_node, room)) is None:
+    alike = np.unique(asked.gpus).size <= 1 and len({w.nodes for w in pool.windows}) == 1
+    absent = None if alike else _absences(pool, nodes, masks)
+    while (given := _give(asked, masks, absent, pool.gpus_per_node, room)) is None:
         room *= 2
     return _placements(nodes, order, ranked, given)
 
 
-def _give(
-    asked: Asked, masks: Longs, index: Longs, stay: int, gpus: int, room: int
-) -> Given | None:
+def _absences(pool: Pool, nodes: Sequence[Node], masks: Longs) -> Longs:
+    """(nodes, slots): GPUs that are not there."""
+    index = np.array([node.index for node in nodes], dtype=np.int64)
+    found = np.zeros((len(nodes), pool.windows[-1].end), dtype=np.int64)
+    for window in pool.windows:
+        gone = index >= window.nodes
+        found[gone, window.start : window.end] = masks[gone, None]
+    return found
+
+
+def _give(asked: Asked, masks: Longs, held: Longs | None, gpus: int, room: int) -> Given | None:
     """What each item gets; None where ``room`` rows do not hold it."""
-    lists = Lists(
-        mask=masks.copy(),
-        group=(index >= stay).astype(np.int64),
-        head=np.full((2, gpus + 1), -1, dtype=np.int64),
-        after=np.full(masks.size, -1, dtype=np.int64),
-        before=np.full(masks.size, -1, dtype=np.int64),
-    )
     given = Given(
         first=np.zeros(asked.start.size, dtype=np.int64),
         rows=np.zeros(asked.start.size, dtype=np.int64),
         node=np.zeros(room, dtype=np.int32),
         mask=np.zeros(room, dtype=np.int64),
     )
+    if held is not None:
+        free = np.zeros(masks.size, dtype=np.int64)
+        return given if give_over(asked, masks, held.copy(), free, gpus, given) else None
+    lists = Lists(
+        mask=masks.copy(),
+        head=np.full(gpus + 1, -1, dtype=np.int64),
+        after=np.full(masks.size, -1, dtype=np.int64),
+        before=np.full(masks.size, -1, dtype=np.int64),
+    )
     for n in range(masks.size - 1, -1, -1):
         link(lists, n)
-    return given if give_all(asked, index, lists, given) else None
+    return given if give_in_turn(asked, lists, given) else None
 
 
 @lean
@@ -208,28 +217,6 @@ def bits(mask: int) -> int:
         mask &= mask - 1
         count += 1
     return count
-
-
-@lean
-def link(lists: Lists, n: int) -> None:
-    """Put a node into the list that it belongs to."""
-    group, free = lists.group[n], bits(lists.mask[n])
-    first = lists.head[group, free]
-    lists.after[n], lists.before[n] = first, -1
-    if first >= 0:
-        lists.before[first] = n
-    lists.head[group, free] = n
-
-
-@lean
-def unlink(lists: Lists, n: int) -> None:
-    before, after = lists.before[n], lists.after[n]
-    if after >= 0:
-        lists.before[after] = before
-    if before >= 0:
-        lists.after[before] = after
-    else:
-        lists.head[lists.group[n], bits(lists.mask[n])] = after
 
 
 @lean
@@ -244,33 +231,51 @@ def lowest(mask: int, count: int) -> int:
 
 
 @lean
-def give_all(asked: Asked, index: Longs, lists: Lists, given: Given) -> bool:
-    """Fill ``given``; whether its rows were enough."""
+def link(lists: Lists, n: int) -> None:
+    """Put a node into the list that it belongs to."""
+    free = bits(lists.mask[n])
+    first = lists.head[free]
+    lists.after[n], lists.before[n] = first, -1
+    if first >= 0:
+        lists.before[first] = n
+    lists.head[free] = n
+
+
+@lean
+def unlink(lists: Lists, n: int) -> None:
+    before, after = lists.before[n], lists.after[n]
+    if after >= 0:
+        lists.before[after] = before
+    if before >= 0:
+        lists.after[before] = after
+    else:
+        lists.head[bits(lists.mask[n])] = after
+
+
+@lean
+def give_in_turn(asked: Asked, lists: Lists, given: Given) -> bool:
+    """Fill ``given`` in order of start; whether its rows were enough."""
     at, ended = 0, 0
     for n in range(asked.start.size):
         while ended < asked.end.size and asked.end[asked.by_end[ended]] <= asked.start[n]:
             give_back(lists, given, asked.by_end[ended])
             ended += 1
         given.first[n] = at
-        left = asked.replicas[n]
-        for group in range(1, -1, -1):
-            for free in range(asked.gpus[n], lists.head.shape[1]):
-                node = lists.head[group, free]
-                while node >= 0 and left > 0:
-                    following = lists.after[node]
-                    if index[node] < asked.reach[n]:
-                        if at == given.node.size:
-                            return False
-                        here = min(left, free // asked.gpus[n])
-                        taken = lowest(lists.mask[node], here * asked.gpus[n])
-                        unlink(lists, node)
-                        lists.mask[node] ^= taken
-                        link(lists, node)
-                        given.node[at], given.mask[at] = node, taken
-                        given.rows[n] += 1
-                        at += 1
-                        left -= here
-                    node = following
+        left, each = asked.replicas[n], asked.gpus[n]
+        for free in range(each, lists.head.size):
+            while lists.head[free] >= 0 and left > 0:
+                if at == given.node.size:
+                    return False
+                node = lists.head[free]
+                here = min(left, free // each)
+                taken = lowest(lists.mask[node], here * each)
+                unlink(lists, node)
+                lists.mask[node] ^= taken
+                link(lists, node)
+                given.node[at], given.mask[at] = node, taken
+                given.rows[n] += 1
+                at += 1
+                left -= here
         if left > 0:  # all or none
             give_back(lists, given, n)
             at = given.first[n]
@@ -285,6 +290,53 @@ def give_back(lists: Lists, given: Given, n: int) -> None:
         unlink(lists, node)
         lists.mask[node] |= given.mask[row]
         link(lists, node)
+
+
+@lean
+def free_over(masks: Longs, held: Longs, start: int, end: int, each: int, free: Longs) -> int:
+    """Fill ``free`` (nodes) with GPUs that are free throughout: replicas that they hold."""
+    room = 0
+    for node in range(masks.size):
+        taken = 0
+        for t in range(start, end):
+            taken |= held[node, t]
+        free[node] = masks[node] & ~taken
+        room += bits(free[node]) // each
+    return room
+
+
+@lean
+def give_over(
+    asked: Asked, masks: Longs, held: Longs, free: Longs, gpus: int, given: Given
+) -> bool:
+    """Fill ``given`` by what is free for all of each stretch; whether its rows were enough.
+
+    ``held`` (nodes, slots): GPUs that are taken or away. Of equally tight nodes the last go first:
+    those leave first. ``free`` is scratch.
+    """
+    at = 0
+    for n in range(asked.start.size):
+        start, end, each = asked.start[n], asked.end[n], asked.gpus[n]
+        given.first[n], left = at, asked.replicas[n]
+        if free_over(masks, held, start, end, each, free) < left:
+            continue
+        for count in range(each, gpus + 1):
+            for node in range(masks.size - 1, -1, -1):
+                if left == 0 or bits(free[node]) != count:
+                    continue
+                if at == given.node.size:
+                    return False
+                here = min(left, count // each)
+                taken = lowest(free[node], here * each)
+                for t in range(start, end):
+                    held[node, t] |= taken
+                given.node[at], given.mask[at] = node, taken
+                given.rows[n] += 1
+                at += 1
+                left -= here
+            if left == 0:
+                break
+    return True
 
 
 def _placements(
