@@ -64,7 +64,7 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
         yield Item(job=j, mode=mode, start=start, end=end, replicas=max(replicas))
         return
     for first, last, count in layers(replicas, start):
-        yield Item(job=j, mode=mode, start=first, end=last, replicas=count)
+        yield Item(job=j, mode=mode, start=first, end=last, replicas=count, layer=True)
 
 
 def _tied(mode: Mode) -> bool:

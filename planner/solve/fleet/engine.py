@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from planner.solve.fleet.state import insert, restore
 MODES = 6000  # from which a problem is a fleet's
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
+NAMING_SHARE, NAMING_JOB_SECONDS = 0.15, 3e-4  # kept for it: of the time at most, and by job
 SQUEEZE = 0.01  # of a pool, each time that its nodes had no room for what it holds by count
 METHOD = "prices by the volume algorithm, annealed ejections"
 
@@ -62,7 +63,7 @@ def plan(
         priced=priced,
         value=pricer.values(priced)[0],
         bound_usd=ascent.bound_usd,
-        clock=clock,
+        clock=_with_time_to_name(clock, c.job_count),
     )
     if memory is not None:
         improver.resume()
@@ -72,6 +73,13 @@ def plan(
         improver.begin(list(ascent.samples), after)
         improver.improve()
     return _Answer(problem, c, ascent, priced, clock).plan(improver)
+
+
+def _with_time_to_name(clock: Clock, jobs: int) -> Clock:
+    """The same clock, that ends early enough to name nodes in time."""
+    seconds = clock.limits.seconds
+    spared = min(NAMING_SHARE * seconds, NAMING_JOB_SECONDS * jobs)
+    return replace(clock, limits=replace(clock.limits, seconds=seconds - spared))
 
 
 def _ascend(pricer: Pricer, clock: Clock, prices: Floats | None) -> tuple[Ascent, Priced]:

@@ -39,6 +39,7 @@ class Item:
     start: int
     end: int
     replicas: int
+    layer: bool = False
 
 
 Named = list[tuple[Placement, ...] | None]  # by item; None: no room on the nodes
@@ -155,10 +156,9 @@ class Given(NamedTuple):
 
 
 def _by_count(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named:
-    order = sorted(
-        range(len(items)),
-        key=lambda n: (-items[n].mode.amounts.gpus, items[n].start, -items[n].replicas, n),
-    )
+    sizes = {item.mode.amounts.gpus for item in items}
+    alike = len(sizes) <= 1 and len({w.nodes for w in pool.windows}) == 1
+    order = sorted(range(len(items)), key=lambda n: _rank(items[n], alike))
     ranked = [items[n] for n in order]
     end = np.array([item.end for item in ranked], dtype=np.int64)
     asked = Asked(
@@ -170,11 +170,16 @@ def _by_count(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named
     )
     masks = np.array([sum(1 << d for d in node.healthy_gpus()) for node in nodes], dtype=np.int64)
     room = int((asked.replicas * asked.gpus).sum() // max(1, pool.gpus_per_node)) + len(items) + 1
-    alike = np.unique(asked.gpus).size <= 1 and len({w.nodes for w in pool.windows}) == 1
     absent = None if alike else _absences(pool, nodes, masks)
     while (given := _give(asked, masks, absent, pool.gpus_per_node, room)) is None:
         room *= 2
     return _placements(nodes, order, ranked, given)
+
+
+def _rank(item: Item, alike: bool) -> tuple[int, ...]:
+    """Who chooses first: by start; else the larger, and services, which cannot go anywhere else."""
+    first = () if alike else (-item.mode.amounts.gpus, not item.layer)
+    return (*first, item.start, -item.replicas, item.job)
 
 
 def _absences(pool: Pool, nodes: Sequence[Node], masks: Longs) -> Longs:
@@ -297,10 +302,12 @@ def free_over(masks: Longs, held: Longs, start: int, end: int, each: int, free: 
     """Fill ``free`` (nodes) with GPUs that are free throughout: replicas that they hold."""
     room = 0
     for node in range(masks.size):
-        taken = 0
+        left = masks[node]
         for t in range(start, end):
-            taken |= held[node, t]
-        free[node] = masks[node] & ~taken
+            left &= ~held[node, t]
+            if left == 0:
+                break
+        free[node] = left
         room += bits(free[node]) // each
     return room
 
