@@ -6,6 +6,9 @@ are placed again, one by one, with the arrival and those left out before that co
 tier, then the one that must start first. That stands where less is left out of the upper tiers, or
 as much, and all of it costs less at shadow prices; else nothing has happened. What runs is never
 touched: that is for the plan of the whole queue, which prices it.
+
+An overload would have everything booked anew at every arrival: at most `MOST_ANEW` jobs are, those
+with the most time left, and once that has changed nothing it is not tried again in the same slot.
 """
 
 from __future__ import annotations
@@ -13,11 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import nlargest
 
 from planner.fast import Case, Placed, case_of, decide_case
 from planner.live import Live
 from planner.plan import Reason, Segment, Unplaced
 from planner.problem import Job, Work
+
+MOST_ANEW = 256
 
 NO_ROOM = (Reason.CAPACITY, Reason.QUEUE_LIMIT, Reason.BUDGET)
 
@@ -40,6 +46,7 @@ class Desk:
         self.decisions = 0
         self._waiting: dict[str, tuple[Case, int]] = {}  # with the slot each is to start in
         self._out: dict[str, Case] = {}
+        self._in_vain = -1  # the last slot in which booking anew has changed nothing
         self._awaited: set[str] = set()  # jobs that others wait for: these keep their times
         for job, segments in live.booked.values():
             case = case_of(live, job)
@@ -55,7 +62,9 @@ class Desk:
         if isinstance(answer, Placed) or answer.reason not in NO_ROOM:
             return Admitted(answer=answer)
         self._out[job.name] = case
-        moved = self._book_anew(case, now)
+        moved = self._book_anew(case, now) if self._in_vain < now else {}
+        if not moved:
+            self._in_vain = now
         return Admitted(
             answer=moved.pop(job.name, answer),
             moved=tuple(sorted(moved.items(), key=lambda each: each[0])),
@@ -106,11 +115,15 @@ class Desk:
             del self._waiting[name]
         self._out = {name: case for name, case in self._out.items() if case.latest >= now}
         found = {name: case for name, (case, _) in self._waiting.items()} | self._out
-        return {
-            name: case
+        others = (
+            case
             for name, case in found.items()
-            if case.job.tier <= arrival.job.tier and name not in self._awaited
-        }
+            if case.job.tier <= arrival.job.tier
+            and name not in self._awaited
+            and case is not arrival
+        )
+        most = nlargest(MOST_ANEW, others, key=lambda case: (case.latest, case.job.name))
+        return {case.job.name: case for case in (arrival, *most)}
 
 
 def _other(answer: Answer, segments: tuple[Segment, ...] | None) -> bool:

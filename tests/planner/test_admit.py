@@ -45,17 +45,33 @@ def test_a_job_that_runs_is_never_put_off() -> None:
     assert (admitted.answer.reason, admitted.moved) == (Reason.CAPACITY, ())
 
 
-def test_nothing_changes_where_making_room_costs_more_than_it_saves() -> None:
-    # `waits` would be two hours late at $30; leaving `pressed` out costs $50.
+@pytest.mark.parametrize(("unplaced_usd", "starts"), [(50.0, None), (70.0, 2)])
+def test_room_is_made_only_where_it_saves_more_than_it_costs(
+    unplaced_usd: float, starts: int | None
+) -> None:
+    # `waits` would be two hours late at $30: that is worth it for $70, not for $50.
     at = desk()
     at.admit(job("first", mode(ONE, hours=2)), 0)
     at.admit(job("waits", mode(ONE, hours=2), due=4, lateness_usd_per_hour=30.0), 0)
-    before = {name: segments for name, (_, segments) in at.live.booked.items()}
-    pressed = job("pressed", mode(ONE, hours=2), deadline=4, unplaced_usd=50.0)
-    assert at.admit(pressed, 1).moved == ()
-    assert {name: segments for name, (_, segments) in at.live.booked.items()} == before
-    # At $70 it is worth it.
-    assert start(at.admit(replace(pressed, name="dear", unplaced_usd=70.0), 1).answer) == 2
+    before = dict(at.live.booked)
+    pressed = job("pressed", mode(ONE, hours=2), deadline=4, unplaced_usd=unplaced_usd)
+    admitted = at.admit(pressed, 1)
+    if starts is None:
+        assert (isinstance(admitted.answer, Unplaced), admitted.moved) == (True, ())
+        assert at.live.booked == before
+    else:
+        assert start(admitted.answer) == starts
+
+
+def test_what_was_in_vain_is_not_tried_again_in_the_same_slot() -> None:
+    at = desk()
+    at.admit(job("runs", mode(ONE, hours=6)), 0)
+    at.admit(job("a", mode(ONE)), 1)
+    tried = at.decisions
+    at.admit(job("b", mode(ONE)), 1)
+    assert at.decisions == tried + 1
+    at.admit(job("c", mode(ONE)), 2)
+    assert at.decisions == tried + 1 + 1 + 3  # its own, and all three anew
 
 
 def test_a_higher_tier_puts_a_lower_one_out_and_never_the_other_way() -> None:
@@ -84,7 +100,7 @@ def test_a_required_job_is_not_put_out() -> None:
 def test_who_was_left_out_is_placed_when_there_is_room_again() -> None:
     at = desk()
     at.admit(job("runs", mode(ONE, hours=6)), 0)
-    assert isinstance(at.admit(job("out", mode(ONE)), 1).answer, Unplaced)
+    assert isinstance(at.admit(job("out", mode(ONE)), 0).answer, Unplaced)
     at.live.release("runs", 2)
     admitted = at.admit(job("hurried", mode(ONE), deadline=2), 1)
     assert isinstance(admitted.answer, Unplaced)
