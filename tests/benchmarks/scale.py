@@ -107,9 +107,9 @@ def main(words: Sequence[str]) -> None:
     writer.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
     writer.set_defaults(do=_generate)
     runner = commands.add_parser("run", help="solve instances, and print how near the optimum")
-    runner.add_argument("--jobs", type=_integers, default=[100, 1_000], metavar="N,N")
+    runner.add_argument("--jobs", type=integers, default=[100, 1_000], metavar="N,N")
     runner.add_argument("--loads", type=_floats, default=[0.6, 0.8, 0.95], metavar="L,L")
-    runner.add_argument("--seeds", type=_integers, default=list(range(5)), metavar="0-4")
+    runner.add_argument("--seeds", type=integers, default=list(range(5)), metavar="0-4")
     runner.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS")
     runner.add_argument("--real", action="store_true")
     runner.set_defaults(do=_run)
@@ -123,7 +123,7 @@ def main(words: Sequence[str]) -> None:
     asked.do(asked)
 
 
-def _integers(text: str) -> list[int]:
+def integers(text: str) -> list[int]:
     """``0-4`` or ``1,3``."""
     spans = [part.split("-") for part in text.split(",")]
     return [n for span in spans for n in range(int(span[0]), int(span[-1]) + 1)]

@@ -356,14 +356,14 @@ def _placements(
     rows_node, rows_mask = given.node.tolist(), given.mask.tolist()
     ends = (given.first + given.rows).tolist()
     for n, (first, end, item) in enumerate(zip(given.first.tolist(), ends, ranked, strict=True)):
-        placed = []
+        placed, each = [], item.mode.amounts.gpus
         for row in range(first, end):
             node, mask = rows_node[row], rows_mask[row]
             if mask not in devices:
                 devices[mask] = tuple(d for d in range(MASK_GPUS) if mask >> d & 1)
-            key = (node, mask, item.mode.amounts.gpus)
+            key = (node, mask, each)
             if key not in known:
-                replicas = len(devices[mask]) // item.mode.amounts.gpus
+                replicas = len(devices[mask]) // each
                 known[key] = Placement(
                     node=nodes[node].name, replicas=replicas, devices=devices[mask]
                 )

@@ -67,13 +67,30 @@ def as_before(c: Columns, seed: int) -> State:
     state = empty(c, seed)
     mode, start = c.jobs["kept_mode"].astype(np.int32), c.jobs["kept_start"].astype(np.int32)
     put_all(c, state, mode, start)
-    modes = c.modes[mode]
-    for r, t in zip(*np.nonzero(state.free < 0), strict=True):
-        holds = (state.mode >= 0) & (start <= t) & (t < start + modes["length"])
-        holds &= (c.jobs["fixed"] == 0) & (c.rows[modes["cls"]] == r).any(axis=1)
-        there = np.flatnonzero(holds)
-        for j in there[np.argsort(c.jobs["move_usd"][there], kind="stable")]:
-            if state.free[r, t] >= 0:
-                break
-            take_out(c, state, int(j))
+    for r in np.flatnonzero((state.free < 0).any(axis=1)):
+        _relieve(c, state, int(r))
     return state
+
+
+def _relieve(c: Columns, state: State, r: int) -> None:
+    """Take out jobs until row ``r`` is not overbooked: cheaply, and few.
+
+    The next is the one with the least (its price of moving + the mean one) for what it relieves, in
+    GPU thousandths and slots.
+    """
+    modes = c.modes[state.mode]
+    holds = (state.mode >= 0) & (c.jobs["fixed"] == 0) & (c.rows[modes["cls"]] == r).any(axis=1)
+    there = np.flatnonzero(holds)
+    m, slots = modes[there], np.arange(c.slots)
+    begin = state.start[there, None]
+    runs = (begin <= slots) & (slots < begin + m["length"][:, None])
+    takes = np.where(runs, m["takes"][:, None], 0)
+    usd = c.jobs["move_usd"][there]
+    usd = usd + usd.mean() if there.size else usd
+    while (over := np.maximum(0, -state.free[r])).any():
+        relief = np.minimum(takes, over).sum(axis=1)
+        if not relief.any():
+            return
+        n = int(np.argmin(np.where(relief > 0, usd / np.maximum(1, relief), np.inf)))
+        take_out(c, state, int(there[n]))
+        takes[n] = 0
