@@ -1,15 +1,12 @@
-"""One decision on a large fleet: a gang by topology, a job that cannot fit, a stream of pods.
+"""One pod of a stream on a large fleet, decided alone (gangs: `tests.benchmarks.gangs`).
 
-Nodes of 8 GPUs, 16 to a rack, 8 racks to a block; every other rack is half used. Aims: a gang of
-512 replicas on 1,000 nodes within a second; a job of 80 GPUs that fits no node refused, with what
-binds, within a tenth; 2,000 decisions a second at 10,000 GPUs. Seconds of the processor, the best
-of a few rounds: compiled loops are compiled before.
+Nodes of 8 GPUs, 16 to a rack, 8 racks to a block; every other rack is half used. Aim: 2,000
+decisions a second at 10,000 GPUs. Seconds of the processor; compiled loops are compiled before.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 
@@ -19,7 +16,7 @@ from planner.place import Refused, place
 from planner.problem import Amounts, Billing, Node, Pool
 from tests.benchmarks.measure import publish
 
-NODES, STREAM_NODES, STREAM, ROUNDS = 1_000, 1_250, 4_000, 5
+NODES, STREAM = 1_250, 4_000
 GIB = 2**30
 POOL = Pool(
     name="h100",
@@ -41,18 +38,13 @@ MIX = {
 
 
 def main() -> None:
-    fleet = half_used(NODES)
-    gang = Request(amounts=Amounts(gpu_milli=4_000, cpu_milli=40_000), replicas=512)
-    large = Request(amounts=Amounts(gpu_milli=80_000))
-    rows = [
-        _row("512 replicas, by block if it can be", 1.0, lambda: place(fleet, _by(gang, "block"))),
-        _row("512 replicas, apart by node", 1.0, lambda: place(fleet, _apart(gang))),
-        _row("16 replicas in one rack", 1.0, lambda: place(fleet, _in_one_rack(gang))),
-        _row("80 GPUs: refused, by what binds", 0.1, lambda: place(fleet, large)),
-        _stream("a pod of a stream, tightest", None),
-        _stream("a pod of a stream, by outlook", MIX),
-    ]
-    publish("place", rows)
+    publish(
+        "place",
+        [
+            _stream("a pod of a stream, tightest", None),
+            _stream("a pod of a stream, by outlook", MIX),
+        ],
+    )
 
 
 def half_used(count: int) -> Inventory:
@@ -72,32 +64,9 @@ def half_used(count: int) -> Inventory:
     return fleet
 
 
-def _by(gang: Request, level: str) -> Request:
-    return Request(amounts=gang.amounts, replicas=gang.replicas, together=level)
-
-
-def _apart(gang: Request) -> Request:
-    return Request(amounts=gang.amounts, replicas=gang.replicas, spread="kubernetes.io/hostname")
-
-
-def _in_one_rack(gang: Request) -> Request:
-    return Request(amounts=gang.amounts, replicas=16, together="rack", together_required=True)
-
-
-def _row(what: str, aim: float, decide: Callable[[], object]) -> dict[str, object]:
-    answer = decide()
-    seconds: list[float] = []
-    for _ in range(ROUNDS):
-        began = time.process_time()
-        decide()
-        seconds.append(time.process_time() - began)
-    said = answer.message if isinstance(answer, Refused) else "placed"
-    return {"decision": what, "milliseconds": 1000 * min(seconds), "aim": 1000 * aim, "said": said}
-
-
 def _stream(what: str, mix: dict[Request, float] | None) -> dict[str, object]:
     """The mean of pods that come one at a time, taken where they are placed."""
-    fleet = half_used(STREAM_NODES)
+    fleet = half_used(NODES)
     outlook = None if mix is None else Outlook.learnt(fleet, mix, rounds=2, samples=1)
     kinds = list(MIX)
     weights = np.array(list(MIX.values()))
