@@ -24,6 +24,7 @@ from planner.problem import (
     Node,
     Pool,
     Problem,
+    Window,
     Work,
 )
 
@@ -105,17 +106,16 @@ def _by_job(plan: Plan) -> dict[str, list[Segment]]:
 def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
     for name, segments in _by_job(plan).items():
         job = problem.job_by_name[name]
-        if segments[0].start < job.release:
+        if segments[0].start < job.release and not _kept(problem, segments[0]):
             yield f"{name}: starts at slot {segments[0].start}, before its release {job.release}"
         if segments[-1].end > job.deadline:
             yield f"{name}: ends at slot {segments[-1].end}, after its deadline {job.deadline}"
         for a, b in pairwise(segments):
             if b.start < a.end:
                 yield f"{name}: two segments overlap at slot {b.start}"
-            stops = a.end < b.start or a.placement != b.placement
-            if stops and isinstance(job.need, Work) and not job.preemptible:
+            if _stops(a, b) and isinstance(job.need, Work) and not job.may_stop:
                 yield f"{name}: may not be interrupted, but stops at slot {a.end}"
-        if len({s.mode for s in segments}) > job.switches + 1:
+        if _changes(problem, job, segments) > job.switches:
             yield f"{name}: changes mode more often than {job.switches} times"
         for s in segments:
             yield from _segment(problem, job, s)
@@ -126,6 +126,28 @@ def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
         )
 
 
+def _stops(a: Segment, b: Segment) -> bool:
+    """Whether a job that holds ``a`` and then ``b`` stops between them."""
+    return a.end < b.start or a.placement != b.placement or a.mode != b.mode
+
+
+def _kept(problem: Problem, s: Segment) -> bool:
+    """Whether a job that runs at the grid's start goes on in ``s`` as it is."""
+    running = problem.running_by_job.get(s.job)
+    if running is None or s.start or s.mode != running.mode:
+        return False
+    return Counter(running.nodes) == Counter({p.node: p.replicas for p in s.placement})
+
+
+def _changes(problem: Problem, job: Job, segments: list[Segment]) -> int:
+    """How often the job changes its mode, counted from the one that it runs in already."""
+    modes = [s.mode for s in segments]
+    running = problem.running_by_job.get(job.name)
+    if running is not None and running.work_since_checkpoint < running.work_done:
+        modes.insert(0, running.mode)  # one that has lost all its work begins in any mode
+    return sum(a != b for a, b in pairwise(modes))
+
+
 def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
     mode = job.modes[s.mode]
     pool = problem.pool_by_name[mode.pool]
@@ -134,7 +156,8 @@ def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
     if any(p.replicas < 1 for p in s.placement):
         yield f"{job.name}: a node of its placement holds no replica"
     launched = pool.billing is not Billing.SUNK and isinstance(job.need, Work)
-    if launched and s.start * problem.grid.slot_seconds < pool.startup_seconds:
+    early = s.start * problem.grid.slot_seconds < pool.startup_seconds
+    if launched and early and not _kept(problem, s):
         yield f"{job.name}: starts before a node of {pool.name} can be ready"
     if pool.interruptions_per_hour > 0 and not job.preemptible:
         yield f"{job.name}: may not be interrupted, but {pool.name} can be"
@@ -168,16 +191,79 @@ def _together(problem: Problem, job: Job, mode: Mode, s: Segment) -> Iterator[st
 
 def _work(problem: Problem, job: Job, segments: list[Segment]) -> Iterator[str]:
     assert isinstance(job.need, Work)
+    todo, lost = job.need.amount, 0.0
+    running = problem.running_by_job.get(job.name)
+    kept = _kept(problem, segments[0])
+    if running is not None:
+        lost = 0.0 if kept else running.work_since_checkpoint
+        todo += lost - running.work_done
+        if not kept and not job.preemptible and _could_stay(problem, job):
+            yield f"{job.name}: may not be interrupted, but is moved from where it runs"
     done = math.fsum(s.work for s in segments)
-    if not math.isclose(done, job.need.amount, rel_tol=1e-6, abs_tol=1e-9):
-        yield f"{job.name}: does {done:g} of {job.need.amount:g} {job.need.unit}"
-    for s in segments:
+    if not math.isclose(done, todo, rel_tol=1e-6, abs_tol=1e-9):
+        yield f"{job.name}: does {done:g} of {todo:g} {job.need.unit}"
+    again = math.fsum(s.redone_work for s in segments)
+    if not math.isclose(again, lost, rel_tol=1e-6, abs_tol=1e-9):
+        yield f"{job.name}: does {again:g} {job.need.unit} again, {lost:g} are lost"
+    before: Segment | None = None
+    for s, behind in zip(segments, [*segments[1:], None], strict=True):
         mode = job.modes[s.mode]
         if s.replicas != mode.replicas:
             yield f"{job.name}: runs {s.replicas} replicas of a gang of {mode.replicas}"
-        hours = _hours(s.work, s.replicas, mode)
-        if hours > (s.end - s.start) * problem.grid.slot_seconds / 3600 * (1 + 2e-6) + 1e-9:
-            yield f"{job.name}: {hours:g} h of work do not fit its {s.end - s.start} slots"
+        restarts = _stops(before, s) if before is not None else running is not None and not kept
+        saves = behind is not None and _stops(s, behind)
+        yield from _held(problem, job, s, restarts=restarts, saves=saves)
+        before = s
+
+
+def _could_stay(problem: Problem, job: Job) -> bool:
+    """Whether the nodes that the job runs on stay there for all that it has to do."""
+    running = problem.running_by_job[job.name]
+    mode = job.modes[running.mode]
+    assert isinstance(job.need, Work)
+    hours = _hours(job.need.amount - running.work_done, mode.replicas, mode)
+    end = max(1, math.ceil(hours / (problem.grid.slot_seconds / 3600) - 1e-6))
+    windows = problem.pool_by_name[mode.pool].windows
+    there = all(
+        (node := problem.node_by_name.get(name)) is not None
+        and node.pool == mode.pool
+        and not node.cordoned
+        and not any(d.unhealthy for d in node.devices)
+        and not any(w.start < end and node.index >= w.nodes for w in windows)
+        for name in running.nodes
+    )
+    if not there or end > min(job.deadline, problem.grid.slots):
+        return False
+    places = tuple(Placement(node=n, replicas=r) for n, r in Counter(running.nodes).items())
+    as_it_is = Segment(
+        job=job.name,
+        mode=running.mode,
+        replicas=mode.replicas,
+        start=0,
+        end=end,
+        work=0.0,
+        placement=places,
+    )
+    return not any(_together(problem, job, mode, as_it_is))
+
+
+def _held(problem: Problem, job: Job, s: Segment, *, restarts: bool, saves: bool) -> Iterator[str]:
+    """What a segment does with the time that it holds its nodes."""
+    mode, stop = job.modes[s.mode], job.interruption
+    due = (stop.restart_seconds * restarts, stop.save_seconds * saves)
+    for what, said, seconds in zip(
+        ("restore", "save"), (s.restart_seconds, s.save_seconds), due, strict=True
+    ):
+        if not math.isclose(said, seconds, abs_tol=1e-6):
+            yield f"{job.name}: {said:g} s to {what} from slot {s.start}, {seconds:g} needed"
+    hours = _hours(s.work, s.replicas, mode) + (s.restart_seconds + s.save_seconds) / 3600
+    has = (s.end - s.start) * problem.grid.slot_seconds / 3600
+    if hours > has * (1 + 2e-6) + 1e-9:
+        yield f"{job.name}: {hours:g} h of work do not fit its {s.end - s.start} slots"
+    elif saves and hours < has * (1 - 2e-6) - 1e-9:
+        yield f"{job.name}: stops at slot {s.end}, yet has worked {hours:g} of {has:g} h there"
+    if s.redone_work > s.work * (1 + 1e-9):
+        yield f"{job.name}: does more work again than it does from slot {s.start}"
 
 
 def _hours(work: float, replicas: int, mode: Mode) -> float:
@@ -433,15 +519,44 @@ def _path(problem: Problem, queue: str) -> set[str]:
     return path
 
 
-def _segment_usd(problem: Problem, s: Segment, first: int, last: int) -> float:
-    """The segment's share of money from slot ``first`` to ``last``."""
+def _price(pool: Pool, w: Window) -> float:
+    """What a node-hour of work costs."""
+    sunk = pool.billing is Billing.SUNK
+    return w.marginal_usd_per_node_hour if sunk else w.usd_per_node_hour
+
+
+def _priced(problem: Problem, pool: Pool, begin: float, end: float) -> float:
+    """Hours from ``begin`` to ``end`` (slots), each times its price over the first window's."""
+    first, total = _price(pool, pool.windows[0]), 0.0
+    for w in pool.windows:
+        ratio = _price(pool, w) / first if first else 1.0
+        total += max(0.0, min(end, w.end) - max(begin, w.start)) * ratio
+    return total * problem.grid.slot_seconds / 3600
+
+
+def _parts(problem: Problem, s: Segment, first: int, last: int) -> tuple[float, float]:
+    """(money, moving): the segment's shares from slot ``first`` to ``last``."""
     job = problem.job_by_name[s.job]
     mode = job.modes[s.mode]
-    hours = (s.end - s.start) * problem.grid.slot_seconds / 3600
+    slot_hours = problem.grid.slot_seconds / 3600
+    hours = (s.end - s.start) * slot_hours
     if isinstance(job.need, Work):
         hours = _hours(s.work, s.replicas, mode)
-    inside = max(0, min(s.end, last) - max(s.start, first)) / (s.end - s.start)
-    return hours * inside * s.replicas * mode.usd_per_replica_hour
+    works = s.start + s.restart_seconds / 3600 / slot_hours
+    saves = works + hours / slot_hours
+    ends = saves + s.save_seconds / 3600 / slot_hours
+    pool = problem.pool_by_name[mode.pool]
+    restoring, working, saving = (
+        _priced(problem, pool, max(a, first), min(b, last)) * s.replicas * mode.usd_per_replica_hour
+        for a, b in ((s.start, works), (works, saves), (saves, ends))
+    )
+    again = s.redone_work / s.work if s.work else 0.0
+    return working * (1 - again), restoring + saving + working * again
+
+
+def _segment_usd(problem: Problem, s: Segment, first: int, last: int) -> float:
+    """What the segment costs its job from slot ``first`` to ``last``."""
+    return math.fsum(_parts(problem, s, first, last))
 
 
 def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
@@ -475,7 +590,8 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
     for left in plan.unplaced:
         job = problem.job_by_name[left.job]
         bound = _path(problem, job.queue) & bound_queues
-        if isinstance(job.need, Work) and not job.after and not bound:
+        runs = left.job in problem.running_by_job
+        if isinstance(job.need, Work) and not job.after and not bound and not runs:
             by_tier[job.tier].append(job)
     for tier, jobs in sorted(by_tier.items(), reverse=True):
         lower = _droppable(problem, tier)
@@ -547,6 +663,7 @@ def _would_fit(
     pool = problem.pool_by_name[mode.pool]
     hours = _hours(job.need.amount, mode.replicas, mode)
     worth = hours * mode.replicas * mode.usd_per_replica_hour
+    worth *= max(_price(pool, w) for w in pool.windows) / (_price(pool, pool.windows[0]) or 1.0)
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
@@ -590,21 +707,23 @@ def _rooms(mode: Mode, stretches: list[Stretch]) -> Iterator[tuple[int, int]]:
 
 def _sums(problem: Problem, plan: Plan) -> Iterator[str]:
     money = math.fsum(_money(problem, plan.segments))
+    moving = math.fsum(_moving(problem, plan.segments))
     late = math.fsum(_lateness(problem, plan.segments))
     left = math.fsum(problem.job_by_name[u.job].unplaced_usd for u in plan.unplaced)
     flops = math.fsum(
-        s.work * problem.job_by_name[s.job].modes[s.mode].flops_per_work for s in plan.segments
+        (s.work - s.redone_work) * problem.job_by_name[s.job].modes[s.mode].flops_per_work
+        for s in plan.segments
     )
     for what, said, found in (
         ("money", plan.costs.money, money),
         ("lateness", plan.costs.lateness, late),
         ("not running", plan.costs.not_running, left),
-        ("moving", plan.costs.moving, 0.0),
+        ("moving", plan.costs.moving, moving),
         ("useful FLOPs", plan.useful_flops, flops),
     ):
         if not math.isclose(said, found, rel_tol=1e-9, abs_tol=1e-6):
             yield f"{what}: the plan says {said:,.6f}, its segments add up to {found:,.6f}"
-    objective = money + late + left
+    objective = money + moving + late + left
     if not plan.bound.usd <= objective + 1e-6 * max(1.0, abs(objective)):  # nor is NaN a bound
         yield f"bound: {plan.bound.usd:,.6f} is above the objective {objective:,.6f}"
 
@@ -614,7 +733,7 @@ def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
     for s in segments:
         pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
         if pool.billing is not Billing.NODE:
-            yield _segment_usd(problem, s, 0, problem.grid.slots)
+            yield _parts(problem, s, 0, problem.grid.slots)[0]
             continue
         for p in s.placement:
             busy[p.node] |= set(range(s.start, s.end))
@@ -622,27 +741,40 @@ def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
         yield _node_bill(problem, problem.node_by_name[name], sorted(slots))
 
 
+def _moving(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
+    for s in segments:
+        pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
+        if pool.billing is not Billing.NODE:
+            yield _parts(problem, s, 0, problem.grid.slots)[1]
+
+
 def _node_bill(problem: Problem, node: Node, slots: list[int]) -> float:
-    """Slot by slot: pay the used ones; between two of them, the cheaper of keeping and starting."""
+    """Pay the used slots; between two of them, the cheaper of keeping the node and launching it."""
     pool = problem.pool_by_name[node.pool]
     seconds = problem.grid.slot_seconds
 
-    def rate(slot: int) -> float:
-        inside = [w for w in pool.windows if w.start <= slot < w.end] or [pool.windows[0]]
-        return inside[0].usd_per_node_hour / 3600
+    def usd(begin: float, end: float) -> float:
+        """From second to second; before the first window its price counts."""
+        return sum(
+            max(0.0, min(end, w.end * seconds) - max(begin, w.start * seconds if i else -math.inf))
+            / 3600
+            * w.usd_per_node_hour
+            for i, w in enumerate(pool.windows)
+        )
 
     def there(slot: int) -> bool:
         return any(w.start <= slot < w.end and node.index < w.nodes for w in pool.windows)
 
-    usd = (rate(slots[0]) * pool.startup_seconds) + rate(slots[0]) * seconds
-    for before, slot in pairwise(slots):
-        gap = range(before + 1, slot)
-        if len(gap) * seconds <= pool.startup_seconds and all(map(there, gap)):
-            usd += sum(rate(t) * seconds for t in gap)
-        else:
-            usd += rate(slot) * pool.startup_seconds
-        usd += rate(slot) * seconds
-    return usd
+    up = any(node.name in running.nodes for running in problem.running)
+    total = 0.0
+    for before, slot in pairwise([-1 if up else None, *slots]):
+        assert slot is not None
+        at = slot * seconds
+        launch = usd(at - pool.startup_seconds, at)
+        if before is not None and all(map(there, range(before + 1, slot))):
+            launch = min(launch, usd((before + 1) * seconds, at))
+        total += launch + usd(at, at + seconds)
+    return total
 
 
 def _lateness(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:

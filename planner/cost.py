@@ -3,6 +3,9 @@
 A job on a pool billed by node carries its *share* of the node's price (its GPUs over the node's).
 The bill for such a pool is not the sum of shares but of whole nodes from launch to termination
 (`rentals`); the difference is idle time and start-up, which belongs to the pool and to no job.
+
+What a job pays to restore, to save, and to do lost work again is *moving*. On a pool billed by node
+it is none: the bill, which is money, holds that time.
 """
 
 from __future__ import annotations
@@ -29,27 +32,78 @@ def segment_hours(problem: Problem, segment: Segment) -> float:
     return segment.work / rate if rate else 0.0
 
 
+def moving_hours(segment: Segment) -> float:
+    """Hours of wall clock that restore a checkpoint or save one."""
+    return (segment.restart_seconds + segment.save_seconds) / 3600
+
+
+def priced_slots(pool: Pool, begin: float, end: float) -> float:
+    """Slots from ``begin`` to ``end``, each times its price over that of the first window."""
+    if pool.one_price:
+        return max(0.0, end - begin)
+    return math.fsum(
+        max(0.0, min(end, w.end) - max(begin, w.start)) * pool.price_ratio(w) for w in pool.windows
+    )
+
+
 def segment_usd(problem: Problem, segment: Segment) -> float:
-    """The segment's share of the money."""
+    """The segment's share of the money: its work, but for what it does again."""
+    first_time = segment.work - segment.redone_work
+    part = first_time / segment.work if segment.redone_work else 1.0
+    return part * _worked_usd(problem, segment, mode_of(problem, segment).usd_per_replica_hour)
+
+
+def segment_moving_usd(problem: Problem, segment: Segment) -> float:
+    """What moving adds to the segment: restoring, saving, and doing lost work again."""
     mode = mode_of(problem, segment)
-    return segment_hours(problem, segment) * segment.replicas * mode.usd_per_replica_hour
+    begin, behind = segment.start, _work_end(problem, segment)
+    seconds = problem.grid.slot_seconds
+    slots = _priced(problem, segment, begin, begin + segment.restart_seconds / seconds)
+    slots += _priced(problem, segment, behind, behind + segment.save_seconds / seconds)
+    usd = slots * problem.grid.slot_hours * segment.replicas * mode.usd_per_replica_hour
+    again = segment.redone_work / segment.work if segment.redone_work else 0.0
+    return usd + again * _worked_usd(problem, segment, mode.usd_per_replica_hour)
+
+
+def spent_usd(problem: Problem, segment: Segment, first: int, last: int) -> float:
+    """The segment's share of money and moving between two slots."""
+    mode = mode_of(problem, segment)
+    end = _work_end(problem, segment) + segment.save_seconds / problem.grid.slot_seconds
+    slots = _priced(problem, segment, max(segment.start, first), min(end, last))
+    return slots * problem.grid.slot_hours * segment.replicas * mode.usd_per_replica_hour
 
 
 def segment_full_usd(problem: Problem, segment: Segment) -> float:
-    """The segment's share of the money and of what is sunk."""
-    mode = mode_of(problem, segment)
-    return segment_hours(problem, segment) * segment.replicas * mode.full_usd_per_replica_hour
+    """The segment's share of the money and of what is sunk; moving apart."""
+    return _worked_usd(problem, segment, mode_of(problem, segment).full_usd_per_replica_hour)
+
+
+def _worked_usd(problem: Problem, segment: Segment, usd_per_replica_hour: float) -> float:
+    begin = segment.start + segment.restart_seconds / problem.grid.slot_seconds
+    slots = _priced(problem, segment, begin, _work_end(problem, segment))
+    return slots * problem.grid.slot_hours * segment.replicas * usd_per_replica_hour
+
+
+def _work_end(problem: Problem, segment: Segment) -> float:
+    """When the segment's work is done (slots)."""
+    begin = segment.start + segment.restart_seconds / problem.grid.slot_seconds
+    return begin + segment_hours(problem, segment) / problem.grid.slot_hours
+
+
+def _priced(problem: Problem, segment: Segment, begin: float, end: float) -> float:
+    return priced_slots(problem.pool_by_name[mode_of(problem, segment).pool], begin, end)
 
 
 def segment_joules(problem: Problem, segment: Segment) -> float:
-    """Energy at the meter."""
+    """Energy at the meter, of work and of moving."""
     mode = mode_of(problem, segment)
-    return segment_hours(problem, segment) * 3600 * segment.replicas * mode.watts_per_replica
+    hours = segment_hours(problem, segment) + moving_hours(segment)
+    return hours * 3600 * segment.replicas * mode.watts_per_replica
 
 
 def segment_flops(problem: Problem, segment: Segment) -> float:
-    """Useful (model) floating-point operations done."""
-    return segment.work * mode_of(problem, segment).flops_per_work
+    """Useful (model) floating-point operations done; what is done again counts once."""
+    return (segment.work - segment.redone_work) * mode_of(problem, segment).flops_per_work
 
 
 def node_usd(pool: Pool, start_seconds: float, end_seconds: float, slot_seconds: int) -> float:
@@ -67,7 +121,7 @@ def rentals(problem: Problem, segments: Iterable[Segment]) -> tuple[Rental, ...]
     """The whole-node bills, cheapest for these segments.
 
     Between two stretches of use a node is kept when that costs no more than a new start-up, as long
-    as it is there to be kept.
+    as it is there to be kept. A node that a job runs on at the grid's start is up then.
     """
     busy: dict[str, list[tuple[int, int]]] = {}
     by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
@@ -76,25 +130,31 @@ def rentals(problem: Problem, segments: Iterable[Segment]) -> tuple[Rental, ...]
             continue
         for place in segment.placement:
             busy.setdefault(place.node, []).append((segment.start, segment.end))
+    up = nodes_up(problem)
     found: list[Rental] = []
     for node, stretches in sorted(busy.items()):
         pool = problem.pool_by_name[problem.node_by_name[node].pool]
         if pool.billing is Billing.NODE:
-            found += _rentals_of(problem, pool, node, sorted(stretches))
+            found += _rentals_of(problem, pool, node, sorted(stretches), node in up)
     return tuple(found)
 
 
+def nodes_up(problem: Problem) -> frozenset[str]:
+    """Nodes that are up at the grid's start, because a job runs there."""
+    return frozenset(name for running in problem.running for name in running.nodes)
+
+
 def _rentals_of(
-    problem: Problem, pool: Pool, node: str, stretches: Sequence[tuple[int, int]]
+    problem: Problem, pool: Pool, node: str, stretches: Sequence[tuple[int, int]], up: bool
 ) -> list[Rental]:
     seconds = problem.grid.slot_seconds
     index = problem.node_by_name[node].index
-    runs: list[list[int]] = []
+    runs: list[list[int]] = [[0, 0]] if up else []
     for start, end in stretches:
         if runs and (
             start <= runs[-1][1]
             or (
-                (start - runs[-1][1]) * seconds <= pool.startup_seconds
+                _keeping_is_cheaper(pool, runs[-1][1], start, seconds)
                 and _present(pool, index, runs[-1][1], start)
             )
         ):
@@ -103,7 +163,9 @@ def _rentals_of(
             runs.append([start, end])
     bills = []
     for start, end in runs:
-        launch = start * seconds - pool.startup_seconds
+        if end == 0:  # up at the start, and not used before it is cheaper to launch it anew
+            continue
+        launch = 0 if up and start == 0 else start * seconds - pool.startup_seconds
         usd = node_usd(pool, launch, end * seconds, seconds)
         bills.append(
             Rental(
@@ -111,6 +173,16 @@ def _rentals_of(
             )
         )
     return bills
+
+
+def _keeping_is_cheaper(pool: Pool, end: int, start: int, slot_seconds: int) -> bool:
+    """Whether a node that is idle from ``end`` to ``start`` costs no more than its next launch."""
+    begin, until = end * slot_seconds, start * slot_seconds
+    launch = until - pool.startup_seconds
+    if pool.one_price:
+        return launch <= begin
+    keeping = node_usd(pool, begin, until, slot_seconds)
+    return keeping <= node_usd(pool, launch, until, slot_seconds)
 
 
 def _present(pool: Pool, index: int, start: int, end: int) -> bool:
@@ -127,7 +199,8 @@ def lateness_usd(problem: Problem, job: Job, end: int) -> float:
 def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]) -> Costs:
     """The objective by its parts."""
     by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
-    shares = [segment_usd(problem, s) for s in segments if mode_of(problem, s).pool not in by_node]
+    shared = [s for s in segments if mode_of(problem, s).pool not in by_node]
+    shares = [segment_usd(problem, s) for s in shared]
     bills = [r.usd for r in rentals(problem, segments)]
     ends: dict[str, int] = {}
     for segment in segments:
@@ -135,6 +208,7 @@ def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]
     late = [lateness_usd(problem, problem.job_by_name[name], end) for name, end in ends.items()]
     return Costs(
         money=math.fsum(shares + bills),
+        moving=math.fsum(segment_moving_usd(problem, s) for s in shared),
         lateness=math.fsum(late),
         not_running=math.fsum(problem.job_by_name[name].unplaced_usd for name in unplaced),
     )
@@ -151,7 +225,7 @@ def sunk_usd(problem: Problem) -> float:
 
 
 def served(problem: Problem, job: Job, start: int, end: int) -> float:
-    """Work that a service does from ``start`` to ``end``: its demand."""
+    """Work that a service does from ``start`` to ``end``: its demand. Of other work, all of it."""
     if isinstance(job.need, Work):
         return job.need.amount
     return math.fsum(job.need.per_slot[start:end]) * problem.grid.slot_hours

@@ -24,7 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planner import cost, placement
-from planner.occupancy import Booking, Occupancy
+from planner.booking import Booking
+from planner.occupancy import Occupancy
 from planner.plan import Plan, Reason, Segment
 from planner.problem import Demand, Excluded, Job, Mode, Problem, hours_of
 from planner.reasons import queue_in_the_way

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,26 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from planner import cost
+from planner.booking import Booking, Counts, spent_by
 from planner.devices import Devices, spot_of
 from planner.inventory import Flags, Inventory, Spot
 from planner.plan import Segment
 from planner.problem import GPU_MILLI, Mode
-from planner.table import RESOURCES, Option, Table, takes_of
-
-Counts = tuple[int, ...]  # replicas on each node of the pool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Booking:
-    """An option at a start, with its replicas by run and node: what `Occupancy` holds."""
-
-    option: int
-    start: int
-    counts: tuple[Counts, ...]  # one a run
-    spots: tuple[tuple[Spot, ...], ...] = ()  # one a run, where GPUs are told apart
-
-    def end(self, table: Table) -> int:
-        return self.start + table.options[self.option].length
+from planner.table import RESOURCES, Option, Run, Table, spent_usd, takes_of
 
 
 class Occupancy:
@@ -65,6 +52,9 @@ class Occupancy:
             self.changes.append(sorted({end for _, end in gone if end < grid.slots}))
             if table.apart[p]:
                 self.devices[p] = Devices(table.problem.pools[p], table.nodes[p], edges.size)
+        self.most_usd = [
+            math.inf if j.max_cost_usd is None else j.max_cost_usd for j in table.problem.jobs
+        ]
         self.budgets = _budgets(table)
         self.budgets_of = [
             tuple(i for i, budget in enumerate(self.budgets) if o.job in budget.jobs)
@@ -127,35 +117,60 @@ class Occupancy:
         whole = _have(self.table, pool, self.kept[pool][0])[:, None]
         used = self.free[pool][0, :, :columns] < whole
         last: npt.NDArray[np.int64] = np.max(np.where(used, ends, -1), axis=1, initial=-1)
+        last[list(self.table.up[pool])] = last[list(self.table.up[pool])].clip(min=0)
         return slot - last
 
-    def within_limits(self, option: Option, start: int) -> bool:
-        """Whether queue limits and budgets leave room for ``option`` from ``start``."""
+    def within_limits(self, option: Option, start: int, slots: int = 0) -> bool:
+        """Whether queue limits and budgets leave room for ``option`` from ``start``.
+
+        With ``slots`` for a piece of it: its money is judged with the other pieces (`affordable`).
+        """
         milli = option.takes[0]
-        return all(
+        runs = (Run(start=0, end=slots, replicas=option.peak),) if slots else option.runs
+        fits = all(
             int(np.min(self.quota[i][start + run.start : start + run.end])) >= milli * run.replicas
             for i in self.limits_of[option.index]
-            for run in option.runs
-        ) and all(
-            spent_usd(option, start, first, last) <= left + 1e-6
+            for run in runs
+        )
+        if not fits or slots:
+            return fits
+        pool = self.table.problem.pools[option.pool]
+        return option.usd_from(start) <= self.most_usd[option.job] + 1e-6 and all(
+            spent_usd(pool, option, start, first, last) <= left + 1e-6
+            for i in self.budgets_of[option.index]
+            for (first, last), left in self.budgets[i].left.items()
+        )
+
+    def affordable(self, booking: Booking) -> bool:
+        """Whether the job's own limit and the budgets of its queues allow all of its pieces."""
+        option, slots = self.table.options[booking.option], self.table.problem.grid.slots
+        return spent_by(self.table, booking, 0, slots) <= self.most_usd[option.job] + 1e-6 and all(
+            spent_by(self.table, booking, first, last) <= left + 1e-6
             for i in self.budgets_of[option.index]
             for (first, last), left in self.budgets[i].left.items()
         )
 
     def take(self, booking: Booking) -> None:
         """Book; the caller has seen that it fits."""
-        self._add(booking, -1)
-        option = self.table.options[booking.option]
-        for run in option.runs:
-            insort(self.changes[option.pool], booking.start + run.end)
+        self._spend(booking, 1)
+        for piece in booking.pieces():
+            self.hold_piece(piece)
+
+    def hold_piece(self, piece: Booking) -> None:
+        """Book the nodes of one piece, and no money."""
+        self._add(piece, -1)
+        changes = self.changes[self.table.options[piece.option].pool]
+        for run in piece.runs(self.table):
+            insort(changes, piece.start + run.end)
 
     def release(self, booking: Booking) -> None:
         """Undo `take`."""
-        self._add(booking, 1)
-        option = self.table.options[booking.option]
-        changes = self.changes[option.pool]
-        for run in option.runs:
-            del changes[bisect_left(changes, booking.start + run.end)]
+        self._spend(booking, -1)
+        for piece in booking.pieces():
+            self._add(piece, 1)
+            changes = self.changes[self.table.options[piece.option].pool]
+            for run in piece.runs(self.table):
+                del changes[bisect_left(changes, piece.start + run.end)]
 
     def hold(self, segment: Segment, sign: int = -1) -> None:
         """Book what a plan's segment holds, or give it back with a ``sign`` of 1."""
@@ -177,25 +192,29 @@ class Occupancy:
                 milli = segment.replicas * takes[0]
                 self.quota[i][segment.start : segment.end] += sign * milli
         for budget in self.budgets:
-            if j in budget.jobs:
-                budget.spend(segment, -sign * cost.segment_usd(problem, segment))
+            for first, last in budget.left if j in budget.jobs else ():
+                usd = cost.spent_usd(problem, segment, first, last)
+                budget.left[first, last] += sign * usd
         if sign < 0:
             insort(self.changes[p], segment.end)
         else:
             self.changes[p].remove(segment.end)
 
-    def _add(self, booking: Booking, sign: int) -> None:
-        option = self.table.options[booking.option]
-        spots = booking.spots or ((),) * len(option.runs)
-        for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
-            at, until = booking.start + run.start, booking.start + run.end
-            self.reserve(option, at, until, counts, held, sign)
-            for i in self.limits_of[option.index]:
-                self.quota[i][at:until] += sign * run.replicas * option.takes[0]
+    def _spend(self, booking: Booking, sign: int) -> None:
         for i in self.budgets_of[booking.option]:
             left = self.budgets[i].left
             for first, last in left:
-                left[first, last] += sign * spent_usd(option, booking.start, first, last)
+                left[first, last] -= sign * spent_by(self.table, booking, first, last)
+
+    def _add(self, piece: Booking, sign: int) -> None:
+        option = self.table.options[piece.option]
+        runs = piece.runs(self.table)
+        spots = piece.spots or ((),) * len(runs)
+        for run, counts, held in zip(runs, piece.counts, spots, strict=True):
+            at, until = piece.start + run.start, piece.start + run.end
+            self.reserve(option, at, until, counts, held, sign)
+            for i in self.limits_of[option.index]:
+                self.quota[i][at:until] += sign * run.replicas * option.takes[0]
         if self.edges[option.pool].size > 4 * len(self.changes[option.pool]) + 64:
             self._compact(option.pool)
 
@@ -273,25 +292,12 @@ def _have(table: Table, pool: int, resource: int) -> npt.NDArray[np.int64]:
     return np.array([table.have(pool, n, resource) for n in nodes], dtype=np.int64)
 
 
-def spent_usd(option: Option, start: int, first: int, last: int) -> float:
-    """Money of ``option`` between two slots, if it starts at ``start``."""
-    if not option.usd:  # a service that nobody asks for has no replicas to divide by
-        return 0.0
-    return option.usd * option.inside(start, first, last) / option.replica_slots
-
-
 @dataclass(slots=True)
 class Budget:
     """What a queue's jobs may still spend, by calendar month (first slot, end slot)."""
 
     jobs: frozenset[int]
     left: dict[tuple[int, int], float]
-
-    def spend(self, segment: Segment, usd: float) -> None:
-        """Take ``usd`` from the months in which a segment runs, by its slots in each."""
-        for first, last in self.left:
-            inside = max(0, min(segment.end, last) - max(segment.start, first))
-            self.left[first, last] -= usd * inside / (segment.end - segment.start)
 
 
 def _budgets(table: Table) -> list[Budget]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from planner import cost
+from planner.booking import Booking, Counts, Part, kept_if_same, parts
 from planner.devices import distinct_geometries
 from planner.instances import name_instances
 from planner.inventory import Request, Spot
-from planner.occupancy import Booking, Counts, Occupancy
+from planner.occupancy import Occupancy
 from planner.place import fill, rooms, share_out
 from planner.plan import Placement, Segment
-from planner.problem import Billing, Demand, Mode, Problem
+from planner.problem import Billing, Demand, Job, Mode, Problem
 from planner.table import Option, Table
 from planner.topology import HOSTNAME, NOWHERE
 
@@ -33,12 +34,23 @@ def place(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     if not occupancy.within_limits(option, start):
         return None
     if option.pool in occupancy.devices or len(option.runs) > 1:
-        return _place_service(occupancy, option, start)
-    room = occupancy.room(option, start, start + option.length)
-    counts = _choose(occupancy, option, room, option.runs[0].replicas, start)
+        made = _place_service(occupancy, option, start)
+        if made is None or (option.held and made.counts[0] != option.held):
+            return None
+        return kept_if_same(occupancy.table, made)
+    counts = nodes(occupancy, option, start, start + option.length)
     if counts is None:
         return None
-    return Booking(option=option.index, start=start, counts=(counts,))
+    found = Booking(option=option.index, start=start, counts=(counts,))
+    return kept_if_same(occupancy.table, found)
+
+
+def nodes(occupancy: Occupancy, option: Option, start: int, end: int) -> Counts | None:
+    """Replicas by node for a gang from ``start`` to ``end``, or None where it does not fit."""
+    room = occupancy.room(option, start, end)
+    if option.held:  # it runs there already
+        return option.held if bool(np.all(room >= option.held)) else None
+    return _choose(occupancy, option, room, option.peak, start)
 
 
 def earliest(
@@ -142,6 +154,8 @@ def _place_service(occupancy: Occupancy, option: Option, start: int) -> Booking 
     """Layer by layer: a replica added last is stopped first, and none ever moves."""
     table = occupancy.table
     everywhere = np.ones(len(table.nodes[option.pool]), dtype=bool)
+    if option.held:
+        everywhere = np.array(option.held) > 0
     if not table.mode(option).together_required:
         return _place_layers(occupancy, option, start, everywhere)
     domains = _domains(table, option, table.mode(option).together)
@@ -327,23 +341,46 @@ def unnamed_segments(table: Table, bookings: Iterable[Booking]) -> list[Segment]
     """The same with no GPU named but where GPUs are told apart: what a plan costs is known."""
     made: list[Segment] = []
     for booking in bookings:
-        option = table.options[booking.option]
-        job = table.problem.jobs[option.job]
-        spots = booking.spots or ((),) * len(option.runs)
-        for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
-            at, until = booking.start + run.start, booking.start + run.end
-            made.append(
-                Segment(
-                    job=job.name,
-                    mode=option.mode,
-                    replicas=run.replicas,
-                    start=at,
-                    end=until,
-                    work=cost.served(table.problem, job, at, until),
-                    placement=_placed(table, option.pool, counts, held),
-                )
-            )
+        job = table.problem.jobs[table.options[booking.option].job]
+        if isinstance(job.need, Demand):
+            made += _service_segments(table, job, booking)
+        else:
+            made += (_batch_segment(table, job, part) for part in parts(table, booking))
     return made
+
+
+def _service_segments(table: Table, job: Job, booking: Booking) -> Iterator[Segment]:
+    option = table.options[booking.option]
+    spots = booking.spots or ((),) * len(option.runs)
+    for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
+        at, until = booking.start + run.start, booking.start + run.end
+        yield Segment(
+            job=job.name,
+            mode=option.mode,
+            replicas=run.replicas,
+            start=at,
+            end=until,
+            work=cost.served(table.problem, job, at, until),
+            placement=_placed(table, option.pool, counts, held),
+        )
+
+
+def _batch_segment(table: Table, job: Job, part: Part) -> Segment:
+    piece = part.piece
+    (spots,) = piece.spots or ((),)
+    option = table.options[piece.option]
+    return Segment(
+        job=job.name,
+        mode=option.mode,
+        replicas=option.peak,
+        start=piece.start,
+        end=piece.until(table),
+        work=part.work,
+        placement=_placed(table, option.pool, piece.counts[0], spots),
+        restart_seconds=part.restart_seconds,
+        save_seconds=part.save_seconds,
+        redone_work=part.redone_work,
+    )
 
 
 def _placed(

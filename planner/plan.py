@@ -51,6 +51,9 @@ class Segment:
     end: int
     work: float  # in the unit of the job's need
     placement: tuple[Placement, ...] = ()
+    restart_seconds: float = 0.0  # at its start: a checkpoint is restored
+    save_seconds: float = 0.0  # behind its work: one is saved
+    redone_work: float = 0.0  # of its work, what was done before and lost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,19 @@ checked and converted once, where it is read, and nothing below converts a unit 
 Money is what the decision changes. On a pool billed by GPU it is the price of the GPUs for the
 hours of work; on one billed by node it is the price of whole nodes from launch to termination; on
 owned and reserved hardware (``Billing.SUNK``) it is the energy, and the rest is shown beside it as
-the *full* cost.
+the *full* cost. Prices may differ by window: a mode states its price in the pool's first window,
+and a moment of work costs as many times that as its window's price is of the first one's
+(`Pool.price_ratio`).
+
+A batch job holds its nodes for whole slots and works from the first instant on. One that may stop
+(`Job.may_stop`) may do so at the end of any slot and go on later, on other nodes, and in another
+mode as often as ``switches`` allows. It then saves a checkpoint in its last ``save_seconds`` before
+the stop, and begins again with ``restart_seconds`` of restoring it: no work is lost, but both take
+time on its GPUs and are paid for (`Costs.moving`; on a pool billed by node the bill holds them).
+Between the two it works without pause: only the last stretch may hold time that it does not use.
+
+A job that runs already (`Running`) goes on where it is for nothing. Put anywhere else, or later, it
+begins with a restart and does again what it did since its checkpoint: that work is *moving* too.
 """
 
 from __future__ import annotations
@@ -162,6 +174,21 @@ class Pool:
     def nodes_at(self, slot: int) -> int:
         """Nodes present during ``slot``."""
         return next((w.nodes for w in self.windows if w.start <= slot < w.end), 0)
+
+    def price_ratio(self, window: Window) -> float:
+        """What an hour of work costs in ``window``, over what it costs in the first one."""
+        now, first = (
+            w.marginal_usd_per_node_hour if self.billing is Billing.SUNK else w.usd_per_node_hour
+            for w in (window, self.windows[0])
+        )
+        if now == first:
+            return 1.0
+        return now / first if first else math.inf
+
+    @property
+    def one_price(self) -> bool:
+        """Whether an hour of work costs the same in every window."""
+        return all(self.price_ratio(w) == 1.0 for w in self.windows)
 
     def gpu_share(self, amounts: Amounts) -> float:
         """GPUs that a replica of ``amounts`` counts for: in money, queue limits and areas.
@@ -322,6 +349,12 @@ class Job:
     excluded: tuple[Excluded, ...] = ()
     run: Run = Run()
 
+    @property
+    def may_stop(self) -> bool:
+        """Whether a plan may stop it and go on with it later: batch work that saves checkpoints."""
+        saves = self.preemptible and self.interruption.checkpoint_seconds > 0
+        return saves and isinstance(self.need, Work)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
@@ -338,13 +371,17 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """Where a job stands: what moving it would throw away."""
+    """Where a job stands at the grid's start: what moving it would throw away.
+
+    A plan may end it early by leaving it out, for its ``unplaced_usd``, unless it is ``required``;
+    one that may not be interrupted is otherwise left where it is, as long as its nodes are there.
+    """
 
     job: str
     mode: int
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...]  # of each replica: a node that holds several stands as often
     work_done: float
-    work_since_checkpoint: float
+    work_since_checkpoint: float  # part of ``work_done``: done again if the job is moved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +399,7 @@ class Problem:
     node_by_name: dict[str, Node] = field(init=False, repr=False, compare=False)
     queue_by_name: dict[str, Queue] = field(init=False, repr=False, compare=False)
     nodes_by_pool: dict[str, tuple[Node, ...]] = field(init=False, repr=False, compare=False)
+    running_by_job: dict[str, Running] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name, values in (
@@ -375,6 +413,7 @@ class Problem:
                 raise ValueError(f"two of the problem's {name}s have the same name")
             object.__setattr__(self, f"{name}_by_name", table)
         object.__setattr__(self, "nodes_by_pool", _by_pool(self.nodes))
+        object.__setattr__(self, "running_by_job", {r.job: r for r in self.running})
         for place, name, known in self._references():
             if name not in known:
                 raise ValueError(f"{place} names {name!r}, which the problem does not hold")
@@ -384,6 +423,20 @@ class Problem:
                     f"job {job.name} states {len(job.need.per_slot)} slots of demand, "
                     f"the grid has {self.grid.slots}"
                 )
+        if len(self.running_by_job) != len(self.running):
+            raise ValueError("a job of the problem runs twice")
+        for running in self.running:
+            self._check_running(running)
+
+    def _check_running(self, running: Running) -> None:
+        job = self.job_by_name[running.job]
+        if not 0 <= running.mode < len(job.modes):
+            raise ValueError(
+                f"running {job.name} is in mode {running.mode}, which it does not have"
+            )
+        amount = job.need.amount if isinstance(job.need, Work) else math.inf
+        if not 0 <= running.work_since_checkpoint <= running.work_done < amount:
+            raise ValueError(f"running {job.name} has done more than it is to do, or lost more")
 
     def _references(self) -> Iterator[tuple[str, str, Collection[str]]]:
         """What names something else: (place, the name, where it must stand)."""
@@ -392,6 +445,7 @@ class Problem:
         for job in self.jobs:
             yield from ((f"a mode of job {job.name}", m.pool, self.pool_by_name) for m in job.modes)
             yield from ((f"job {job.name}", name, self.job_by_name) for name in job.after)
+        yield from (("running", r.job, self.job_by_name) for r in self.running)
 
     def nodes_of(self, pool: str) -> tuple[Node, ...]:
         """The pool's nodes in their order."""
@@ -418,8 +472,23 @@ def hours_of(job: Job, mode: Mode) -> float:
     """Hours the whole of a `Work` job takes in ``mode``; inf where the mode does no work."""
     if not isinstance(job.need, Work):
         raise TypeError(f"{job.name} is a service: it has no length of its own")
+    return hours_for(job.need.amount, mode)
+
+
+def hours_for(work: float, mode: Mode) -> float:
+    """Hours that the gang takes for ``work``; inf where the mode does none."""
     rate = mode.replicas * mode.work_per_replica_hour
-    return job.need.amount / rate if rate > 0 else math.inf
+    return work / rate if rate > 0 else math.inf
+
+
+def work_left(problem: Problem, job: Job, *, kept: bool) -> float:
+    """What a `Work` job has still to do: ``kept`` where it runs, or begun again elsewhere."""
+    assert isinstance(job.need, Work)
+    running = problem.running_by_job.get(job.name)
+    if running is None:
+        return job.need.amount
+    lost = 0.0 if kept else running.work_since_checkpoint
+    return job.need.amount - running.work_done + lost
 
 
 def replicas_for(demand: Demand, mode: Mode, slot: int) -> int:

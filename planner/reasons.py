@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from planner import cost, placement
-from planner.occupancy import Booking, Occupancy
+from planner.booking import Booking
+from planner.occupancy import Occupancy
 from planner.plan import Reason, Unplaced
 from planner.problem import Job
 from planner.table import Option, Table, spendable_usd
@@ -191,10 +192,11 @@ class _Held:
 
 def _held(table: Table, bookings: Mapping[int, Booking]) -> _Held:
     rows = []
-    for j, b in bookings.items():
-        o = table.options[b.option]
-        row = (o.pool, b.start, b.end(table), o.peak * o.takes[0])
-        rows.append((table.problem.jobs[j].name, row))
+    for j, booking in bookings.items():
+        for b in booking.pieces():
+            o = table.options[b.option]
+            row = (o.pool, b.start, b.until(table), o.peak * o.takes[0])
+            rows.append((table.problem.jobs[j].name, row))
     rows.sort()
     columns = np.array([row for _, row in rows], dtype=np.int64).reshape(-1, 4).T
     return _Held([name for name, _ in rows], *columns)
@@ -208,4 +210,4 @@ def _holders(held: _Held, options: list[Option]) -> list[str]:
         np.maximum(overlap, np.where(held.pool == o.pool, inside, 0), out=overlap)
     there = np.flatnonzero(overlap > 0)
     largest = there[np.argsort(-(overlap * held.size)[there], kind="stable")]
-    return [held.names[i] for i in largest[:MOST_HOLDERS]]
+    return list(dict.fromkeys(held.names[i] for i in largest))[:MOST_HOLDERS]

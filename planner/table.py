@@ -3,6 +3,11 @@
 An *option* is a job in one of its modes, with the range of starts that its release, deadline and
 pool leave it. A service is an option too: its start is fixed and its replicas change from run to
 run. Options that could be in no best plan are left out here, with the reason kept for the answer.
+
+An option says what the job takes in one piece. Of a job that may stop, any part of it may be held
+in any piece (`Booking` chains pieces), and ``least_slots`` and ``least_usd`` say what all pieces
+hold and cost together, however it is cut: what a proof may count on. A job that may also change its
+mode does a share of its work in each of its options, and its share of both.
 """
 
 from __future__ import annotations
@@ -10,8 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import dataclass, field, replace
 
 from planner import cost
 from planner.devices import unit_of
@@ -25,9 +29,11 @@ from planner.problem import (
     Node,
     Pool,
     Problem,
+    Running,
     Work,
-    hours_of,
+    hours_for,
     replicas_for,
+    work_left,
 )
 from planner.topology import HOSTNAME, NOWHERE, domains
 
@@ -62,8 +68,22 @@ class Option:
     runs: tuple[Run, ...]
     takes: tuple[int, ...]  # of one replica, by RESOURCES; a MIG instance by its share of a GPU
     per_node: int  # replicas that fit an empty node
-    usd: float  # its share of the money
+    usd: float  # its share of money and moving, at its cheapest start
     startup_usd: float  # of the nodes it needs, if all had to be started for it
+    paid_slots: float  # of its length, what it pays for: the rest of the last slot is idle
+    usd_per_replica_slot: float  # at the price of the pool's first window
+    anew: int  # no piece of it begins earlier, but for one that goes on where the job runs
+    until: int  # the slot by which it has to end
+    least_slots: float
+    least_usd: float
+    stops: bool = False  # may be held in pieces
+    shares: bool = False  # may do a part of the job, beside its other options
+    held: tuple[int, ...] = ()  # replicas by node where the job runs already, and goes on
+    prices: tuple[float, ...] = ()  # its money by start from ``first`` on; empty: always ``usd``
+
+    def usd_from(self, start: int) -> float:
+        """Its share of money and moving when it starts at ``start``."""
+        return self.prices[start - self.first] if self.prices else self.usd
 
     @property
     def peak(self) -> int:
@@ -106,7 +126,9 @@ class Table:
     broken: tuple[tuple[int, ...], ...]  # unhealthy GPUs by pool and node
     away: tuple[tuple[tuple[tuple[int, int], ...], ...], ...]  # absences by pool and node
     apart: tuple[bool, ...]  # pools whose GPUs are told apart: a job takes less than one
+    up: tuple[frozenset[int], ...]  # nodes that are up at the grid's start, by pool
     after: tuple[tuple[int, ...], ...]  # jobs that must end first, by job
+    soonest: tuple[int, ...]  # no end of a job is earlier, by job
     dropped: dict[tuple[int, int], Reason] = field(repr=False)  # (job, mode) -> why it is no option
     _domains: dict[tuple[int, str], tuple[int, ...]] = field(
         default_factory=dict, repr=False, compare=False
@@ -140,22 +162,28 @@ class Table:
 
     def floor_usd(self, option: Option) -> float:
         """The least that an option can cost: its share, and the lateness of its earliest end."""
-        return option.usd + self.late_usd(option.job, option.first + option.length)
+        end = self.soonest[option.job] if option.shares else option.first + option.length
+        return option.least_usd + self.late_usd(option.job, end)
 
     def paying(self) -> dict[int, list[int]]:
         """Options by job that, by their own share, cost less than leaving the job out.
 
-        All of them where it must run, or where others wait for it.
+        All of them where it must run, or where others wait for it. Of a job that may stop, what its
+        pieces cost in a mode is what the cheapest way to begin it costs.
         """
         kept = {before for befores in self.after for before in befores}
         kept |= {j for j, job in enumerate(self.problem.jobs) if job.required}
-        most = [
-            math.inf if j in kept else job.unplaced_usd for j, job in enumerate(self.problem.jobs)
-        ]
-        return {
-            j: [i for i in ours if self.floor_usd(self.options[i]) < most[j]]
-            for j, ours in enumerate(self.of_job)
-        }
+        found: dict[int, list[int]] = {}
+        for j, ours in enumerate(self.of_job):
+            most = math.inf if j in kept else self.problem.jobs[j].unplaced_usd
+            options = [self.options[i] for i in ours]
+            pays = {_begin(o) for o in options if self.floor_usd(o) < most}
+            found[j] = [o.index for o in options if _begin(o) in pays]
+        return found
+
+
+def _begin(option: Option) -> tuple[int, bool]:
+    return option.mode, bool(option.held) and not option.stops
 
 
 def build(problem: Problem) -> Table:
@@ -172,6 +200,7 @@ def build(problem: Problem) -> Table:
     kept = {before for deps in after for before in deps}
     kept |= {i for i, j in enumerate(problem.jobs) if j.required}
     lowest = min((j.tier for j in problem.jobs), default=0)
+    up = cost.nodes_up(problem)
     pool_number = {p.name: i for i, p in enumerate(problem.pools)}
     options: list[Option] = []
     dropped: dict[tuple[int, int], Reason] = {}
@@ -179,26 +208,14 @@ def build(problem: Problem) -> Table:
         made_of = _options_of(problem, job, places, earliest[j], j in kept, job.tier > lowest)
         for m, made in enumerate(made_of):
             p = pool_number[job.modes[m].pool]
-            if isinstance(made, Reason):
-                dropped[j, m] = made
-                continue
-            length, first, last, runs, per_node, usd, startup = made
-            options.append(
-                Option(
-                    index=len(options),
-                    job=j,
-                    mode=m,
-                    pool=p,
-                    length=length,
-                    first=first,
-                    last=last,
-                    runs=runs,
-                    takes=takes_of(problem.pools[p], job.modes[m]),
-                    per_node=per_node,
-                    usd=usd,
-                    startup_usd=startup,
-                )
-            )
+            found = [o for o in made if isinstance(o, Option)]
+            options += [
+                replace(o, index=len(options) + k, job=j, mode=m, pool=p)
+                for k, o in enumerate(found)
+            ]
+            if not found:
+                reasons = (o for o in made if isinstance(o, Reason))
+                dropped[j, m] = next(reasons, Reason.NO_OPTION)
     of_job: list[list[int]] = [[] for _ in problem.jobs]
     of_pool: list[list[int]] = [[] for _ in problem.pools]
     for o in options:
@@ -214,7 +231,11 @@ def build(problem: Problem) -> Table:
         broken=tuple(place.broken for place in places.values()),
         away=tuple(tuple(_away(p, n) for n in nodes[i]) for i, p in enumerate(problem.pools)),
         apart=tuple(any(_is_part(problem, options[i]) for i in ours) for ours in of_pool),
+        up=tuple(frozenset(k for k, n in enumerate(ours) if n.name in up) for ours in nodes),
         after=after,
+        soonest=tuple(
+            _soonest(problem, j, at) for j, at in zip(problem.jobs, earliest, strict=True)
+        ),
         dropped=dropped,
     )
     ranked = tuple(
@@ -225,8 +246,28 @@ def build(problem: Problem) -> Table:
     return table
 
 
-# Length, first and last start, runs, replicas a node, share and start-up (USD); or why none.
-_Made: TypeAlias = Reason | tuple[int, int, int, tuple[Run, ...], int, float, float]
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A job in a mode, and what is known of both before there are options."""
+
+    problem: Problem
+    job: Job
+    mode: Mode
+    places: Mapping[str, Places]  # by pool
+    earliest: int
+    kept: bool  # an option though it costs more than leaving the job out
+
+    @property
+    def place(self) -> Places:
+        return self.places[self.mode.pool]
+
+    @property
+    def pool(self) -> Pool:
+        return self.problem.pool_by_name[self.mode.pool]
+
+    @property
+    def end(self) -> int:
+        return min(self.job.deadline, self.problem.grid.slots)
 
 
 def _options_of(
@@ -236,69 +277,201 @@ def _options_of(
     earliest: int,
     kept: bool,
     upper: bool,
-) -> list[_Made]:
-    """An option for each mode of a job, or why it is none.
+) -> list[list[Option | Reason]]:
+    """Options for each mode of a job, or why there are none.
 
     A job of an ``upper`` tier that some mode pays for may also make room in one that does not.
     """
 
-    def made(*, kept: bool) -> list[_Made]:
-        return [_option(problem, job, m, places[m.pool], earliest, kept) for m in job.modes]
+    def made(*, kept: bool) -> list[list[Option | Reason]]:
+        asks = [_Ask(problem, job, mode, places, earliest, kept) for mode in job.modes]
+        return [[_option(ask, held) for held in _stays(ask, m)] for m, ask in enumerate(asks)]
 
     found = made(kept=kept)
-    paying = not all(isinstance(each, Reason) for each in found)
+    paying = any(isinstance(each, Option) for of_mode in found for each in of_mode)
     return made(kept=True) if upper and paying else found
 
 
-def _option(
-    problem: Problem, job: Job, mode: Mode, places: Places, earliest: int, kept: bool
-) -> _Made:
-    pool = problem.pool_by_name[mode.pool]
-    per_node, most = places.room(job, mode)
-    if isinstance(job.need, Work):
-        hours = hours_of(job, mode)
-        length = problem.grid.slots_for(hours) if hours < 1e9 else problem.grid.slots + 1
-        first = max(earliest, ready_slot(problem, pool))
-        last = min(job.deadline, problem.grid.slots) - length
-        runs: tuple[Run, ...] = (Run(start=0, end=length, replicas=mode.replicas),)
-        usd = hours * mode.replicas * mode.usd_per_replica_hour
-    else:
-        end = min(job.deadline, problem.grid.slots)
-        first = last = earliest
-        length = end - first
-        if length <= 0 or earliest > job.release:
-            return Reason.WINDOW
-        wanted = [replicas_for(job.need, mode, t) for t in range(first, end)]
-        runs = tuple(Run(start=a, end=b, replicas=r) for a, b, r in cost.runs(wanted))
-        usd = (
-            sum((r.end - r.start) * r.replicas for r in runs)
-            * problem.grid.slot_hours
-            * mode.usd_per_replica_hour
-        )
-    if not per_node or max(r.replicas for r in runs) > most:
+def _stays(ask: _Ask, mode: int) -> list[tuple[int, ...]]:
+    """How a job can be in a mode: held where it runs (replicas by node), and begun anew: ()."""
+    running = ask.problem.running_by_job.get(ask.job.name)
+    if running is None or not isinstance(ask.job.need, Work):
+        return [()]
+    held = _held(replace(ask, mode=ask.job.modes[running.mode]), running)
+    stays = [held] if held and mode == running.mode else []
+    if held and not ask.job.preemptible:
+        return stays
+    fresh = running.work_since_checkpoint >= running.work_done  # nothing binds it to its mode
+    return [*stays, ()] if mode == running.mode or fresh or ask.job.switches else stays
+
+
+def _held(ask: _Ask, running: Running) -> tuple[int, ...]:
+    """Replicas by node where the job runs, if it can go on there; else ()."""
+    held = tuple(running.nodes.count(node.name) for node in ask.place.nodes)
+    if sum(held) < len(running.nodes) or not ask.place.hold(ask.mode, held):
+        return ()
+    return () if _option(ask, held) is Reason.WINDOW else held
+
+
+def _leave(ask: _Ask, held: tuple[int, ...], end: int) -> bool:
+    """Whether a node of ``held`` is away before slot ``end``."""
+    indices = [n.index for n, count in zip(ask.place.nodes, held, strict=True) if count]
+    return any(i >= w.nodes for w in ask.pool.windows if w.start < end for i in indices)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """When an option can run, and for how long."""
+
+    runs: tuple[Run, ...]
+    first: int
+    last: int
+    paid_slots: float
+    least_slots: float
+
+    @property
+    def length(self) -> int:
+        return self.runs[-1].end
+
+    @property
+    def peak(self) -> int:
+        return max(r.replicas for r in self.runs)
+
+
+def _option(ask: _Ask, held: tuple[int, ...] = ()) -> Option | Reason:
+    """The option, not numbered yet, or why it is none."""
+    stretch = _stretch(ask, held)
+    if isinstance(stretch, Reason):
+        return stretch
+    job, mode, pool = ask.job, ask.mode, ask.pool
+    per_node, most = ask.place.room(job, mode)
+    shares = job.may_stop and job.switches > 0
+    if not per_node or stretch.peak > most:
         return Reason.NO_OPTION
-    if last < first:
+    if stretch.last < stretch.first and (not shares or stretch.first >= ask.end):
         return Reason.WINDOW
-    milli = max(r.replicas for r in runs) * pool.counted_milli(mode.amounts)
-    if milli > GPU_MILLI * quota(problem, job, pool):
+    if held and _leave(ask, held, 1 if job.may_stop else stretch.length):
+        return Reason.WINDOW
+    milli = stretch.peak * pool.counted_milli(mode.amounts)
+    if milli > GPU_MILLI * quota(ask.problem, job, pool):
         return Reason.QUEUE_LIMIT
-    if usd > spendable_usd(problem, job) + 1e-6:
+    option = _priced(ask, stretch, held, per_node)
+    if shares:  # a part of it may pay where the whole does not
+        return option
+    if option.least_usd > spendable_usd(ask.problem, job) + 1e-6:
         return Reason.BUDGET
     # On a node that others keep running it costs nothing more, whatever its share.
-    least = 0.0 if pool.billing is Billing.NODE else usd
-    least += cost.lateness_usd(problem, job, first + length)
-    if not kept and least >= job.unplaced_usd:
+    least = 0.0 if pool.billing is Billing.NODE else option.least_usd
+    least += cost.lateness_usd(ask.problem, job, stretch.first + stretch.length)
+    if not ask.kept and least >= job.unplaced_usd:
         return Reason.NOT_WORTH
-    startup = 0.0
-    if pool.billing is Billing.NODE:
-        count = -(-max(r.replicas for r in runs) // per_node)
-        startup = count * cost.node_usd(
-            pool,
-            first * problem.grid.slot_seconds - pool.startup_seconds,
-            first * problem.grid.slot_seconds,
-            problem.grid.slot_seconds,
+    return option
+
+
+def _stretch(ask: _Ask, held: tuple[int, ...]) -> _Stretch | Reason:
+    problem, job, mode, grid = ask.problem, ask.job, ask.mode, ask.problem.grid
+    if isinstance(job.need, Work):
+        hours = hours_for(work_left(problem, job, kept=bool(held)), mode)
+        if hours >= 1e9:
+            return Reason.WINDOW
+        if job.name in problem.running_by_job and not held:
+            hours += job.interruption.restart_seconds / 3600
+        least = hours
+        if job.switches:  # what is done elsewhere may have been kept
+            least = hours_for(work_left(problem, job, kept=True), mode)
+        length = grid.slots_for(hours)
+        last = 0 if held else ask.end - length
+        return _Stretch(
+            runs=(Run(start=0, end=length, replicas=mode.replicas),),
+            first=0 if held else max(ask.earliest, ready_slot(problem, ask.pool)),
+            last=last if length <= ask.end else -1,
+            paid_slots=hours / grid.slot_hours,
+            least_slots=least / grid.slot_hours,
         )
-    return length, first, last, runs, per_node, usd, startup
+    length = ask.end - ask.earliest
+    if length <= 0 or ask.earliest > job.release:
+        return Reason.WINDOW
+    wanted = [replicas_for(job.need, mode, t) for t in range(ask.earliest, ask.end)]
+    return _Stretch(
+        runs=tuple(Run(start=a, end=b, replicas=r) for a, b, r in cost.runs(wanted)),
+        first=ask.earliest,
+        last=ask.earliest,
+        paid_slots=float(length),
+        least_slots=float(length),
+    )
+
+
+def _priced(ask: _Ask, stretch: _Stretch, held: tuple[int, ...], per_node: int) -> Option:
+    pool, grid = ask.pool, ask.problem.grid
+    option = Option(
+        index=-1,
+        job=-1,
+        mode=-1,
+        pool=-1,
+        length=stretch.length,
+        first=stretch.first,
+        last=stretch.last,
+        runs=stretch.runs,
+        takes=takes_of(pool, ask.mode),
+        per_node=per_node,
+        usd=0.0,
+        startup_usd=_startup_usd(ask, stretch, per_node) if not held else 0.0,
+        paid_slots=stretch.paid_slots,
+        usd_per_replica_slot=ask.mode.usd_per_replica_hour * grid.slot_hours,
+        anew=max(ask.earliest, ready_slot(ask.problem, pool)),
+        until=ask.end,
+        least_slots=stretch.least_slots,
+        least_usd=0.0,
+        stops=ask.job.may_stop,
+        shares=ask.job.may_stop and ask.job.switches > 0,
+        held=held,
+    )
+    starts = range(option.first, max(option.first, option.last) + 1)
+    if pool.one_price:
+        prices = [option.paid_slots * option.peak * option.usd_per_replica_slot]
+        if len(option.runs) > 1:
+            prices = [spent_usd(pool, option, option.first, 0, grid.slots)]
+    else:
+        prices = [spent_usd(pool, option, at, 0, grid.slots) for at in starts]
+    return replace(
+        option,
+        usd=min(prices),
+        least_usd=_least_usd(pool, option) if option.stops else min(prices),
+        prices=() if pool.one_price else tuple(prices),
+    )
+
+
+def _least_usd(pool: Pool, option: Option) -> float:
+    """What all pieces cost at least: all work at the least price of the time that it has."""
+    ratio = min(
+        (
+            pool.price_ratio(w)
+            for w in pool.windows
+            if w.start < option.until and option.first < w.end
+        ),
+        default=1.0,
+    )
+    return option.least_slots * option.peak * option.usd_per_replica_slot * ratio
+
+
+def _startup_usd(ask: _Ask, stretch: _Stretch, per_node: int) -> float:
+    pool, seconds = ask.pool, ask.problem.grid.slot_seconds
+    if pool.billing is not Billing.NODE:
+        return 0.0
+    begin = stretch.first * seconds
+    count = -(-stretch.peak // per_node)
+    return count * cost.node_usd(pool, begin - pool.startup_seconds, begin, seconds)
+
+
+def spent_usd(pool: Pool, option: Option, start: int, first: int, last: int) -> float:
+    """Money and moving of ``option`` between two slots, if it starts at ``start``."""
+    total = 0.0
+    for run in option.runs:
+        begin = max(start + run.start, first)
+        end = min(start + min(run.end, option.paid_slots), last)
+        if begin < end:
+            total += run.replicas * cost.priced_slots(pool, begin, end)
+    return total * option.usd_per_replica_slot
 
 
 def spendable_usd(problem: Problem, job: Job) -> float:
@@ -350,6 +523,19 @@ class Places:
         for (inside, _), replicas in held.items():
             gangs[inside] += replicas
         return self._on(mode, 0), max(gangs.values(), default=0)
+
+    def hold(self, mode: Mode, counts: Sequence[int]) -> bool:
+        """Whether the nodes hold so many replicas each, as the topology of ``mode`` has it."""
+        used = [n for n, count in enumerate(counts) for _ in range(count)]
+        inside = self._domains(mode.together if mode.together_required else "", used)
+        apart = self._domains(mode.spread, used)
+        fits = all(counts[n] <= self._on(mode, self.broken[n]) for n in used)
+        known = NOWHERE not in (*inside, *apart)
+        return fits and known and len({*inside}) <= 1 and len({*apart}) == len(apart)
+
+    def _domains(self, level: str, used: Sequence[int]) -> list[int]:
+        found = domains(self.pool, self.nodes, level) if level else ()
+        return [found[n] for n in used] if level else []
 
     def _on(self, mode: Mode, broken: int) -> int:
         """Replicas that a node holds of whose GPUs ``broken`` are unhealthy."""
@@ -409,14 +595,19 @@ def earliest_starts(problem: Problem, after: tuple[tuple[int, ...], ...]) -> lis
     earliest = [j.release for j in problem.jobs]
     for j in order_by_dependency(after):
         for before in after[j]:
-            job = problem.jobs[before]
-            if isinstance(job.need, Demand):
-                shortest = min(job.deadline, problem.grid.slots) - job.release
-            else:
-                hours = min((hours_of(job, m) for m in job.modes), default=0.0)
-                shortest = problem.grid.slots_for(min(hours, 1e9))
-            earliest[j] = max(earliest[j], earliest[before] + shortest)
+            end = _soonest(problem, problem.jobs[before], earliest[before])
+            earliest[j] = max(earliest[j], end)
     return earliest
+
+
+def _soonest(problem: Problem, job: Job, earliest: int) -> int:
+    """No end of the job is earlier: all it has to do in its fastest mode, at once."""
+    if isinstance(job.need, Demand):
+        return max(earliest, min(job.deadline, problem.grid.slots))
+    left = work_left(problem, job, kept=True)
+    hours = min((hours_for(left, m) for m in job.modes), default=0.0)
+    start = 0 if job.name in problem.running_by_job else earliest
+    return start + problem.grid.slots_for(min(hours, 1e9))
 
 
 def order_by_dependency(after: tuple[tuple[int, ...], ...]) -> list[int]:
@@ -456,12 +647,11 @@ def _away(pool: Pool, node: Node) -> tuple[tuple[int, int], ...]:
 def refuse(problem: Problem) -> None:
     """Raise `Unsupported` naming all of the problem that cannot be planned yet."""
     lines: list[str] = []
-    if problem.running:
-        lines.append("running jobs: plans start from an empty fleet")
-    for pool in problem.pools:
-        prices = {(w.usd_per_node_hour, w.marginal_usd_per_node_hour) for w in pool.windows}
-        if len(prices) > 1:
-            lines.append(f"pool {pool.name}: a price that changes within the horizon")
+    lines += [
+        f"pool {pool.name}: a price that is nothing in the first window and something later"
+        for pool in problem.pools
+        if any(math.isinf(pool.price_ratio(w)) for w in pool.windows)
+    ]
     lines += [
         f"node {node.name}: another capacity than the other nodes of {node.pool}"
         for node in problem.nodes
@@ -480,8 +670,6 @@ def refuse(problem: Problem) -> None:
 
 def _refuse_job(job: Job) -> list[str]:
     found: dict[str, None] = defaultdict()
-    if job.switches:
-        found[f"job {job.name}: changing mode at a checkpoint"] = None
     rates = (m.replicas * m.usd_per_replica_hour for m in job.modes)
     if max(job.unplaced_usd, job.lateness_usd_per_hour, *rates) > MOST_USD:
         found[f"job {job.name}: sums above ${MOST_USD:,.0f}"] = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from planner import cost, placement
-from planner.occupancy import Booking, Occupancy
+from planner.booking import Booking
+from planner.occupancy import Occupancy
 from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.table import Option, Table, build, order_by_dependency

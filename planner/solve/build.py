@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from planner import cost, placement
-from planner.occupancy import Booking, Occupancy
+from planner.booking import Booking, chain, own_usd, usd_of
+from planner.occupancy import Occupancy
 from planner.plan import Costs
 from planner.problem import Billing
 from planner.table import Option, Table, order_by_dependency
@@ -129,10 +131,15 @@ def advance(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
         o = table.options[old.option]
         ready = max((placed[b].end(table) for b in table.after[j]), default=0)
         occupancy.release(old)
-        new = placement.earliest(occupancy, o, first=ready, last=old.start - 1) or old
+        if old.slots:
+            new = _pieces_earlier(table, occupancy, old)
+        else:
+            new = placement.earliest(occupancy, o, first=ready, last=old.start - 1) or old
         nodes = _nodes(table, old) | _nodes(table, new)
         beside = [placed[k] for k in set().union(*(there[n] for n in nodes)) - {j}]
-        was, now = (bills_usd(table, [*beside, b], {o.pool}) for b in (old, new))
+        was, now = (
+            bills_usd(table, [*beside, b], {o.pool}) + own_usd(table, b) for b in (old, new)
+        )
         if now <= was + 1e-9:
             placed[j] = new
             for node in nodes:
@@ -143,10 +150,32 @@ def advance(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
     return placed
 
 
+def _pieces_earlier(table: Table, occupancy: Occupancy, booking: Booking) -> Booking:
+    """Each piece but the first as soon behind the one before as it has room."""
+    pieces = list(booking.pieces())
+    for k, piece in enumerate(pieces[1:], 1):
+        option, before = table.options[piece.option], pieces[k - 1]
+        for at in range(max(option.anew, before.until(table)), piece.start):
+            counts = placement.nodes(occupancy, option, at, at + piece.slots)
+            goes_on = at == before.until(table) and counts == before.counts[0]
+            if counts is None or (goes_on and piece.option == before.option):
+                continue
+            if occupancy.within_limits(option, at, piece.slots):
+                pieces[k] = replace(piece, start=at, counts=(counts,))
+                break
+    found = chain(pieces)
+    return found if occupancy.affordable(found) else booking
+
+
 def _nodes(table: Table, booking: Booking) -> set[tuple[int, int]]:
     """(pool, node) of every node that a booking touches."""
-    p = table.options[booking.option].pool
-    return {(p, n) for counts in booking.counts for n, count in enumerate(counts) if count}
+    return {
+        (table.options[piece.option].pool, n)
+        for piece in booking.pieces()
+        for counts in piece.counts
+        for n, count in enumerate(counts)
+        if count
+    }
 
 
 def bills_usd(table: Table, bookings: Iterable[Booking], pools: set[int]) -> float:
@@ -155,9 +184,10 @@ def bills_usd(table: Table, bookings: Iterable[Booking], pools: set[int]) -> flo
     billed = {p for p in pools if problem.pools[p].billing is Billing.NODE}
     if not billed:
         return 0.0
-    here = [b for b in bookings if table.options[b.option].pool in billed]
+    here = [b for b in bookings if not billed.isdisjoint(b.pools(table))]
     segments = placement.unnamed_segments(table, here)
-    return math.fsum(r.usd for r in cost.rentals(problem, segments))
+    names = {problem.pools[p].name for p in billed}
+    return math.fsum(r.usd for r in cost.rentals(problem, segments) if r.pool in names)
 
 
 def linked(table: Table) -> set[int]:
@@ -182,12 +212,6 @@ def _move(table: Table, occupancy: Occupancy, placed: Bookings, j: int) -> bool:
     occupancy.take(best)
     placed[j] = best
     return best is not old
-
-
-def usd_of(table: Table, booking: Booking) -> float:
-    """What a booking costs by itself: its share, its lateness, its start-up."""
-    o = table.options[booking.option]
-    return o.usd + table.late_usd(o.job, booking.end(table)) + o.startup_usd
 
 
 def regret(table: Table, placed: Mapping[int, Booking], j: int) -> float:
@@ -289,20 +313,21 @@ def replace_counted(
     """Name nodes for bookings of pools that were solved by count, in order of start."""
     by_count = set(counted)
     occupancy = Occupancy(table)
-    placed: Bookings = {}
-    todo: list[Booking] = []
-    for b in bookings:
-        o = table.options[b.option]
-        if o.pool in by_count:
-            todo.append(b)
-        else:
-            occupancy.take(b)
-            placed[o.job] = b
-    for b in sorted(todo, key=lambda b: (b.start, -table.options[b.option].peak)):
-        o = table.options[b.option]
-        booking = placement.place(occupancy, o, b.start)
-        if booking is None:
-            return None
-        occupancy.take(booking)
-        placed[o.job] = booking
-    return placed
+    pieces = [piece for b in bookings for piece in b.pieces()]
+    found: dict[int, list[Booking]] = defaultdict(list)
+
+    def key(piece: Booking) -> tuple[bool, int, int]:
+        option = table.options[piece.option]
+        return option.pool in by_count, piece.start, -option.peak
+
+    for piece in sorted(pieces, key=key):
+        option = table.options[piece.option]
+        named = piece
+        if option.pool in by_count:
+            counts = placement.nodes(occupancy, option, piece.start, piece.until(table))
+            if counts is None:
+                return None
+            named = replace(piece, counts=(counts,))
+        occupancy.hold_piece(named)
+        found[option.job].append(named)
+    return {j: chain(sorted(ours, key=lambda piece: piece.start)) for j, ours in found.items()}

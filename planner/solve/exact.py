@@ -6,14 +6,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from planner.occupancy import Booking
+from planner.booking import Booking
 from planner.problem import Billing
-from planner.solve import build, model, parts
+from planner.solve import build, model, parts, stops
 from planner.solve.build import Bookings
 from planner.solve.clock import Clock
 from planner.table import Table
 
 ALONE_SECONDS = 1.0  # for one worker, before there are more
+
+MOST_PIECES = 6_000  # literals for jobs that may stop
 
 Caps = list[tuple[frozenset[int], float]]
 
@@ -80,7 +82,7 @@ def prove(table: Table, clock: Clock) -> Found:
 def _least_left_out(
     table: Table, clock: Clock, jobs: frozenset[int], caps: Caps, hint: Bookings
 ) -> float | None:
-    m = model.define(table, allowed=table.paying(), caps=caps)
+    m = model.define(table, allowed=table.paying(), caps=caps, in_pieces=True)
     model.only_leaving_out(m, jobs)
     answer = _answer(m, clock, tuple(hint.values()))
     if not answer.optimal or answer.bookings is None:
@@ -103,7 +105,7 @@ def _answer(m: model.Model, clock: Clock, hint: tuple[Booking, ...] = ()) -> mod
 
 
 def _run(table: Table, clock: Clock, caps: Caps) -> Found:
-    m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps)
+    m = model.define(table, allowed=dict(enumerate(table.of_job)), caps=caps, in_pieces=True)
     answer = _answer(m, clock)
     if answer.bookings is None:
         return Found(bookings=None, bound_usd=answer.bound_usd, infeasible=answer.infeasible)
@@ -133,4 +135,9 @@ def small(table: Table) -> bool:
         if table.problem.pools[o.pool].billing is Billing.NODE
     )
     nodes += sum(parts.literals(table, o) for o in table.options)
-    return nodes <= 400 and literals <= model.TIME_LITERALS
+    pieces = sum(
+        stops.literals(table, [table.options[i] for i in ours])
+        for job, ours in zip(table.problem.jobs, table.of_job, strict=True)
+        if job.may_stop
+    )
+    return nodes <= 400 and literals <= model.TIME_LITERALS and pieces <= MOST_PIECES

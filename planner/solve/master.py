@@ -26,6 +26,14 @@ Model: least  sum of own_usd[o] x[o] + unplaced_usd[j] u[j] + bill[p] + startup_
 *Constraint-Based Scheduling*, 2001, sec. 3.3: energetic reasoning), so every feasible plan
 satisfies the model and its least value is a lower bound. The duals of the areas, quotas and budgets
 are the shadow prices (`planner.solve.ranging` says how wide they are).
+
+Of an option that may be cut into pieces, ``energy[o, w]`` is what its work needs beyond the time
+that it has outside w: however it is cut, it holds no less. A job that may change its mode does a
+share x[o] of its work in each option, so x[o] is no binary there; its shares may all lie outside w
+where there is time outside w, so only areas that hold all of its time count it, and its time counts
+once more:
+    time     sum of least_slots[o] x[o] over j's options <= slots that j has
+Neither takes part in ``clash`` or ``pack``.
 """
 
 from __future__ import annotations
@@ -46,7 +54,7 @@ from planner import cost
 from planner.plan import Price, QueuePrice
 from planner.problem import GPU_MILLI, Billing
 from planner.solve.clock import Stop
-from planner.table import RESOURCES, Option, Table
+from planner.table import RESOURCES, Option, Table, spent_usd
 
 MOST_PARTIAL = 6  # options of a pool whose touched nodes are counted
 MOST_POINTS = 48  # ends of stretches tried a pool and round
@@ -81,6 +89,10 @@ class Measure:
         if 2 * o.takes[0] > have and o.takes[0] + with_other > have:
             return tuple((r.start, r.end, r.replicas) for r in o.runs)
         return ()
+
+    def rate(self, table: Table, o: Option) -> int:
+        """What a batch option takes in each slot that it is held."""
+        return sum(amount for _, _, amount in self.loads(table, o))
 
     def capacity(self, table: Table, start: int, end: int) -> float:
         """What the pool has over [start, end), in the measure's unit times slots."""
@@ -195,7 +207,10 @@ class Master:
         """The relaxation with the rows that it has by now."""
         table = self.table
         model = mathopt.Model(name="master")
-        x = [model.add_variable(lb=0, ub=1, is_integer=integer) for _ in table.options]
+        x = [
+            model.add_variable(lb=0, ub=1, is_integer=integer and not o.shares)
+            for o in table.options
+        ]
         u = [
             model.add_variable(lb=0, ub=0 if j.required else 1, is_integer=integer)
             for j in table.problem.jobs
@@ -211,6 +226,7 @@ class Master:
             quotas=self._define_quotas(model, x),
             budgets=self._define_budgets(model, x),
         )
+        self._define_time(model, x)
         for a, b in self.clashes:
             model.add_linear_constraint(x[a] + x[b] <= 1)
         for options in self.packs:
@@ -283,7 +299,7 @@ class Master:
         for queue in problem.queues:
             for accelerator, most in queue.limit:
                 terms = [
-                    o.replica_slots * o.takes[0] / GPU_MILLI * x[o.index]
+                    _replica_slots(o) * o.takes[0] / GPU_MILLI * x[o.index]
                     for o in self.table.options
                     if problem.pools[o.pool].accelerator == accelerator
                     and queue.name in problem.queue_path(problem.jobs[o.job].queue)
@@ -293,6 +309,15 @@ class Master:
                 )
                 rows.append((queue.name, accelerator, row))
         return rows
+
+    def _define_time(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
+        """A job is in one mode at a time."""
+        for ours in self.table.of_job:
+            options = [self.table.options[i] for i in ours]
+            if options and options[0].shares:
+                time = max(o.until for o in options) - min(o.first for o in options)
+                needed = mathopt.fast_sum([o.least_slots * x[o.index] for o in options])
+                model.add_linear_constraint(needed <= time)
 
     def _define_budgets(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]
@@ -307,11 +332,7 @@ class Master:
                 if queue.name in problem.queue_path(problem.jobs[o.job].queue)
             ]
             for _, first, last in problem.grid.months():
-                terms = [
-                    o.usd * o.least_inside(first, last) / o.replica_slots * x[o.index]
-                    for o in ours
-                    if o.usd
-                ]
+                terms = [_least_spent(self.table, o, first, last) * x[o.index] for o in ours]
                 row = model.add_linear_constraint(
                     mathopt.fast_sum(terms) <= queue.budget_usd_per_month
                 )
@@ -321,7 +342,7 @@ class Master:
     def _own_usd(self, o: Option) -> float:
         """The least that an option costs beside a whole-node bill."""
         by_node = self.table.problem.pools[o.pool].billing is Billing.NODE
-        return self.table.floor_usd(o) - (o.usd if by_node else 0.0)
+        return self.table.floor_usd(o) - (o.least_usd if by_node else 0.0)
 
     def _define_bills(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]
@@ -336,12 +357,22 @@ class Master:
                     mathopt.fast_sum([usd * x[i] for i, usd in floor.items()]) <= bill
                 )
             for i in self.table.of_pool[p]:
-                model.add_linear_constraint(started >= self.table.options[i].nodes * x[i])
-            usd = cost.node_usd(
-                pool, -pool.startup_seconds, 0, self.table.problem.grid.slot_seconds
-            )
-            terms += [bill, usd * started]
+                needed = self.table.options[i].nodes - len(self.table.up[p])
+                model.add_linear_constraint(started >= needed * x[i])
+            terms += [bill, least_launch_usd(self.table, p) * started]
         return terms
+
+
+def least_launch_usd(table: Table, p: int) -> float:
+    """No node of the pool is started for less."""
+    pool, seconds = table.problem.pools[p], table.problem.grid.slot_seconds
+    begins = {0, *(w.start for w in pool.windows), *(w.end - 1 for w in pool.windows)}
+    if not pool.one_price:
+        begins |= set(range(table.problem.grid.slots))
+    return min(
+        cost.node_usd(pool, t * seconds - pool.startup_seconds, t * seconds, seconds)
+        for t in begins
+    )
 
 
 def bill_floors(table: Table, p: int) -> list[dict[int, float]]:
@@ -350,14 +381,42 @@ def bill_floors(table: Table, p: int) -> list[dict[int, float]]:
     The options' shares; and nodes for as long as they are taken, by each measure of whole nodes.
     """
     pool, grid = table.problem.pools[p], table.problem.grid
-    slot_usd = cost.node_usd(pool, 0, grid.slot_seconds, grid.slot_seconds)
+    slot_usd = min(w.usd_per_node_hour for w in pool.windows) * grid.slot_hours
     options = [table.options[i] for i in table.of_pool[p]]
-    floors = [{o.index: o.usd for o in options}]
+    floors = [{o.index: o.least_usd for o in options}]
     for beside in {*_longest_parts(table, p), -1}:
         measure = Measure(pool=p, resource=NODES, beside=beside)
-        taken = {o.index: sum((b - a) * n for a, b, n in measure.loads(table, o)) for o in options}
+        taken = {
+            o.index: measure.rate(table, o) * o.least_slots
+            if o.stops
+            else sum((b - a) * n for a, b, n in measure.loads(table, o))
+            for o in options
+        }
         floors.append({i: slot_usd * slots for i, slots in taken.items() if slots})
     return [floor for floor in floors if floor]
+
+
+def _replica_slots(o: Option) -> float:
+    return o.least_slots * o.peak if o.stops else o.replica_slots
+
+
+def _least_spent(table: Table, o: Option, first: int, last: int) -> float:
+    """The least that ``o`` spends between two slots, wherever it is."""
+    pool = table.problem.pools[o.pool]
+    if o.stops:
+        if (slots := _least_held(o, first, last)) <= 0:
+            return 0.0
+        return o.least_usd * slots / o.least_slots
+    starts = {o.first, o.last} if pool.one_price else range(o.first, o.last + 1)
+    return min(spent_usd(pool, o, at, first, last) for at in starts)
+
+
+def _least_held(o: Option, start: int, end: int) -> float:
+    """Slots of [start, end) that the pieces of ``o`` hold at least, however it is cut."""
+    outside = max(0, min(start, o.until) - o.first) + max(0, o.until - max(end, o.first))
+    if o.shares and outside:
+        return 0.0
+    return max(0.0, o.least_slots - outside)
 
 
 def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
@@ -367,7 +426,7 @@ def _clashes(table: Table, p: int) -> list[tuple[int, int]]:
     wide = [
         (min(r.replicas for r in o.runs) * o.takes[0], o)
         for o in options
-        if o.first + o.length > o.last
+        if o.first + o.length > o.last and not o.stops
     ]
     wide.sort(key=lambda each: (-each[0], each[1].index))
     found = []
@@ -418,6 +477,8 @@ def _longest_parts(table: Table, p: int) -> list[int]:
 
 def _energy(table: Table, measure: Measure, o: Option, start: int, end: int) -> float:
     """The least that ``o`` takes of [start, end), wherever it starts."""
+    if o.stops:
+        return measure.rate(table, o) * _least_held(o, start, end)
     loads = measure.loads(table, o)
     return float(
         min(
@@ -439,12 +500,19 @@ def _broken(
     if not used:
         return []
     starts = _points([o.first for o in used] + [o.last for o in used if o.last > o.first])
-    ends = _points([o.last + o.length for o in used] + [o.first + o.length for o in used])
+    ends = _points(
+        [min(o.last, o.until - 1) + o.length for o in used]
+        + [o.first + o.length for o in used]
+        + [o.until for o in used if o.stops]
+    )
     over = np.zeros((len(starts), len(ends)))
     a, b = np.array(starts)[:, None], np.array(ends)[None, :]
     for o in used:
-        loads = measure.loads(table, o)
-        held = np.minimum(_taken(loads, o.first, a, b), _taken(loads, o.last, a, b))
+        if o.stops:
+            held = measure.rate(table, o) * _held_at_least(o, a, b)
+        else:
+            loads = measure.loads(table, o)
+            held = np.minimum(_taken(loads, o.first, a, b), _taken(loads, o.last, a, b))
         over += share[o.index] * held
     have = np.array(
         [[measure.capacity(table, s, e) if e > s else np.inf for e in ends] for s in starts]
@@ -457,6 +525,17 @@ def _broken(
         for i in map(int, worst)
         if excess.flat[i] > 1e-6
     ]
+
+
+def _held_at_least(
+    o: Option, a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """`_least_held` of each [a, b)."""
+    outside = np.maximum(np.minimum(a, o.until) - o.first, 0) + np.maximum(
+        o.until - np.maximum(b, o.first), 0
+    )
+    held = np.maximum(o.least_slots - outside, 0.0)
+    return np.where(outside > 0, 0.0, held) if o.shares else held
 
 
 def _taken(

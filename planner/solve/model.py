@@ -22,6 +22,9 @@ Model
     budget   money under a queue in a month <= its budget
     tier     not-running cost of each higher tier <= what was proved least for it
 
+A job that may stop is held in one piece, as others are, or, ``in_pieces``, in any: then it has the
+variables of `planner.solve.stops` instead, and takes its place in all rows by the slot.
+
 Where every option of a pool takes whole nodes and no node is ever away, its nodes are one
 cumulative by count: named nodes then exist, because intervals of whole nodes can be coloured.
 
@@ -39,14 +42,15 @@ from dataclasses import dataclass, field
 from ortools.sat.python import cp_model
 
 from planner import cost
-from planner.occupancy import Booking, spent_usd
+from planner.booking import Booking, kept_if_same, spent_by
 from planner.problem import GPU_MILLI, Billing
-from planner.solve import parts
+from planner.solve import gangs, parts, stops
 from planner.solve.clock import Stop
-from planner.solve.master import bill_floors
+from planner.solve.master import bill_floors, least_launch_usd
 from planner.solve.parts import Parts
-from planner.table import RESOURCES, Option, Table
-from planner.topology import NOWHERE
+from planner.solve.stops import Pieces
+from planner.solve.terms import COARSE, FINE, Term, define_load, keep_within, scale_of
+from planner.table import RESOURCES, Option, Table, spent_usd
 
 TIME_LITERALS = 6_000  # most start and node literals for which whole-node bills are exact
 
@@ -59,15 +63,6 @@ class Answer:
     bound_usd: float
     optimal: bool
     infeasible: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A part of the objective: dollars for each unit of ``expr``, ``most`` units at most."""
-
-    expr: cp_model.LinearExprT
-    usd: float
-    most: int = 1
 
 
 @dataclass(slots=True)
@@ -83,6 +78,8 @@ class Model:
     counts: dict[tuple[int, int, int], cp_model.IntVar] = field(default_factory=dict)
     parts: Parts = field(default_factory=dict)
     terms: list[Term] = field(default_factory=list)
+    pieces: dict[int, Pieces] = field(default_factory=dict)  # by job
+    at: dict[int, dict[int, cp_model.IntVar]] = field(default_factory=dict)  # option, start
     exact_bills: bool = True
 
 
@@ -93,22 +90,24 @@ def define(
     fixed: Sequence[Booking] = (),
     caps: Sequence[tuple[frozenset[int], float]] = (),
     may_leave_out: bool = True,
+    in_pieces: bool = False,
 ) -> Model:
     """The model over ``allowed`` options by job, around ``fixed`` bookings.
 
     ``caps`` are tiers: (jobs, most not-running USD). With ``may_leave_out`` false every job runs.
     """
     m = Model(table)
-    _define_choice(m, allowed, may_leave_out)
+    _define_choice(m, allowed, may_leave_out, in_pieces)
     m.exact_bills = (
         not any(p.billing is Billing.NODE for p in table.problem.pools)
         or _literals(m) <= TIME_LITERALS
     )
+    pieces = [piece for b in fixed for piece in b.pieces()]
     for p in range(len(table.problem.pools)):
         ours = [o for o in table.of_pool[p] if o in m.chosen]
-        if not ours:
+        if not ours and not any(o.pool == p for ps in m.pieces.values() for o in ps.modes.values()):
             continue
-        booked = [b for b in fixed if table.options[b.option].pool == p]
+        booked = [b for b in pieces if table.options[b.option].pool == p]
         if counts_suffice(table, p):
             _define_count(m, p, ours, booked)
         else:
@@ -123,8 +122,13 @@ def define(
 
 
 def counts_suffice(table: Table, pool: int) -> bool:
-    """Whether the pool's nodes can be taken by number: alike, always there, none of them shared."""
-    alike = not any(table.away[pool]) and not any(table.broken[pool])
+    """Whether the pool's nodes can be taken by number: alike, always there, none of them shared.
+
+    Where jobs run already, it matters who gets which.
+    """
+    alike = not (
+        any(table.away[pool]) or any(table.broken[pool]) or table.up[pool] or table.apart[pool]
+    )
     return alike and all(
         o.per_node == 1
         and 2 * o.takes[0] > table.capacity[pool][0]
@@ -148,8 +152,11 @@ def _literals(m: Model) -> int:
     return total
 
 
-def _define_choice(m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out: bool) -> None:
+def _define_choice(
+    m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out: bool, in_pieces: bool
+) -> None:
     jobs = m.table.problem.jobs
+    by_count = {p for p in range(len(m.table.problem.pools)) if counts_suffice(m.table, p)}
     for j, options in sorted(allowed.items()):
         job = jobs[j]
         rows = [m.table.options[i] for i in options]
@@ -157,10 +164,15 @@ def _define_choice(m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out
         m.left_out[j] = leave
         if job.required or not may_leave_out:
             m.cp.add(leave == 0)
+        m.terms.append(Term(leave, job.unplaced_usd))
+        if in_pieces and rows and job.may_stop:
+            m.pieces[j] = stops.define(m.table, m.cp, j, rows, leave, by_count)
+            m.terms += stops.lateness(m.pieces[j])
+            continue
+        rows = [o for o in rows if o.first <= o.last]
         for o in rows:
             m.chosen[o.index] = m.cp.new_bool_var(f"x[{job.name},{o.mode}]")
         m.cp.add_exactly_one([*(m.chosen[o.index] for o in rows), leave])
-        m.terms.append(Term(leave, job.unplaced_usd))
         if not rows:
             continue
         start = m.cp.new_int_var(
@@ -176,7 +188,18 @@ def _define_choice(m: Model, allowed: Mapping[int, Sequence[int]], may_leave_out
                     m.chosen[o.index],
                     f"i[{job.name},{o.mode},{r}]",
                 )
+            _define_affordable(m, o)
         _define_lateness(m, j, rows)
+
+
+def _define_affordable(m: Model, o: Option) -> None:
+    """Where prices change, only the starts that the job's own limit allows."""
+    most = m.table.problem.jobs[o.job].max_cost_usd
+    if most is None or not o.prices:
+        return
+    starts = [t for t in range(o.first, o.last + 1) if o.usd_from(t) <= most + 1e-6]
+    within = cp_model.Domain.from_values(starts)
+    m.cp.add_linear_expression_in_domain(m.starts[o.job], within).only_enforce_if(m.chosen[o.index])
 
 
 def _define_lateness(m: Model, j: int, rows: Sequence[Option]) -> None:
@@ -192,16 +215,26 @@ def _define_lateness(m: Model, j: int, rows: Sequence[Option]) -> None:
 
 
 def _define_count(m: Model, p: int, ours: Iterable[int], booked: Sequence[Booking]) -> None:
-    intervals, demands = [], []
-    for i in ours:
-        for r, run in enumerate(m.table.options[i].runs):
-            intervals.append(m.intervals[i, r])
-            demands.append(run.replicas)
-    for b in booked:
-        for run in m.table.options[b.option].runs:
-            intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
-            demands.append(run.replicas)
-    m.cp.add_cumulative(intervals, demands, len(m.table.nodes[p]))
+    load: list[Load] = [
+        (m.intervals[i, r], run.replicas)
+        for i in ours
+        for r, run in enumerate(m.table.options[i].runs)
+    ]
+    load += [
+        (_fixed(m, b.start + run.start, b.start + run.end), run.replicas)
+        for b in booked
+        for run in b.runs(m.table)
+    ]
+    load += [(_fixed(m, t, t + 1), option.peak * x) for option, t, x in _slots_held(m, p)]
+    _define_load(m, load, len(m.table.nodes[p]))
+
+
+def _slots_held(m: Model, p: int) -> Iterator[tuple[Option, int, cp_model.IntVar]]:
+    """What jobs in pieces hold of a pool: (option, slot, literal)."""
+    for pieces in m.pieces.values():
+        for (mode, t), x in pieces.x.items():
+            if pieces.modes[mode].pool == p:
+                yield pieces.modes[mode], t, x
 
 
 def _fixed(m: Model, start: int, end: int) -> cp_model.IntervalVar:
@@ -222,14 +255,19 @@ def _define_nodes(m: Model, p: int, ours: Sequence[int], booked: Sequence[Bookin
             load = [
                 *_free_load(m, ours, k, n, unit),
                 *_booked_load(m, booked, k, n, unit),
+                *_pieces_load(m, p, k, n, unit),
                 *((_fixed(m, start, end), have) for start, end in table.away[p][n]),
             ]
-            m.cp.add_cumulative([i for i, _ in load], [d for _, d in load], have)
+            _define_load(m, load, have)
     if table.apart[p]:
         parts.define(m, p, ours, booked)
 
 
-Load = tuple[cp_model.IntervalVar, cp_model.LinearExprT]
+Load = tuple[cp_model.IntervalVar, cp_model.LinearExpr | int]
+
+
+def _define_load(m: Model, load: Sequence[Load], have: int) -> None:
+    define_load(m.cp, [i for i, _ in load], [d for _, d in load], have)
 
 
 def _free_load(m: Model, ours: Sequence[int], k: int, n: int, unit: int) -> Iterator[Load]:
@@ -244,10 +282,18 @@ def _free_load(m: Model, ours: Sequence[int], k: int, n: int, unit: int) -> Iter
 def _booked_load(m: Model, booked: Sequence[Booking], k: int, n: int, unit: int) -> Iterator[Load]:
     for b in booked:
         o = m.table.options[b.option]
-        for run, counts in zip(o.runs, b.counts, strict=True):
+        for run, counts in zip(b.runs(m.table), b.counts, strict=True):
             if counts[n] and o.takes[k]:
                 interval = _fixed(m, b.start + run.start, b.start + run.end)
                 yield interval, counts[n] * (o.takes[k] // unit)
+
+
+def _pieces_load(m: Model, p: int, k: int, n: int, unit: int) -> Iterator[Load]:
+    for pieces in m.pieces.values():
+        for (mode, at, t), count in pieces.counts.items():
+            takes = pieces.modes[mode].takes[k]
+            if at == n and takes and pieces.modes[mode].pool == p:
+                yield _fixed(m, t, t + 1), count * (takes // unit)
 
 
 def _define_gang(m: Model, o: Option, nodes: int) -> None:
@@ -262,11 +308,13 @@ def _define_gang(m: Model, o: Option, nodes: int) -> None:
             m.counts[o.index, r, n] = k
             row.append(k)
             m.cp.add(k <= most * x)
+            if o.held:
+                m.cp.add(k == o.held[n] * x)
         m.cp.add(sum(row) == run.replicas * x)
         if mode.together_required:
-            _define_together(m, o, row, run.replicas)
+            gangs.define_together(m.cp, m.table, o, row)
         if mode.spread:
-            _define_spread(m, o, row)
+            gangs.define_spread(m.cp, m.table, o, row)
         if r and nodes:
             before = [m.counts[o.index, r - 1, n] for n in range(nodes)]
             for a, b in zip(before, row, strict=True):
@@ -276,44 +324,27 @@ def _define_gang(m: Model, o: Option, nodes: int) -> None:
                     m.cp.add(b <= a)
 
 
-def _by_domain(
-    m: Model, p: int, level: str, row: Sequence[cp_model.IntVar]
-) -> dict[int, list[cp_model.IntVar]]:
-    """The counts of a run by domain of a topology level; none where the domain is not known."""
-    found: dict[int, list[cp_model.IntVar]] = defaultdict(list)
-    for domain, k in zip(m.table.domains(p, level), row, strict=True):
-        if domain == NOWHERE:
-            m.cp.add(k == 0)
-        else:
-            found[domain].append(k)
-    return found
-
-
-def _define_together(m: Model, o: Option, row: Sequence[cp_model.IntVar], replicas: int) -> None:
-    """All replicas of a run are in one domain."""
-    for domain, inside in _by_domain(m, o.pool, m.table.mode(o).together, row).items():
-        here = m.cp.new_bool_var(f"here[{o.index},{domain}]")
-        m.cp.add(sum(inside) == replicas * here)
-
-
-def _define_spread(m: Model, o: Option, row: Sequence[cp_model.IntVar]) -> None:
-    """No domain holds two replicas."""
-    for inside in _by_domain(m, o.pool, m.table.mode(o).spread, row).values():
-        if len(inside) > 1:  # a node by itself holds one at most
-            m.cp.add(sum(inside) <= 1)
-
-
 # -- money ---------------------------------------------------------------------------------------
 
 
 def _define_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
     pool = m.table.problem.pools[p]
     if pool.billing is not Billing.NODE:
-        m.terms += [Term(m.chosen[i], m.table.options[i].usd) for i in ours]
+        for i in ours:
+            m.terms += _share(m, m.table.options[i])
+        for pieces in m.pieces.values():
+            here = [mode for mode, o in pieces.modes.items() if o.pool == p]
+            m.terms += stops.money(pieces, 0, m.table.problem.grid.slots, here)
     elif not m.exact_bills:
         _define_least_bills(m, p, ours)
     else:
         _define_exact_bills(m, p, ours, booked)
+
+
+def _share(m: Model, o: Option) -> list[Term]:
+    if not o.prices:
+        return [Term(m.chosen[o.index], o.usd)]
+    return [Term(literal, o.usd_from(t)) for t, literal in _start_literals(m, o).items()]
 
 
 def _define_least_bills(m: Model, p: int, ours: Sequence[int]) -> None:
@@ -329,37 +360,42 @@ def _define_least_bills(m: Model, p: int, ours: Sequence[int]) -> None:
         m.cp.add(sum(math.floor(100 * floor[i]) * m.chosen[i] for i in ours if i in floor) <= cents)
     started = m.cp.new_int_var(0, nodes, f"started[{pool.name}]")
     for i in ours:
-        m.cp.add(started >= m.table.options[i].nodes).only_enforce_if(m.chosen[i])
-    usd = cost.node_usd(pool, -pool.startup_seconds, 0, m.table.problem.grid.slot_seconds)
-    m.terms += [Term(cents, 0.01, most), Term(started, usd, nodes)]
+        needed = m.table.options[i].nodes - len(m.table.up[p])
+        m.cp.add(started >= needed).only_enforce_if(m.chosen[i])
+    m.terms += [Term(cents, 0.01, most), Term(started, least_launch_usd(m.table, p), nodes)]
 
 
 def _define_exact_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
     """Pay a node's slots while it is on, and a start-up each time it comes on."""
     table, pool, grid = m.table, m.table.problem.pools[p], m.table.problem.grid
-    slot_usd = cost.node_usd(pool, 0, grid.slot_seconds, grid.slot_seconds)
-    startup_usd = cost.node_usd(pool, -pool.startup_seconds, 0, grid.slot_seconds)
     at = {i: _start_literals(m, table.options[i]) for i in ours}
     by_count = counts_suffice(table, p)
     rows = range(1 if by_count else len(table.nodes[p]))
     for n in rows:
         most = len(table.nodes[p]) if by_count else 1
         on = [m.cp.new_int_var(0, most, f"on[{pool.name},{n},{t}]") for t in range(grid.slots)]
-        for t, previous in enumerate([None, *on[:-1]]):
+        previous: cp_model.LinearExpr | int = int(n in table.up[p])
+        for t in range(grid.slots):
             launch = m.cp.new_int_var(0, most, f"launch[{pool.name},{n},{t}]")
-            m.cp.add(launch >= on[t] - (0 if previous is None else previous))
+            m.cp.add(launch >= on[t] - previous)
+            previous = on[t]
+            begin, seconds = t * grid.slot_seconds, grid.slot_seconds
+            slot_usd = cost.node_usd(pool, begin, begin + seconds, seconds)
+            startup_usd = cost.node_usd(pool, begin - pool.startup_seconds, begin, seconds)
             m.terms += [Term(on[t], slot_usd, most), Term(launch, startup_usd, most)]
         for start, end in table.away[p][n] if not by_count else ():
             for t in range(start, end):
                 m.cp.add(on[t] == 0)
         if by_count:
-            _pay_by_count(m, on, ours, booked, at)
+            _pay_by_count(m, p, on, ours, booked, at)
         else:
             _pay_by_node(m, n, on, ours, booked, at)
+            _pay_for_pieces(m, p, n, on)
 
 
 def _pay_by_count(
     m: Model,
+    p: int,
     on: Sequence[cp_model.IntVar],
     ours: Sequence[int],
     booked: Sequence[Booking],
@@ -372,9 +408,11 @@ def _pay_by_count(
                 for t in range(begin + run.start, begin + run.end):
                     used[t].append(run.replicas * literal)
     for b in booked:
-        for run in m.table.options[b.option].runs:
+        for run in b.runs(m.table):
             for t in range(b.start + run.start, b.start + run.end):
                 used[t].append(run.replicas)
+    for option, t, x in _slots_held(m, p):
+        used[t].append(option.peak * x)
     for t, terms in used.items():
         m.cp.add(on[t] >= sum(terms))
 
@@ -396,10 +434,17 @@ def _pay_by_node(
                 for t in range(begin + run.start, begin + run.end):
                     m.cp.add(on[t] >= here + literal - 1)
     for b in booked:
-        for run, counts in zip(m.table.options[b.option].runs, b.counts, strict=True):
+        for run, counts in zip(b.runs(m.table), b.counts, strict=True):
             if counts[n]:
                 for t in range(b.start + run.start, b.start + run.end):
                     m.cp.add(on[t] == 1)
+
+
+def _pay_for_pieces(m: Model, p: int, n: int, on: Sequence[cp_model.IntVar]) -> None:
+    for pieces in m.pieces.values():
+        for (mode, at, t), count in pieces.counts.items():
+            if at == n and pieces.modes[mode].pool == p:
+                m.cp.add(count <= pieces.modes[mode].peak * on[t])
 
 
 def _start_literals(m: Model, o: Option) -> dict[int, cp_model.IntVar]:
@@ -407,7 +452,9 @@ def _start_literals(m: Model, o: Option) -> dict[int, cp_model.IntVar]:
     x, start = m.chosen[o.index], m.starts[o.job]
     if o.first == o.last:
         return {o.first: x}
-    found: dict[int, cp_model.IntVar] = {}
+    if o.index in m.at:
+        return m.at[o.index]
+    found: dict[int, cp_model.IntVar] = m.at.setdefault(o.index, {})
     for t in range(o.first, o.last + 1):
         literal = m.cp.new_bool_var(f"at[{o.index},{t}]")
         m.cp.add(start == t).only_enforce_if(literal)
@@ -429,28 +476,38 @@ def _define_waits(m: Model, fixed: Sequence[Booking]) -> None:
                 _start_behind(m, j, before, booked.get(before))
 
 
+def _ends(m: Model, j: int) -> Iterator[tuple[cp_model.LinearExprT, cp_model.LiteralT]]:
+    """When job ``j`` ends, by the literals on which that is so."""
+    if j in m.pieces:
+        yield m.pieces[j].end, m.left_out[j].negated()
+    for i in m.table.of_job[j] if j in m.starts else ():
+        if i in m.chosen:
+            yield m.starts[j] + m.table.options[i].length, m.chosen[i]
+
+
+def _start(m: Model, j: int) -> cp_model.LinearExprT | None:
+    return m.pieces[j].start if j in m.pieces else m.starts.get(j)
+
+
 def _end_by(m: Model, before: int, start: int) -> None:
     """``before``, where it is free to move, runs and ends before slot ``start``."""
     if before not in m.left_out:
         return
     m.cp.add(m.left_out[before] == 0)
-    for i in m.table.of_job[before]:
-        if i in m.chosen:
-            last = start - m.table.options[i].length
-            m.cp.add(m.starts[before] <= last).only_enforce_if(m.chosen[i])
+    for end, where in _ends(m, before):
+        m.cp.add(end <= start).only_enforce_if(where)
 
 
 def _start_behind(m: Model, j: int, before: int, booked: Booking | None) -> None:
     """``j`` runs only if ``before`` does, and starts when that has ended."""
-    runs = m.left_out[j].negated()
-    if booked is not None and j in m.starts:
-        m.cp.add(m.starts[j] >= booked.end(m.table)).only_enforce_if(runs)
+    runs, start = m.left_out[j].negated(), _start(m, j)
+    if booked is not None and start is not None:
+        m.cp.add(start >= booked.end(m.table)).only_enforce_if(runs)
     elif before in m.left_out:
         m.cp.add_implication(m.left_out[before], m.left_out[j])
-        for i in m.table.of_job[before] if j in m.starts else ():
-            if i in m.chosen:
-                end = m.starts[before] + m.table.options[i].length
-                m.cp.add(m.starts[j] >= end).only_enforce_if(m.chosen[i], runs)
+        if start is not None:
+            for end, where in _ends(m, before):
+                m.cp.add(start >= end).only_enforce_if(where, runs)
     elif booked is None:
         m.cp.add(m.left_out[j] == 1)
 
@@ -466,22 +523,32 @@ def _define_limits(m: Model, fixed: Sequence[Booking]) -> None:
         jobs = _under(m, queue.name) if queue.limit else set()
         for accelerator, most in queue.limit:
             pools = {p for p, pool in enumerate(problem.pools) if pool.accelerator == accelerator}
-            intervals: list[cp_model.IntervalVar] = []
-            demands: list[int] = []
-            for i in m.chosen:
-                o = m.table.options[i]
-                if o.job in jobs and o.pool in pools:
-                    for r, run in enumerate(o.runs):
-                        intervals.append(m.intervals[i, r])
-                        demands.append(run.replicas * o.takes[0])
-            for b in fixed:
-                o = m.table.options[b.option]
-                if o.job in jobs and o.pool in pools:
-                    for run in o.runs:
-                        intervals.append(_fixed(m, b.start + run.start, b.start + run.end))
-                        demands.append(run.replicas * o.takes[0])
-            if intervals:
-                m.cp.add_cumulative(intervals, demands, most * GPU_MILLI)
+            load = [*_gpus_chosen(m, jobs, pools), *_gpus_booked(m, jobs, pools, fixed)]
+            if load:
+                _define_load(m, load, most * GPU_MILLI)
+
+
+def _gpus_chosen(m: Model, jobs: set[int], pools: set[int]) -> Iterator[Load]:
+    """Thousandths of GPUs of ``pools`` that ``jobs`` still to be placed hold."""
+    for i in m.chosen:
+        o = m.table.options[i]
+        if o.job in jobs and o.pool in pools:
+            for r, run in enumerate(o.runs):
+                yield m.intervals[i, r], run.replicas * o.takes[0]
+    for o, t, x in (held for p in sorted(pools) for held in _slots_held(m, p)):
+        if o.job in jobs:
+            yield _fixed(m, t, t + 1), o.peak * o.takes[0] * x
+
+
+def _gpus_booked(
+    m: Model, jobs: set[int], pools: set[int], fixed: Sequence[Booking]
+) -> Iterator[Load]:
+    for b in (piece for whole in fixed for piece in whole.pieces()):
+        o = m.table.options[b.option]
+        if o.job in jobs and o.pool in pools:
+            for run in b.runs(m.table):
+                interval = _fixed(m, b.start + run.start, b.start + run.end)
+                yield interval, run.replicas * o.takes[0]
 
 
 def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
@@ -492,28 +559,32 @@ def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
         jobs = _under(m, queue.name)
         for _, first, last in problem.grid.months():
             terms = [
-                _spent(m, m.table.options[i], first, last)
+                term
                 for i in m.chosen
                 if m.table.options[i].job in jobs
+                for term in _spent(m, m.table.options[i], first, last)
             ]
+            for j in jobs & m.pieces.keys():
+                terms += stops.money(m.pieces[j], first, last, [*m.pieces[j].modes])
             spent = math.fsum(
-                spent_usd(m.table.options[b.option], b.start, first, last)
+                spent_by(m.table, b, first, last)
                 for b in fixed
                 if m.table.options[b.option].job in jobs
             )
-            scale = 1000 * _scale(terms)  # rounded up as finely as that: a month has many slots
-            room = math.floor((queue.budget_usd_per_month - spent + 5e-7) * scale)
-            m.cp.add(sum(t.expr * math.ceil(t.usd * scale - 1e-6) for t in terms) <= room)
+            keep_within(m.cp, terms, queue.budget_usd_per_month - spent)
 
 
-def _spent(m: Model, o: Option, first: int, last: int) -> Term:
+def _spent(m: Model, o: Option, first: int, last: int) -> list[Term]:
     """Money of ``o`` between two slots."""
-    x = m.chosen[o.index]
-    earlier = o.first >= first and o.last + o.length <= last
-    if earlier or len(o.runs) > 1 or o.first == o.last:
-        return Term(x, spent_usd(o, o.first, first, last))
+    x, pool = m.chosen[o.index], m.table.problem.pools[o.pool]
+    inside = o.first >= first and o.last + o.length <= last
+    if (inside and not o.prices) or len(o.runs) > 1 or o.first == o.last:
+        return [Term(x, spent_usd(pool, o, o.first, first, last))]
     if o.last + o.length <= first or o.first >= last:
-        return Term(x, 0.0)
+        return []
+    if o.prices:
+        at = _start_literals(m, o).items()
+        return [Term(literal, spent_usd(pool, o, t, first, last)) for t, literal in at]
     slots = m.cp.new_int_var(0, o.length, f"inside[{o.index},{first}]")
     start = m.starts[o.job]
     end = m.cp.new_int_var(0, last, f"until[{o.index},{first}]")
@@ -521,7 +592,11 @@ def _spent(m: Model, o: Option, first: int, last: int) -> Term:
     m.cp.add_min_equality(end, [start + o.length, last])
     m.cp.add_max_equality(begin, [start, first])
     m.cp.add(slots >= end - begin).only_enforce_if(x)
-    return Term(slots, o.usd / o.length, o.length)
+    ends = m.cp.new_bool_var(f"ends[{o.index},{first}]")  # inside, so what it leaves idle is too
+    m.cp.add_implication(ends, x)
+    m.cp.add_linear_constraint(start + o.length, first + 1, last).only_enforce_if(ends)
+    usd = o.peak * o.usd_per_replica_slot
+    return [Term(slots, usd, o.length), Term(ends, usd * (o.paid_slots - o.length))]
 
 
 def _define_cap(m: Model, jobs: frozenset[int], most: float) -> None:
@@ -553,7 +628,7 @@ def solve(
     stop: Stop | None = None,
 ) -> Answer:
     """Minimise. ``hint`` is a plan to start from; ``gap`` a relative gap at which to stop."""
-    scale = _scale(m.terms)
+    scale = scale_of(m.terms, FINE if m.pieces else COARSE)
     m.cp.minimize(sum(t.expr * round(t.usd * scale) for t in m.terms))
     _hint(m, hint)
     solver = cp_model.CpSolver()
@@ -561,6 +636,8 @@ def solve(
     solver.parameters.random_seed = seed
     solver.parameters.num_workers = workers
     solver.parameters.relative_gap_limit = gap
+    if m.pieces:  # rows of work and of budgets, multiplied, overflow in OR-Tools 9.15
+        solver.parameters.presolve_inclusion_work_limit = 0
     solver.parameters.catch_sigint_signal = False  # whoever runs us says what Ctrl-C means
     with (stop or Stop()).reaches(solver.stop_search):
         status = solver.solve(m.cp)
@@ -574,11 +651,6 @@ def solve(
         optimal=status == cp_model.OPTIMAL and gap == 0.0,
         infeasible=status == cp_model.INFEASIBLE,
     )
-
-
-def _scale(terms: Sequence[Term]) -> float:
-    total = math.fsum(abs(t.usd) * t.most for t in terms) or 1.0
-    return float(10 ** max(2, min(6, 13 - math.ceil(math.log10(total)))))
 
 
 def _hint(m: Model, hint: Sequence[Booking]) -> None:
@@ -621,4 +693,6 @@ def _read(m: Model, solver: cp_model.CpSolver) -> tuple[Booking, ...]:
                 spots=parts.read(m, o, counts, solver),
             )
         )
+    found += filter(None, (stops.read(pieces, solver) for pieces in m.pieces.values()))
+    found = [kept_if_same(m.table, b) for b in found]
     return tuple(sorted(found, key=lambda b: (b.start, b.option)))

@@ -29,14 +29,16 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ortools.sat.python import cp_model
 
+from planner.booking import Booking, Counts
 from planner.devices import Unit, distinct_geometries, unit_of
 from planner.inventory import WHOLE, Spot
-from planner.occupancy import Booking, Counts
 from planner.problem import GPU_MILLI, Pool
+from planner.solve.terms import define_load
 from planner.table import Option, Table
 
 if TYPE_CHECKING:
     from planner.solve.model import Model
+    from planner.solve.stops import Pieces
 
 Literal: TypeAlias = cp_model.BoolVarT | bool
 
@@ -72,6 +74,10 @@ def define(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> 
             _define_units(m, o, unit, loads)
     for b in booked:
         _add_booked(m, b, loads)
+    for pieces in m.pieces.values():
+        for (mode, t), x in pieces.x.items():
+            if pieces.modes[mode].pool == p:
+                _define_slot(m, pieces, mode, t, x, loads)
     pool = m.table.problem.pools[p]
     apart: dict[tuple[int, int], Literal] = {}
     for here in loads.values():
@@ -132,6 +138,48 @@ def _define_units(m: Model, o: Option, unit: Unit, loads: Loads) -> None:
             m.cp.add(sum(row) == unit.count * m.counts[o.index, r, n])
 
 
+def _define_slot(
+    m: Model, pieces: Pieces, mode: int, t: int, x: cp_model.IntVar, loads: Loads
+) -> None:
+    """The same in a slot of a job that may stop: who is on another device begins a piece."""
+    o = pieces.modes[mode]
+    unit = unit_of(m.table.mode(o).amounts)
+    if unit is None:
+        return
+    interval = m.cp.new_fixed_size_interval_var(t, 1, f"slot[{o.index},{t}]")
+    for n, node in enumerate(m.table.nodes[o.pool]):
+        row: list[cp_model.IntVar] = []
+        for d in node.healthy_gpus():
+            states = []
+            for state, fits in _states(m.table.problem.pools[o.pool], unit):
+                most = min(fits, unit.count * o.peak)
+                q = m.cp.new_int_var(0, most, f"q[{o.index},{t},{n},{d},{state}]")
+                used = m.cp.new_bool_var(f"use[{o.index},{t},{n},{d},{state}]")
+                m.cp.add(q <= most * used)
+                m.cp.add_implication(used, x)
+                before = pieces.units.get((mode, t - 1, n, d, state), 0)
+                m.cp.add(q - before <= most * pieces.go[mode, t])
+                pieces.units[mode, t, n, d, state] = q
+                row.append(q)
+                states.append(used)
+                loads[n, d].append(
+                    _Load(
+                        job=o.job,
+                        first=t,
+                        last=t,
+                        length=1,
+                        begin=t,
+                        interval=interval,
+                        unit=unit,
+                        state=state,
+                        units=q,
+                        used=used,
+                    )
+                )
+            m.cp.add_at_most_one(states)
+        m.cp.add(sum(row) == unit.count * pieces.counts[mode, n, t])
+
+
 def _define_stay(
     m: Model, o: Option, r: int, before: cp_model.IntVar, now: cp_model.IntVar
 ) -> None:
@@ -183,7 +231,7 @@ def _define_shares(m: Model, pool: Pool, here: Sequence[_Load]) -> None:
     ):
         if any(takes):
             demands = [load.units * each for load, each in zip(whole, takes, strict=True)]
-            m.cp.add_cumulative([load.interval for load in whole], demands, have)
+            define_load(m.cp, [load.interval for load in whole], demands, have)
 
 
 def _define_instances(m: Model, pool: Pool, here: Sequence[_Load]) -> None:
@@ -195,7 +243,7 @@ def _define_instances(m: Model, pool: Pool, here: Sequence[_Load]) -> None:
     stated = distinct_geometries(pool)
     for (state, profile), kind in by_kind.items():
         have = pool.mig_geometries[stated[state]].count(profile)
-        m.cp.add_cumulative([load.interval for load in kind], [load.units for load in kind], have)
+        define_load(m.cp, [load.interval for load in kind], [load.units for load in kind], have)
 
 
 def _define_states(m: Model, here: Sequence[_Load], known: dict[tuple[int, int], Literal]) -> None:
@@ -253,12 +301,13 @@ def read(
         if i == o.index:
             units[r, n] += [(d, state)] * solver.value(q)
     return tuple(
-        tuple(_spot(n, count, units[r, n]) for n, count in enumerate(row) if count)
+        tuple(spot(n, count, units[r, n]) for n, count in enumerate(row) if count)
         for r, row in enumerate(counts)
     )
 
 
-def _spot(n: int, replicas: int, units: Sequence[tuple[int, int]]) -> Spot:
+def spot(n: int, replicas: int, units: Sequence[tuple[int, int]]) -> Spot:
+    """Replicas on a node, by their units' (device, state)."""
     return Spot(
         row=n,
         replicas=replicas,

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner.occupancy import Booking, Occupancy
-from planner.problem import Billing
+from planner.booking import Booking, own_usd, usd_of
+from planner.occupancy import Occupancy
 from planner.solve import build
 from planner.solve.build import Bookings
 from planner.table import Table
@@ -116,10 +116,7 @@ class Ruin:
                 total += problem.jobs[j].unplaced_usd
                 continue
             booking = self.placed[j]
-            o = self.table.options[booking.option]
-            total += self.table.late_usd(j, booking.end(self.table))
-            if problem.pools[o.pool].billing is not Billing.NODE:
-                total += o.usd
+            total += self.table.late_usd(j, booking.end(self.table)) + own_usd(self.table, booking)
         return total + build.bills_usd(self.table, self.placed.values(), pools)
 
 
@@ -138,7 +135,7 @@ def improve(
     ruin = Ruin(table, dict(start), random.Random(seed))
     if not ruin.movable:
         return
-    total = math.fsum(build.usd_of(table, b) for b in start.values())
+    total = math.fsum(usd_of(table, b) for b in start.values())
     usd = best = 0.0
     while (used := share()) < 1.0:
         usd += ruin.step(best + DEVIATION * total * max(0.0, 1 - used) ** 2 - usd)

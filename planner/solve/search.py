@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from planner.occupancy import Booking, Occupancy
+from planner.booking import Booking
+from planner.occupancy import Occupancy
 from planner.plan import Costs, gap_of
 from planner.problem import Billing
 from planner.solve import build, exact, model, ruin
@@ -206,9 +207,7 @@ def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> d
 
 def _swap(table: Table, bookings: Bookings, p: int, packed: Mapping[int, Booking]) -> Bookings:
     """``bookings`` with pool ``p`` as packed; others that were there only for want of room go."""
-    kept = {
-        j: b for j, b in bookings.items() if table.options[b.option].pool != p and j not in packed
-    }
+    kept = {j: b for j, b in bookings.items() if p not in b.pools(table) and j not in packed}
     return {**kept, **packed}
 
 

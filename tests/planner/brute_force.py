@@ -1,7 +1,8 @@
 """The optimum by trying everything: no OR-Tools, nothing of the solver's tables.
 
-Every way to run each job is listed (mode, start, nodes slot by slot), then a depth-first search
-tries every combination, keeping the least (left-out cost of each tier above the lowest, objective).
+Every way to run each job is listed (modes, starts, stops, nodes slot by slot), then a depth-first
+search tries every combination, keeping the least (left-out cost of each tier above the lowest,
+objective).
 """
 
 from __future__ import annotations
@@ -10,35 +11,69 @@ import functools
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
 
-from planner.problem import Amounts, Billing, Demand, Grid, Job, Mode, Node, Pool, Problem, Work
+from planner.problem import (
+    Amounts,
+    Billing,
+    Demand,
+    Grid,
+    Job,
+    Mode,
+    Node,
+    Pool,
+    Problem,
+    Running,
+    Work,
+)
 
 WHAT = ("gpu_milli", "cpu_milli", "memory_bytes")
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way to run a job: for each run, (start, end, replicas on each node of the pool)."""
+class Hold:
+    """Nodes of a pool held from slot to slot: replicas on each, each taking ``amounts``."""
 
+    mode: int
     pool: str
-    runs: tuple[tuple[int, int, tuple[int, ...]], ...]
     amounts: Amounts
-    usd: float  # share of the money
+    start: int
+    end: int
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a job."""
+
+    holds: tuple[Hold, ...]
+    spent: tuple[tuple[str, int, float], ...]  # (pool, slot, USD): its share of money and moving
     late_usd: float
+    lasts: bool = False  # what it holds is one service, and no piece that may move to the next
 
     @property
     def start(self) -> int:
-        return self.runs[0][0]
+        return self.holds[0].start
 
     @property
     def end(self) -> int:
-        return self.runs[-1][1]
+        return self.holds[-1].end
 
-    def replicas_at(self, slot: int) -> int:
-        return sum(sum(counts) for start, end, counts in self.runs if start <= slot < end)
+    @property
+    def usd(self) -> float:
+        return math.fsum(usd for _, _, usd in self.spent)
+
+    def spent_in(self, slots: Container[int]) -> float:
+        return math.fsum(usd for _, t, usd in self.spent if t in slots)
+
+    def milli_at(self, problem: Problem, slot: int, pools: set[str]) -> int:
+        return sum(
+            sum(h.counts) * _milli(_pool(problem, h.pool), h.amounts)
+            for h in self.holds
+            if h.start <= slot < h.end and h.pool in pools
+        )
 
 
 @dataclass(frozen=True)
@@ -74,7 +109,7 @@ def _search(
 ) -> Optimum | None:
     """The cheapest plan within ``caps``; with ``tier``, what leaves least of that tier out."""
     order = _dependency_order(problem)
-    counted = {j.name for j in problem.jobs if any(m for m in j.modes if _pays(problem, j, m))}
+    counted = {j.name for j in problem.jobs if _paying(problem, j)}
     best: list[Optimum | None] = [None]
 
     def descend(at: int, chosen: dict[str, Way], usd: float, out: dict[int, float]) -> None:
@@ -103,8 +138,8 @@ def _search(
 
 def _sure_usd(problem: Problem, way: Way) -> float:
     """What a way costs whatever the others do."""
-    billed_by_node = _pool(problem, way.pool).billing is Billing.NODE
-    return way.late_usd + (0.0 if billed_by_node else way.usd)
+    by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
+    return way.late_usd + math.fsum(usd for pool, _, usd in way.spent if pool not in by_node)
 
 
 def _dependency_order(problem: Problem) -> list[Job]:
@@ -123,33 +158,174 @@ def _slot_hours(grid: Grid) -> float:
     return grid.slot_seconds / 3600
 
 
-def _ways(problem: Problem, job: Job) -> Iterator[Way]:
-    pools = {m.pool: _pool(problem, m.pool) for m in job.modes}
-    for mode in (m for m in job.modes if _replicas_of(m, pools[m.pool], pools[m.pool].capacity)):
-        listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
-        for way in listed(problem, job, mode):
-            if job.max_cost_usd is None or way.usd <= job.max_cost_usd:
-                yield way
+Begin = tuple[int, bool]  # a mode to begin in, and whether it is kept where it runs already
 
 
-def _paying_ways(problem: Problem, job: Job) -> Iterator[Way]:
-    modes = tuple(m for m in job.modes if _pays(problem, job, m))
-    return _ways(problem, replace(job, modes=modes))
+def _begins(problem: Problem, job: Job) -> set[Begin]:
+    """All that the job may begin with."""
+    running = _running(problem, job)
+    if running is None or isinstance(job.need, Demand):
+        return {(m, False) for m in range(len(job.modes))}
+    kept = {(running.mode, True)} if _can_stay(problem, job) else set()
+    if kept and not job.preemptible:
+        return kept
+    free = job.switches or running.work_since_checkpoint >= running.work_done
+    return kept | {(m, False) for m in range(len(job.modes)) if free or m == running.mode}
 
 
-def _pays(problem: Problem, job: Job, mode: Mode) -> bool:
-    """Whether it is worth running, by its own share, at the earliest start that it may have.
+def _running(problem: Problem, job: Job) -> Running | None:
+    return next((r for r in problem.running if r.job == job.name), None)
 
-    One that must run, or that others wait for, is.
+
+def _can_stay(problem: Problem, job: Job) -> bool:
+    """Whether its nodes stay there: until it ends, or, where it may stop, for a first slot."""
+    running = _running(problem, job)
+    assert running is not None
+    end = _length(problem.grid, _hours(_left(problem, job, kept=True), job.modes[running.mode]))
+    until = 1 if _may_stop(job) else end
+    stays = any(True for _ in _holds(problem, job, running.mode, 0, until, kept=True))
+    return stays and end <= min(job.deadline, problem.grid.slots)
+
+
+def _ways(problem: Problem, job: Job) -> list[Way]:
+    """Every way to run the job."""
+    return _listed(problem, job, _begins(problem, job))
+
+
+def _listed(problem: Problem, job: Job, begins: set[Begin]) -> list[Way]:
+    begins = {
+        (m, kept)
+        for m, kept in begins
+        for pool in [_pool(problem, job.modes[m].pool)]
+        if _replicas_of(job.modes[m], pool, pool.capacity)
+    }
+    listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
+    found = [
+        way
+        for way in listed(problem, job, begins)
+        if job.max_cost_usd is None or way.usd <= job.max_cost_usd + 1e-6
+    ]
+    found.sort(key=lambda way: _sure_usd(problem, way))
+    parts = {p.name for p in problem.pools if _has_parts(problem, p.name)}
+    return _undominated(found, parts) if _may_stop(job) else found
+
+
+def _has_parts(problem: Problem, pool: str) -> bool:
+    """Whether some job takes less than a GPU there."""
+    modes = (m for j in problem.jobs for m in j.modes if m.pool == pool)
+    return any(m.amounts.mig or m.amounts.gpu_milli % 1000 for m in modes)
+
+
+def _undominated(ways: list[Way], parts: set[str]) -> list[Way]:
+    """Without those that hold, cost and last all that another does, and more.
+
+    In pools with ``parts`` of GPUs a piece is another than two that may be on two GPUs.
     """
+    kept: list[tuple[frozenset[object], Way]] = []
+    for way in ways:
+        held = frozenset(
+            (h.pool, h.amounts, t, h.counts, h.start if h.pool in parts else 0)
+            for h in way.holds
+            for t in range(h.start, h.end)
+        )
+        months = [range(t) for t in range(1, way.end + 1)]
+        if not any(
+            less <= held
+            and other.start >= way.start
+            and other.end <= way.end
+            and all(other.spent_in(m) <= way.spent_in(m) + 1e-9 for m in months)
+            and other.usd - other.spent_in(months[-1]) <= 1e-9
+            for less, other in kept
+        ):
+            kept.append((held, way))
+    return [way for _, way in kept]
+
+
+def _paying_ways(problem: Problem, job: Job) -> list[Way]:
+    return _listed(problem, job, _paying(problem, job) & _begins(problem, job))
+
+
+def _paying(problem: Problem, job: Job) -> set[Begin]:
+    """What is worth beginning with, by its share, at the earliest end that there may be.
+
+    All, of one that must run or that others wait for. Of a job that may stop, a mode pays or not.
+    """
+    begins = _begins(problem, job)
     if job.required or any(job.name in j.after for j in problem.jobs):
-        return True
-    way = next(_ways(problem, replace(job, modes=(mode,))), None)
-    if way is None:
-        return False
-    first = max(_earliest(problem, job), _ready(problem, _pool(problem, mode.pool)))
-    late = _late(problem.grid, job, first + way.end - way.start)
-    return way.usd + late < job.unplaced_usd
+        return begins
+    found = {b for b in begins if _least_usd(problem, job, *b) < job.unplaced_usd}
+    if _may_stop(job):
+        return {b for b in begins if b[0] in {m for m, _ in found}}
+    return found
+
+
+def _least_usd(problem: Problem, job: Job, number: int, kept: bool) -> float:
+    """The share of a way to begin with a mode, at its cheapest, and the lateness of the first."""
+    mode, grid = job.modes[number], problem.grid
+    pool = _pool(problem, mode.pool)
+    if isinstance(job.need, Demand):
+        return min((w.usd for w in _service_ways(problem, job, {(number, kept)})), default=math.inf)
+    if _may_stop(job):
+        first, seconds = _first(problem, job, pool, kept), _seconds(problem, job, mode, kept)
+        if job.switches:
+            seconds = 3600 * _hours(_left(problem, job, kept=True), mode)
+        ratio = min(
+            (_ratio(pool, t) for t in range(first, min(job.deadline, grid.slots))), default=1.0
+        )
+        usd = seconds / 3600 * mode.replicas * mode.usd_per_replica_hour * ratio
+        end = first + _length(grid, seconds / 3600)
+        if job.switches:
+            end = _earliest_end(problem, job)
+        return usd + _late(grid, job, end)
+    seconds = _seconds(problem, job, mode, kept)
+    first, length = _first(problem, job, pool, kept), _length(grid, seconds / 3600)
+    last = first if kept else min(job.deadline, grid.slots) - length
+    by_start = [
+        math.fsum(usd for _, _, usd in _spending(problem, mode, start, seconds))
+        for start in range(first, last + 1)
+    ]
+    return min(by_start, default=math.inf) + _late(grid, job, first + length)
+
+
+def _may_stop(job: Job) -> bool:
+    saves = job.preemptible and job.interruption.checkpoint_seconds > 0
+    return saves and isinstance(job.need, Work)
+
+
+def _left(problem: Problem, job: Job, *, kept: bool) -> float:
+    assert isinstance(job.need, Work)
+    running = _running(problem, job)
+    if running is None:
+        return job.need.amount
+    done = running.work_done - (0.0 if kept else running.work_since_checkpoint)
+    return job.need.amount - done
+
+
+def _hours(work: float, mode: Mode) -> float:
+    return work / (mode.replicas * mode.work_per_replica_hour)
+
+
+def _seconds(problem: Problem, job: Job, mode: Mode, kept: bool) -> float:
+    """What all of it takes in one piece."""
+    restarts = _running(problem, job) is not None and not kept
+    hours = _hours(_left(problem, job, kept=kept), mode)
+    return 3600 * hours + job.interruption.restart_seconds * restarts
+
+
+def _first(problem: Problem, job: Job, pool: Pool, kept: bool) -> int:
+    return 0 if kept else max(_earliest(problem, job), _ready(problem, pool))
+
+
+def _ratio(pool: Pool, slot: int) -> float:
+    """The price of work in a slot over that in the first."""
+
+    def price(t: int) -> float:
+        window = next(w for w in pool.windows if w.start <= t < w.end)
+        if pool.billing is Billing.SUNK:
+            return window.marginal_usd_per_node_hour
+        return window.usd_per_node_hour
+
+    return price(slot) / price(0) if price(0) else 1.0
 
 
 def _earliest(problem: Problem, job: Job) -> int:
@@ -159,9 +335,9 @@ def _earliest(problem: Problem, job: Job) -> int:
 
 
 def _earliest_end(problem: Problem, job: Job) -> int:
-    assert isinstance(job.need, Work)
-    hours = [job.need.amount / (m.replicas * m.work_per_replica_hour) for m in job.modes]
-    return _earliest(problem, job) + _length(problem.grid, min(hours, default=0.0))
+    hours = [_hours(_left(problem, job, kept=True), m) for m in job.modes]
+    start = 0 if _running(problem, job) else _earliest(problem, job)
+    return start + _length(problem.grid, min(hours, default=0.0))
 
 
 def _length(grid: Grid, hours: float) -> int:
@@ -241,39 +417,132 @@ def _spreads(
     return [c for c in found if _topology_holds(pool, nodes, mode, c)]
 
 
-def _batch_ways(problem: Problem, job: Job, mode: Mode) -> Iterator[Way]:
-    assert isinstance(job.need, Work)
-    hours = job.need.amount / (mode.replicas * mode.work_per_replica_hour)
-    length = _length(problem.grid, hours)
-    usd = hours * mode.replicas * mode.usd_per_replica_hour
+def _batch_ways(problem: Problem, job: Job, begins: set[Begin]) -> Iterator[Way]:
+    if _may_stop(job):
+        yield from _Pieces(problem, job, begins).ways()
+        return
+    for mode, kept in begins:
+        yield from _one_piece(problem, job, mode, kept)
+
+
+def _one_piece(problem: Problem, job: Job, number: int, kept: bool) -> Iterator[Way]:
+    mode = job.modes[number]
+    seconds = _seconds(problem, job, mode, kept)
+    length = _length(problem.grid, seconds / 3600)
+    first = _first(problem, job, _pool(problem, mode.pool), kept)
     last = min(job.deadline, problem.grid.slots) - length
-    for start in range(max(job.release, _ready(problem, _pool(problem, mode.pool))), last + 1):
-        end = start + length
-        for counts in _spreads(problem, mode, mode.replicas, start, end):
-            late = _late(problem.grid, job, end)
-            yield Way(mode.pool, ((start, end, counts),), mode.amounts, usd, late)
+    for start in range(first, min(last, first if kept else last) + 1):
+        for hold in _holds(problem, job, number, start, start + length, kept):
+            spent = _spending(problem, mode, start, seconds)
+            yield Way((hold,), spent, _late(problem.grid, job, hold.end))
 
 
-def _service_ways(problem: Problem, job: Job, mode: Mode) -> Iterator[Way]:
-    need = job.need
+def _holds(
+    problem: Problem, job: Job, number: int, start: int, end: int, kept: bool
+) -> Iterator[Hold]:
+    """All ways to hold a mode's gang from slot to slot; ``kept`` where it runs already."""
+    mode = job.modes[number]
+    running = _running(problem, job)
+    names = [n.name for n in _nodes(problem, _pool(problem, mode.pool))]
+    for counts in _spreads(problem, mode, mode.replicas, start, end):
+        if not kept or (running and counts == tuple(running.nodes.count(n) for n in names)):
+            yield Hold(number, mode.pool, mode.amounts, start, end, counts)
+
+
+def _spending(
+    problem: Problem, mode: Mode, start: int, seconds: float
+) -> tuple[tuple[str, int, float], ...]:
+    """What a gang pays that works, saves and restores for ``seconds`` from slot ``start`` on."""
+    pool, slot = _pool(problem, mode.pool), problem.grid.slot_seconds
+    usd_per_second = mode.replicas * mode.usd_per_replica_hour / 3600
+    return tuple(
+        (pool.name, t, min(slot, seconds - (t - start) * slot) * usd_per_second * _ratio(pool, t))
+        for t in range(start, start + _length(problem.grid, seconds / 3600))
+    )
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """Piece after piece: one that is not the last works all of its time and then saves."""
+
+    problem: Problem
+    job: Job
+    begins: set[Begin]
+
+    def ways(self) -> Iterator[Way]:
+        running, stop = _running(self.problem, self.job), self.job.interruption
+        for number, kept in self.begins:
+            bound = running is not None and running.work_since_checkpoint < running.work_done
+            changes = int(bound and running is not None and number != running.mode)
+            restart = 0.0 if kept or running is None else stop.restart_seconds
+            left = _left(self.problem, self.job, kept=kept)
+            for hold in self._holds(number, 0, kept) if changes <= self.job.switches else ():
+                yield from self._add(Way((), (), 0.0), hold, left, changes, restart)
+
+    def _holds(self, number: int, first: int, kept: bool = False) -> Iterator[Hold]:
+        pool = _pool(self.problem, self.job.modes[number].pool)
+        first = max(first, _first(self.problem, self.job, pool, kept))
+        end = min(self.job.deadline, self.problem.grid.slots)
+        for start in range(first, first + 1 if kept else end):
+            for until in range(start + 1, end + 1):
+                yield from _holds(self.problem, self.job, number, start, until, kept)
+
+    def _add(
+        self, way: Way, hold: Hold, left: float, changes: int, restart: float
+    ) -> Iterator[Way]:
+        mode, slot = self.job.modes[hold.mode], self.problem.grid.slot_seconds
+        has, needed = (hold.end - hold.start) * slot, 3600 * _hours(left, mode) + restart
+        if needed <= has + 1e-6 * slot:
+            if needed > has - slot + 1e-6 * slot or has == slot:  # else a shorter one does
+                spent = _spending(self.problem, mode, hold.start, needed)
+                late = _late(self.problem.grid, self.job, hold.end)
+                yield Way((*way.holds, hold), (*way.spent, *spent), late)
+            return
+        works = has - restart - self.job.interruption.save_seconds
+        if works > 0:
+            spent = _spending(self.problem, mode, hold.start, has)
+            longer = Way((*way.holds, hold), (*way.spent, *spent), 0.0)
+            yield from self._grow(longer, left - works / 3600 / _hours(1.0, mode), changes)
+
+    def _grow(self, way: Way, left: float, changes: int) -> Iterator[Way]:
+        before, restart = way.holds[-1], self.job.interruption.restart_seconds
+        for number in {m for m, _ in self.begins}:
+            changed = changes + (number != before.mode)
+            for hold in self._holds(number, before.end) if changed <= self.job.switches else ():
+                goes_on = (before.mode, before.counts, before.end)
+                other_gpus = _has_parts(self.problem, hold.pool)
+                if other_gpus or (number, hold.counts, hold.start) != goes_on:
+                    yield from self._add(way, hold, left, changed, restart)
+
+
+def _service_ways(problem: Problem, job: Job, begins: set[Begin]) -> Iterator[Way]:
+    for number, _ in begins:
+        yield from _service_ways_in(problem, job, number)
+
+
+def _service_ways_in(problem: Problem, job: Job, number: int) -> Iterator[Way]:
+    need, mode = job.need, job.modes[number]
     assert isinstance(need, Demand)
     end = min(job.deadline, problem.grid.slots)
     wanted = {
         t: max(need.min_replicas, math.ceil(need.per_slot[t] / mode.work_per_replica_hour - 1e-9))
         for t in range(job.release, end)
     }
-    usd = sum(wanted.values()) * _slot_hours(problem.grid) * mode.usd_per_replica_hour
+    rate, pool = _slot_hours(problem.grid) * mode.usd_per_replica_hour, _pool(problem, mode.pool)
+    spent = tuple((pool.name, t, n * rate * _ratio(pool, t)) for t, n in wanted.items())
 
-    def grow(t: int, runs: tuple[tuple[int, int, tuple[int, ...]], ...]) -> Iterator[Way]:
+    def grow(t: int, holds: tuple[Hold, ...]) -> Iterator[Way]:
         if t == end:
-            yield Way(mode.pool, runs, mode.amounts, usd, 0.0)
+            yield Way(holds, spent, 0.0, lasts=True)
             return
         for counts in _spreads(problem, mode, wanted[t], t, t + 1):
-            if runs:
-                change = [b - a for a, b in zip(runs[-1][2], counts, strict=True)]
+            if holds:
+                change = [b - a for a, b in zip(holds[-1].counts, counts, strict=True)]
                 if min(change) < 0 < max(change):
                     continue  # a replica would move
-            yield from grow(t + 1, (*runs, (t, t + 1, counts)))
+            yield from grow(
+                t + 1, (*holds, Hold(number, pool.name, mode.amounts, t, t + 1, counts))
+            )
 
     if job.release < end:
         yield from grow(job.release, ())
@@ -284,42 +553,55 @@ def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
         return False
     everyone = [*chosen.items(), (job.name, way)]
     return (
-        _nodes_hold(problem, way, [w for _, w in everyone if w.pool == way.pool])
+        _nodes_hold(problem, way, [w for _, w in everyone])
         and _limits_hold(problem, everyone)
         and _budgets_hold(problem, everyone)
     )
 
 
-def _nodes_hold(problem: Problem, way: Way, here: list[Way]) -> bool:
-    pool = _pool(problem, way.pool)
-    nodes = _nodes(problem, pool)
+def _nodes_hold(problem: Problem, way: Way, everyone: list[Way]) -> bool:
+    return all(
+        _pool_holds(pool, _nodes(problem, pool), way, everyone)
+        for pool in problem.pools
+        if any(h.pool == pool.name for h in way.holds)
+    )
+
+
+def _pool_holds(pool: Pool, nodes: list[Node], way: Way, everyone: list[Way]) -> bool:
+    here = [h for w in everyone for h in w.holds if h.pool == pool.name]
     for t in range(way.start, way.end):
         held: dict[tuple[int, str], int] = defaultdict(int)
-        for w in here:
-            for start, end, counts in w.runs:
-                if start <= t < end:
-                    for n, count in enumerate(counts):
-                        for what in WHAT:
-                            held[n, what] += count * getattr(w.amounts, what)
+        for h in here:
+            if h.start <= t < h.end:
+                for n, count in enumerate(h.counts):
+                    for what in WHAT if count else ():
+                        held[n, what] += count * getattr(h.amounts, what)
         if any(used > getattr(_working(nodes[n]), what) for (n, what), used in held.items()):
             return False
-    if all(w.amounts.gpu_milli and w.amounts.gpu_milli % 1000 == 0 for w in here):
-        return True
-    return all(
-        _devices_hold(pool, node, tuple(sorted(_on_node(here, n), key=repr)))
+    return not _told_apart(pool, everyone) or all(
+        _devices_hold(pool, node, tuple(sorted(_on_node(everyone, pool, n), key=repr)))
         for n, node in enumerate(nodes)
     )
+
+
+def _told_apart(pool: Pool, everyone: list[Way]) -> bool:
+    held = [h.amounts.gpu_milli for w in everyone for h in w.holds if h.pool == pool.name]
+    return not all(milli and milli % 1000 == 0 for milli in held)
 
 
 Config = tuple[tuple[int, int, int], ...]  # (device, geometry or -1, units), where there are any
 Runs = tuple[tuple[int, int, int], ...]  # (start, end, replicas on the node)
 
 
-def _on_node(here: list[Way], n: int) -> Iterator[tuple[Amounts, Runs]]:
-    for w in here:
-        runs = tuple((start, end, counts[n]) for start, end, counts in w.runs)
-        if any(count for _, _, count in runs):
-            yield w.amounts, runs
+def _on_node(everyone: list[Way], pool: Pool, n: int) -> Iterator[tuple[Amounts, Runs]]:
+    """What each job holds of a node from when to when, without moving; a service is one run on."""
+    for way in everyone:
+        here = [h for h in way.holds if h.pool == pool.name]
+        pieces = [here] if way.lasts else [[h] for h in here]
+        for piece in pieces:
+            runs = tuple((h.start, h.end, h.counts[n]) for h in piece)
+            if any(count for _, _, count in runs):
+                yield piece[0].amounts, runs
 
 
 @functools.cache
@@ -420,17 +702,10 @@ def _limits_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
     queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
     for queue in problem.queues:
         for accelerator, most in queue.limit:
-            ours = [
-                w
-                for name, w in everyone
-                if queue.name in queue_of[name]
-                and _pool(problem, w.pool).accelerator == accelerator
-            ]
+            pools = {p.name for p in problem.pools if p.accelerator == accelerator}
+            ours = [w for name, w in everyone if queue.name in queue_of[name]]
             for t in range(problem.grid.slots):
-                held = sum(
-                    w.replicas_at(t) * _milli(_pool(problem, w.pool), w.amounts) for w in ours
-                )
-                if held > 1000 * most:
+                if sum(w.milli_at(problem, t, pools) for w in ours) > 1000 * most:
                     return False
     return True
 
@@ -453,16 +728,10 @@ def _months(grid: Grid) -> list[list[int]]:
     return [list(slots) for _, slots in by_month]
 
 
-def _spent(way: Way, slots: list[int]) -> float:
-    """Of the way's money, what falls in ``slots``: in proportion to the replicas that run."""
-    total = sum(way.replicas_at(t) for t in range(way.start, way.end))
-    return way.usd * sum(way.replicas_at(t) for t in slots) / total if total else 0.0
-
-
 def _budgets_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
     queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
     return all(
-        math.fsum(_spent(w, slots) for name, w in everyone if q.name in queue_of[name])
+        math.fsum(w.spent_in(slots) for name, w in everyone if q.name in queue_of[name])
         <= q.budget_usd_per_month + 1e-6
         for q in problem.queues
         if q.budget_usd_per_month is not None
@@ -472,28 +741,38 @@ def _budgets_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
 
 def _node_bills(problem: Problem, chosen: dict[str, Way]) -> float:
     """Cheapest on/off pattern of each rented node, by dynamic programming over slots."""
+    holds = [h for w in chosen.values() for h in w.holds]
     return math.fsum(
-        _node_bill(problem, pool, node, [w for w in chosen.values() if w.pool == pool.name])
+        _node_bill(problem, pool, node, [h for h in holds if h.pool == pool.name])
         for pool in problem.pools
         if pool.billing is Billing.NODE
         for node in _nodes(problem, pool)
     )
 
 
-def _node_bill(problem: Problem, pool: Pool, node: Node, ways: list[Way]) -> float:
-    usd_per_hour = pool.windows[0].usd_per_node_hour
-    rate = usd_per_hour * _slot_hours(problem.grid)
-    startup = usd_per_hour * pool.startup_seconds / 3600
-    used = {
-        t
-        for w in ways
-        for start, end, counts in w.runs
-        if counts[node.index]
-        for t in range(start, end)
-    }
-    off, on = 0.0, math.inf
+def _node_bill(problem: Problem, pool: Pool, node: Node, holds: list[Hold]) -> float:
+    used = {t for h in holds if h.counts[node.index] for t in range(h.start, h.end)}
+    up = any(node.name in r.nodes for r in problem.running)
+    off, on = (math.inf, 0.0) if up else (0.0, math.inf)
+    off = min(off, on)
     for t in range(problem.grid.slots):
         there = node.index < pool.nodes_at(t)
-        stay_on = min(on, off + startup) + rate if there else math.inf
+        rate = _rate(pool, t) * _slot_hours(problem.grid)
+        stay_on = min(on, off + _launch_usd(problem, pool, t)) + rate if there else math.inf
         off, on = (math.inf if t in used else min(off, on)), stay_on
     return min(off, on)
+
+
+def _rate(pool: Pool, slot: int) -> float:
+    """USD per node-hour; before the grid, that of its first window."""
+    return next(w.usd_per_node_hour for w in pool.windows if max(0, slot) < w.end)
+
+
+def _launch_usd(problem: Problem, pool: Pool, slot: int) -> float:
+    """The start-up ends as ``slot`` begins, and pays the prices of its time."""
+    usd, left, t = 0.0, pool.startup_seconds, slot - 1
+    while left > 0:
+        seconds = min(left, problem.grid.slot_seconds)
+        usd += seconds / 3600 * _rate(pool, t)
+        left, t = left - seconds, t - 1
+    return usd

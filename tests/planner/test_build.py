@@ -6,8 +6,8 @@ import random
 
 import pytest
 
+from planner.booking import Booking
 from planner.check import violations
-from planner.occupancy import Booking
 from planner.plan import Status
 from planner.problem import Billing, Job, Problem
 from planner.solve import build

@@ -15,11 +15,13 @@ from planner.problem import (
     Billing,
     Demand,
     Device,
+    Interruption,
     Job,
     Mode,
     Pool,
     Problem,
     Queue,
+    Running,
     Work,
 )
 from planner.solve.pick import solve
@@ -207,29 +209,60 @@ def test_work_without_a_replica_never_ends_and_is_no_crash() -> None:
     assert "solo: inf h of work do not fit its 1 slots" in found
 
 
-def test_two_halves_of_a_job_may_follow_each_other_but_not_overlap() -> None:
-    half = seg("solo", 2, 3, ("a-0", 1, (0,)), work=0.5)
-    question = asked(SOLO)
-    apart = answer(question, half, replace(half, start=4, end=5))
-    assert violations(question, apart) == ()
-    elsewhere = seg("solo", 2, 4, ("a-1", 1, (0,)), work=0.5)
-    overlap = answer(question, half, elsewhere)
-    assert violations(question, overlap) == ("solo: two segments overlap at slot 2",)
+# Two hours of work; a checkpoint takes 6 min to save and 12 min to restore, a tenth and a fifth.
+SAVES = Interruption(checkpoint_seconds=600, save_seconds=360, restart_seconds=720)
+STOPS = job("solo", mode(POOL, hours=2), interruption=SAVES)
+FIRST = replace(seg("solo", 1, 2, ("a-0", 1, (0,)), work=0.45), save_seconds=360)
+REST = replace(seg("solo", 3, 5, ("a-0", 1, (0,)), work=0.55), restart_seconds=720)
 
 
-def test_a_job_that_may_not_be_interrupted_neither_pauses_nor_moves() -> None:
+def test_a_job_that_saves_may_stop_and_go_on_and_pays_for_both() -> None:
+    # 0.9 h and 1.1 h of work make 2 h; saving and restoring take 0.3 h more, at $1.
+    question = asked(STOPS)
+    plan = answer(question, FIRST, REST)
+    assert violations(question, plan) == ()
+    assert (plan.costs.money, plan.costs.moving) == pytest.approx((2.0, 0.3))
+    free = answer(question, FIRST, replace(REST, restart_seconds=0.0))
+    assert "solo: 0 s to restore from slot 3, 720 needed" in violations(question, free)
+    unsaved = answer(question, replace(FIRST, save_seconds=0.0), REST)
+    assert "solo: 0 s to save from slot 1, 360 needed" in violations(question, unsaved)
+
+
+def test_pieces_of_a_job_do_not_overlap() -> None:
+    question = asked(STOPS)
+    overlap = answer(question, FIRST, replace(REST, start=1, end=3))
+    assert "solo: two segments overlap at slot 1" in violations(question, overlap)
+
+
+def test_a_job_works_all_the_time_that_it_holds_before_it_stops() -> None:
+    question = asked(STOPS)
+    lazy = answer(question, replace(FIRST, work=0.4), replace(REST, work=0.6))
+    said = "solo: stops at slot 2, yet has worked 0.9 of 1 h there"
+    assert violations(question, lazy) == (said,)
+    hasty = answer(question, replace(FIRST, work=0.5), replace(REST, work=0.5))
+    assert violations(question, hasty) == ("solo: 1.1 h of work do not fit its 1 slots",)
+
+
+@pytest.mark.parametrize(
+    "rigid",
+    [replace(STOPS, preemptible=False), replace(STOPS, interruption=Interruption())],
+    ids=["not preemptible", "never saves"],
+)
+def test_a_job_that_may_not_be_interrupted_neither_pauses_nor_moves(rigid: Job) -> None:
+    question = asked(rigid)
     half = seg("solo", 2, 3, ("a-0", 1, (0,)), work=0.5)
-    question = asked(replace(SOLO, preemptible=False))
     joined = answer(question, half, replace(half, start=3, end=4))
     assert violations(question, joined) == ()
-    said = ("solo: may not be interrupted, but stops at slot 3",)
-    assert violations(question, answer(question, half, replace(half, start=4, end=5))) == said
+    said = "solo: may not be interrupted, but stops at slot 3"
+    assert said in violations(question, answer(question, half, replace(half, start=4, end=5)))
     moved = seg("solo", 3, 4, ("a-1", 1, (0,)), work=0.5)
-    assert violations(question, answer(question, half, moved)) == said
+    assert said in violations(question, answer(question, half, moved))
 
 
 def test_more_changes_of_mode_than_allowed_are_named() -> None:
-    fast = job("solo", mode(POOL, hours=1), mode(POOL, hours=0.5, gpus=2))
+    # 0.5 h of the slower mode do a quarter; the faster one does the rest in 0.75 h.
+    quick = Interruption(checkpoint_seconds=600)
+    fast = replace(STOPS, modes=(*STOPS.modes, mode(POOL, hours=1, gpus=2)), interruption=quick)
     parts = (
         seg("solo", 0, 1, ("a-0", 1, (0,)), work=0.5),
         seg("solo", 1, 2, ("a-0", 1, (0, 1)), work=0.5, which=1),
@@ -239,6 +272,49 @@ def test_more_changes_of_mode_than_allowed_are_named() -> None:
     assert violations(question, answer(question, *parts)) == (said,)
     allowed = asked(replace(fast, switches=1))
     assert violations(allowed, answer(allowed, *parts)) == ()
+    back = seg("solo", 2, 3, ("a-0", 1, (0,)), work=0.0)
+    twice = violations(allowed, answer(allowed, *parts, back))
+    assert twice[0] == "solo: changes mode more often than 1 times"
+
+
+# -- jobs that run already -----------------------------------------------------------------------
+
+# Half of 4 h is done, an hour of it since the checkpoint.
+RUNS = job("runs", mode(POOL, hours=4), interruption=SAVES)
+STANDS = Running(job="runs", mode=0, nodes=("a-0",), work_done=0.5, work_since_checkpoint=0.25)
+GOES_ON = seg("runs", 0, 2, ("a-0", 1, (0,)), work=0.5)
+MOVED = replace(
+    seg("runs", 0, 4, ("a-1", 1, (0,)), work=0.75), restart_seconds=720, redone_work=0.25
+)
+
+
+def test_a_job_that_goes_on_where_it_runs_costs_nothing_more() -> None:
+    question = replace(asked(RUNS), running=(STANDS,))
+    plan = answer(question, GOES_ON)
+    assert violations(question, plan) == ()
+    assert (plan.costs.money, plan.costs.moving) == (2.0, 0.0)
+
+
+def test_a_job_that_is_moved_restores_and_does_what_it_lost_again() -> None:
+    # 2 h of work; 0.2 h to restore and 1 h of lost work are moving.
+    question = replace(asked(RUNS), running=(STANDS,))
+    plan = answer(question, MOVED)
+    assert violations(question, plan) == ()
+    assert (plan.costs.money, plan.costs.moving) == pytest.approx((2.0, 1.2))
+    forgets = answer(question, replace(MOVED, redone_work=0.0))
+    assert "runs: does 0 hours again, 0.25 are lost" in violations(question, forgets)
+    short = answer(question, replace(MOVED, work=0.5))
+    assert "runs: does 0.5 of 0.75 hours" in violations(question, short)
+
+
+def test_a_job_that_may_not_be_interrupted_stays_where_it_runs() -> None:
+    rigid = replace(asked(replace(RUNS, preemptible=False)), running=(STANDS,))
+    assert violations(rigid, answer(rigid, GOES_ON)) == ()
+    said = "runs: may not be interrupted, but is moved from where it runs"
+    assert violations(rigid, answer(rigid, MOVED)) == (said,)
+    node, *others = rigid.nodes
+    lost = replace(rigid, nodes=(replace(node, cordoned="broken"), *others))
+    assert violations(lost, answer(lost, MOVED)) == ()
 
 
 # -- gangs ---------------------------------------------------------------------------------------

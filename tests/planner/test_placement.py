@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner import placement
+from planner.booking import Booking
 from planner.check import violations
-from planner.occupancy import Booking, Occupancy
+from planner.occupancy import Occupancy
 from planner.plan import Segment
 from planner.problem import Billing, Demand, Job, Pool, Problem
 from planner.table import Table, build

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from planner.occupancy import Booking
+from planner.booking import Booking
 from planner.plan import Plan, Reason, Unplaced
 from planner.problem import Billing, Excluded, Job, Pool, Problem, Queue
 from planner.reasons import why_not

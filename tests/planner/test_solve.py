@@ -11,10 +11,10 @@ from itertools import pairwise
 import pytest
 
 from planner import cost
+from planner.booking import Booking
 from planner.check import violations
-from planner.occupancy import Booking
 from planner.plan import Plan, Reason, Status, gap_of
-from planner.problem import Amounts, Billing, Demand, Job, Pool, Problem, Queue, Running, Window
+from planner.problem import Amounts, Billing, Demand, Job, Pool, Problem, Queue, Window
 from planner.solve import exact, pick, search
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.pick import WrongPlan, solve
@@ -478,7 +478,7 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
     one = pool("a", gpus=2)
     first, last = (
         Window(start=a, end=b, nodes=1, usd_per_node_hour=usd, marginal_usd_per_node_hour=0.0)
-        for a, b, usd in ((0, 3, 1.0), (3, 6, 2.0))
+        for a, b, usd in ((0, 3, 0.0), (3, 6, 2.0))
     )
     dear = replace(pool("b"), windows=(first, last))
     part = replace(mode(one), amounts=Amounts(gpu_milli=1500))
@@ -486,31 +486,22 @@ def test_all_that_is_not_planned_yet_is_named_at_once() -> None:
     jobs = (
         job("part", part),
         job("slice", sliced),
-        job("moves", mode(one), switches=1),
         job("late", mode(one, serves=1.0), need=Demand(per_slot=(1.0,) * 6), due=3),
         job("rich", mode(one), unplaced_usd=2e15),
     )
     made = problem((one, dear), jobs, queues=(Queue(name="q", budget_usd_per_month=2e15),))
     small = replace(made.nodes[0], capacity=Amounts(gpu_milli=1000))
-    asked = replace(
-        made,
-        nodes=(small, *made.nodes[1:]),
-        running=(
-            Running(job="part", mode=0, nodes=("a-0",), work_done=0.0, work_since_checkpoint=0.0),
-        ),
-    )
+    asked = replace(made, nodes=(small, *made.nodes[1:]))
     with pytest.raises(Unsupported) as raised:
         solve(asked)
     assert str(raised.value).splitlines() == [
         f"not planned yet: {what}"
         for what in (
-            "running jobs: plans start from an empty fleet",
-            "pool b: a price that changes within the horizon",
+            "pool b: a price that is nothing in the first window and something later",
             "node a-0: another capacity than the other nodes of a",
             "queue q: a budget above $1,000,000,000,000,000",
             "job part: GPUs and a part of one beside them",
             "job slice: MIG instances of two kinds, or beside a GPU",
-            "job moves: changing mode at a checkpoint",
             "job late: a service with a due time or with dependencies",
             "job rich: sums above $1,000,000,000,000,000",
         )

@@ -12,12 +12,14 @@ from planner.problem import (
     Demand,
     Device,
     Grid,
+    Interruption,
     Job,
     Mode,
     Node,
     Pool,
     Problem,
     Queue,
+    Running,
     Window,
     Work,
 )
@@ -29,6 +31,7 @@ RACK = "rack"
 NODES_PER_RACK = 2
 GEOMETRIES = (("3g.40gb", "3g.40gb"), ("3g.40gb", "2g.20gb", "1g.10gb"))
 GIB = 2**30
+WHAT = ("gpu_milli", "cpu_milli", "memory_bytes")
 
 
 def grid(slots: int = 6, slot_seconds: int = 3600, start: datetime = START) -> Grid:
@@ -44,6 +47,7 @@ def pool(
     billing: Billing = Billing.GPU,
     slots: int = 6,
     windows: tuple[tuple[int, int, int], ...] = (),
+    times: tuple[float, ...] = (),
     cpus: int = 0,
     gib: int = 0,
     startup_seconds: int = 0,
@@ -53,8 +57,12 @@ def pool(
     gpu_gib: int = 0,
     mig: tuple[tuple[str, ...], ...] = (),
 ) -> Pool:
-    """``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes)."""
+    """``nodes`` nodes of ``gpus`` GPUs at ``usd`` a GPU-hour; ``windows`` as (from, to, nodes).
+
+    ``times``: the price in each window, over ``usd``.
+    """
     spans = windows or ((0, slots, nodes),)
+    prices = [usd * gpus * x for x in times or (1.0,) * len(spans)]
     return Pool(
         name=name,
         accelerator=accelerator or name,
@@ -70,10 +78,10 @@ def pool(
                 start=a,
                 end=b,
                 nodes=n,
-                usd_per_node_hour=usd * gpus,
-                marginal_usd_per_node_hour=0.0,
+                usd_per_node_hour=price,
+                marginal_usd_per_node_hour=price / 10,
             )
-            for a, b, n in spans
+            for (a, b, n), price in zip(spans, prices, strict=True)
         ),
         billing=billing,
         purchase="on_demand",
@@ -170,6 +178,7 @@ def problem(
     queues: tuple[Queue, ...] = (),
     cordoned: frozenset[str] = frozenset(),
     unhealthy: frozenset[tuple[str, int]] = frozenset(),
+    running: tuple[Running, ...] = (),
 ) -> Problem:
     return Problem(
         grid=grid(slots, slot_seconds, start),
@@ -177,6 +186,7 @@ def problem(
         nodes=nodes_of(pools, cordoned, unhealthy),
         jobs=jobs,
         queues=queues,
+        running=running,
     )
 
 
@@ -186,13 +196,15 @@ def problem(
 def random_problem(seed: int) -> Problem:
     """A problem small enough to enumerate, with every feature that the planner plans."""
     rng = random.Random(seed)
-    slots = rng.randint(3, 6)
+    stops = rng.random() < 0.4
+    slots = 4 if stops else rng.randint(3, 6)
     pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(rng.choice([1, 2, 2])))
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
+    jobs = (*_random_stops(rng, jobs[:2], slots), *jobs[2:]) if stops else jobs
     names = [n.name for n in nodes_of(pools)]
     gpus = [(n.name, d) for n in nodes_of(pools) for d in range(len(n.devices))]
-    return problem(
+    made = problem(
         pools,
         _random_dependencies(rng, jobs),
         slots=slots,
@@ -202,6 +214,7 @@ def random_problem(seed: int) -> Problem:
         cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
         unhealthy=frozenset([rng.choice(gpus)] if rng.random() < 0.2 else []),
     )
+    return _random_running(rng, made) if rng.random() < 0.3 else made
 
 
 def larger_problem(seed: int) -> Problem:
@@ -211,17 +224,116 @@ def larger_problem(seed: int) -> Problem:
     pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(3))
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(10, 30)))
-    return problem(
+    made = problem(
         pools,
-        _random_dependencies(rng, jobs),
+        _random_dependencies(rng, _random_stops(rng, jobs, slots)),
         slots=slots,
         start=rng.choice([START, MONTH_END]),
         queues=queues,
     )
+    return _random_running(rng, made) if rng.random() < 0.5 else made
+
+
+def _random_stops(rng: random.Random, jobs: tuple[Job, ...], slots: int) -> tuple[Job, ...]:
+    """Most of ``jobs`` may stop at a checkpoint, and some of those go on in another mode."""
+    return tuple(
+        _stopping(rng, j, slots) if isinstance(j.need, Work) and rng.random() < 0.8 else j
+        for j in jobs
+    )
+
+
+def _stopping(rng: random.Random, j: Job, slots: int) -> Job:
+    """As long, worth as much, and with as much time that to stop may pay."""
+    hours = [1 / (m.replicas * m.work_per_replica_hour) for m in j.modes]
+    long = rng.uniform(0.4, 1.0) * slots / (rng.choice(hours) if hours else 1.0)
+    roomy = rng.random() < 0.7
+    return replace(
+        j,
+        need=Work(amount=round(long, 1) if rng.random() < 0.7 else 1.0),
+        interruption=Interruption(
+            checkpoint_seconds=600,
+            save_seconds=rng.choice([0, 0, 60, 300, 900]),
+            restart_seconds=rng.choice([0, 0, 120, 600, 2000]),
+        ),
+        switches=rng.choice([0, 0, 1, 1, 2]),
+        release=0 if roomy else j.release,
+        deadline=slots if roomy else j.deadline,
+        unplaced_usd=round(rng.uniform(20, 90), 2) if roomy else j.unplaced_usd,
+        max_cost_usd=None if roomy else j.max_cost_usd,
+    )
+
+
+def _random_running(rng: random.Random, made: Problem) -> Problem:
+    """Jobs that run at the start, as many as have room; sometimes on a node that is gone."""
+    free = {n.name: n.capacity for n in made.nodes}
+    running: list[Running] = []
+    jobs = list(made.jobs)
+    for i, j in enumerate(jobs):
+        if not j.modes or isinstance(j.need, Demand) or rng.random() < 0.4:
+            continue
+        number = rng.randrange(len(j.modes))
+        nodes = _room(rng, free, made, j.modes[number])
+        if nodes:
+            done = rng.choice([0.2, 0.4, 0.5])
+            lost = rng.choice([0.0, 0.1, 0.2, done])
+            running.append(
+                Running(
+                    job=j.name,
+                    mode=number,
+                    nodes=nodes,
+                    work_done=done,
+                    work_since_checkpoint=lost,
+                )
+            )
+            jobs[i] = replace(
+                j,
+                release=0,
+                preemptible=j.preemptible and rng.random() < 0.7,
+                interruption=replace(j.interruption, restart_seconds=rng.choice([0, 600, 1800])),
+            )
+    return replace(made, running=tuple(running), jobs=tuple(jobs))
+
+
+def _room(rng: random.Random, free: dict[str, Amounts], made: Problem, of: Mode) -> tuple[str, ...]:
+    """A node for each replica, each with room for it, which is taken; none if they do not fit.
+
+    None either for what takes less than a GPU.
+    """
+    if of.amounts.mig or of.amounts.gpu_milli % 1000:
+        return ()
+    nodes = [n.name for n in made.nodes if n.pool == of.pool]
+    rng.shuffle(nodes)
+    found: list[str] = []
+    left = dict(free)
+    for name in nodes:
+        while len(found) < of.replicas and _fits(left[name], of.amounts):
+            found.append(name)
+            left[name] = _less(left[name], of.amounts)
+            if of.spread:
+                break
+    together = not of.together or len(set(found)) == 1
+    if len(found) < of.replicas or not together:
+        return ()
+    free.update(left)
+    return tuple(found)
+
+
+def _fits(free: Amounts, taken: Amounts) -> bool:
+    return all(getattr(free, what) >= getattr(taken, what) for what in WHAT)
+
+
+def _less(free: Amounts, taken: Amounts) -> Amounts:
+    return replace(free, **{what: getattr(free, what) - getattr(taken, what) for what in WHAT})
 
 
 def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
     nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 1), (1, 4)])
+    windows = _random_windows(rng, nodes, slots)
+    times: tuple[float, ...] = ()
+    if rng.random() < 0.3:
+        cut = rng.randint(1, slots - 1)
+        windows = windows or ((0, cut, nodes), (cut, slots, nodes))
+        times = (1.0, *(rng.choice([0.4, 1.0, 2.5]) for _ in windows[1:]))
     return pool(
         name,
         nodes=nodes,
@@ -229,7 +341,8 @@ def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
         usd=round(rng.uniform(0.5, 6.0), 2),
         billing=rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.NODE, Billing.SUNK]),
         slots=slots,
-        windows=_random_windows(rng, nodes, slots),
+        windows=windows,
+        times=times,
         cpus=rng.choice([2, 3, 4]),
         gib=rng.choice([2, 3, 4]),
         startup_seconds=rng.choice([0, 0, 600, 3600]),
