@@ -19,14 +19,14 @@ from planner.solve import exact, search
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
 from tests.planner.brute_force import Optimum, optimum
-from tests.planner.worlds import START, larger_problem, random_problem
+from tests.planner.worlds import START, larger_problem, timed_problem
 
 SEEDS, CHUNK = 2200, 110
 LARGE_SEEDS, LARGE_CHUNK, LARGE_SECONDS = 250, 50, 0.3
 LARGER_SEEDS, LARGER_SECONDS = 16, 0.4
 ENOUGH_DECIDING = 3
 
-world = cache(random_problem)
+world = cache(timed_problem)
 truth = cache(lambda seed: optimum(world(seed)))
 
 
@@ -79,7 +79,7 @@ def test_the_plans_of_larger_worlds_are_true_and_not_below_their_bound(
     large_method: None,
 ) -> None:
     for seed in range(LARGER_SEEDS):
-        problem = larger_problem(seed)
+        problem = larger_problem(seed, timed=True)
         plan = solve(problem, Limits(seconds=LARGER_SECONDS, seed=seed))
         assert violations(problem, plan) == ()
         assert plan.bound.usd <= plan.costs.objective + 1e-6, seed

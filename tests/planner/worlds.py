@@ -193,12 +193,17 @@ def problem(
 # -- random worlds -------------------------------------------------------------------------------
 
 
-def random_problem(seed: int) -> Problem:
+def timed_problem(seed: int) -> Problem:
     """A problem small enough to enumerate, with every feature that the planner plans."""
+    return random_problem(seed, timed=True)
+
+
+def random_problem(seed: int, *, timed: bool = False) -> Problem:
+    """The same; but for ``timed`` ones no job stops or runs already, and no price changes."""
     rng = random.Random(seed)
-    stops = rng.random() < 0.4
+    stops = timed and rng.random() < 0.4
     slots = 4 if stops else rng.randint(3, 6)
-    pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(rng.choice([1, 2, 2])))
+    pools = tuple(_random_pool(rng, f"p{i}", slots, timed) for i in range(rng.choice([1, 2, 2])))
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
     jobs = (*_random_stops(rng, jobs[:2], slots), *jobs[2:]) if stops else jobs
@@ -214,24 +219,24 @@ def random_problem(seed: int) -> Problem:
         cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
         unhealthy=frozenset([rng.choice(gpus)] if rng.random() < 0.2 else []),
     )
-    return _random_running(rng, made) if rng.random() < 0.3 else made
+    return _random_running(rng, made) if timed and rng.random() < 0.3 else made
 
 
-def larger_problem(seed: int) -> Problem:
+def larger_problem(seed: int, *, timed: bool = False) -> Problem:
     """The same features, too large to enumerate."""
     rng = random.Random(seed)
     slots = rng.randint(8, 16)
-    pools = tuple(_random_pool(rng, f"p{i}", slots) for i in range(3))
+    pools = tuple(_random_pool(rng, f"p{i}", slots, timed) for i in range(3))
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(10, 30)))
     made = problem(
         pools,
-        _random_dependencies(rng, _random_stops(rng, jobs, slots)),
+        _random_dependencies(rng, _random_stops(rng, jobs, slots) if timed else jobs),
         slots=slots,
         start=rng.choice([START, MONTH_END]),
         queues=queues,
     )
-    return _random_running(rng, made) if rng.random() < 0.5 else made
+    return _random_running(rng, made) if timed and rng.random() < 0.5 else made
 
 
 def _random_stops(rng: random.Random, jobs: tuple[Job, ...], slots: int) -> tuple[Job, ...]:
@@ -326,11 +331,13 @@ def _less(free: Amounts, taken: Amounts) -> Amounts:
     return replace(free, **{what: getattr(free, what) - getattr(taken, what) for what in WHAT})
 
 
-def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
+def _random_pool(rng: random.Random, name: str, slots: int, timed: bool) -> Pool:
     nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 1), (1, 4)])
+    usd = round(rng.uniform(0.5, 6.0), 2)
+    billing = rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.NODE, Billing.SUNK])
     windows = _random_windows(rng, nodes, slots)
     times: tuple[float, ...] = ()
-    if rng.random() < 0.3:
+    if timed and rng.random() < 0.3:
         cut = rng.randint(1, slots - 1)
         windows = windows or ((0, cut, nodes), (cut, slots, nodes))
         times = (1.0, *(rng.choice([0.4, 1.0, 2.5]) for _ in windows[1:]))
@@ -338,8 +345,8 @@ def _random_pool(rng: random.Random, name: str, slots: int) -> Pool:
         name,
         nodes=nodes,
         gpus=gpus,
-        usd=round(rng.uniform(0.5, 6.0), 2),
-        billing=rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.NODE, Billing.SUNK]),
+        usd=usd,
+        billing=billing,
         slots=slots,
         windows=windows,
         times=times,
