@@ -204,8 +204,7 @@ class Live:
         """What a segment costs from slot ``start`` on, in the month of a budget (USD)."""
         _, first, end = self.purses[purse]
         alone = replace(self.bare, jobs=(replace(job, after=()),))
-        inside = max(0, min(s.end, end) - max(start, first))
-        return cost.segment_usd(alone, s) * inside / (s.end - s.start)
+        return cost.spent_usd(alone, s, max(start, first), end)
 
 
 def _until(s: Segment, at: int) -> Segment:

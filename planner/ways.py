@@ -44,6 +44,7 @@ class Way(NamedTuple):
     replicas: int  # at its peak
     length: int  # slots
     last: int  # latest start
+    paid_slots: float  # of its length, what it pays for: the rest of the last slot is idle
     usd: float  # money of the whole run
     startup_usd: float  # of the nodes it needs, if all had to be started for it
 
@@ -70,6 +71,7 @@ class Columns(NamedTuple):
     ready: Ints  # slots from the launch of a node to its use
     length: Ints
     last: Ints
+    paid_slots: Floats
     usd: Floats
     startup_usd: Floats
     toll_usd: Floats  # of queue limits and budgets, at their prices
@@ -116,7 +118,9 @@ def _way(grid: Grid, job: Job, number: int, left: Left) -> Way | None:
         return None
     nodes = -(-replicas * mode.amounts.gpus // max(1, left.pool.gpus_per_node))
     usd, startup_usd = replica_hours * mode.usd_per_replica_hour, nodes * left.startup_usd
-    return Way(number, mode, left, replicas, length, last, usd, startup_usd)
+    batch = isinstance(job.need, Work)
+    paid = replica_hours / mode.replicas / grid.slot_hours if batch else float(length)
+    return Way(number, mode, left, replicas, length, last, paid, usd, startup_usd)
 
 
 def replicas_by_slot(need: Demand, mode: Mode, start: int, end: int) -> list[int]:
@@ -133,6 +137,7 @@ def columns_of(live: Live, job: Job, ways: Sequence[Way]) -> Columns:
         ready=np.array([w.left.ready_slots if batch else 0 for w in ways]),
         length=np.array([w.length for w in ways]),
         last=np.array([w.last for w in ways]),
+        paid_slots=np.array([w.paid_slots for w in ways]),
         usd=np.array([w.usd for w in ways]),
         startup_usd=np.array([w.startup_usd for w in ways]),
         toll_usd=np.array([_toll_usd(live, job, w) for w in ways]),
@@ -192,8 +197,9 @@ def fits(rows: Ints, months: Ints, purse_usd: Floats, now: int, begin: int, ways
                     blocked = t
             found[w, t] = t <= last and blocked >= t + length
             for m in range(purse_usd.size):
-                inside = min(t + length, months[m, 1]) - max(t, months[m, 0])
-                if max(inside, 0) * ways.usd[w] / length > purse_usd[m] + 1e-6:
+                paid = ways.paid_slots[w]
+                inside = min(t + paid, months[m, 1]) - max(t, months[m, 0])
+                if max(inside, 0.0) * ways.usd[w] / paid > purse_usd[m] + 1e-6:
                     found[w, t] = False
     return found
 

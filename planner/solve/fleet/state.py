@@ -83,8 +83,8 @@ def spent(c: Columns, i: int, s: int, b: int) -> float:
     """Money of mode ``i`` from ``s`` that falls into budget ``b``'s month."""
     m, first, end = c.modes[i], c.budgets[b]["first"], c.budgets[b]["end"]
     if m["profile"] < 0:
-        inside = max(0, min(s + m["length"], end) - max(s, first))
-        return float(m["usd"] * inside / m["length"])
+        inside = max(0.0, min(s + m["work"], float(end)) - max(s, first))
+        return float(m["usd"] * inside / m["work"])
     within, all_of_it = 0, 0
     for t in range(s, s + m["length"]):
         all_of_it += c.profiles[m["profile"], t]
