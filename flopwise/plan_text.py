@@ -14,7 +14,7 @@ from flopwise.columns import NONE, counted, dated, dollars, table, timed, withou
 from planner import cost
 from planner.plan import Plan, Price, Segment, Status
 from planner.planfile import PlanFile, document
-from planner.problem import Pool, Problem
+from planner.problem import Demand, Pool, Problem
 
 MOST_JOBS = 100  # of a plain table; -o wide has all
 TIMELINE = 28  # most marks that a pool's hours are drawn in
@@ -75,21 +75,23 @@ def rows(made: PlanFile) -> list[Row]:
 
 def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
     job = problem.job_by_name[name]
-    mode = cost.mode_of(problem, segments[0])
-    share = problem.pool_by_name[mode.pool].gpu_share(mode.amounts)
-    end = max(s.end for s in segments)
+    modes = [cost.mode_of(problem, s) for s in segments]
+    start, end = min(s.start for s in segments), max(s.end for s in segments)
     late = max(0, end - job.due) if job.due is not None else 0
+    hours = [cost.segment_hours(problem, s) for s in segments]
+    if isinstance(job.need, Demand):  # of a mix, two at once
+        hours = [(end - start) * problem.grid.slot_hours]
     return Row(
         job=name,
         team=job.team,
-        pool=mode.pool,
-        gpus=_span([s.replicas * share for s in segments]),
+        pool=" + ".join(dict.fromkeys(mode.pool for mode in modes)),
+        gpus=_span([_gpus_at(problem, segments, s.start) for s in segments]),
         nodes=tuple(dict.fromkeys(p.node for s in segments for p in s.placement)),
-        start=problem.grid.time(min(s.start for s in segments)),
+        start=problem.grid.time(start),
         end=problem.grid.time(end),
-        hours=sum(cost.segment_hours(problem, s) for s in segments),
+        hours=sum(hours),
         usd=sum(cost.segment_usd(problem, s) for s in segments),
-        layout=mode.layout,
+        layout=modes[0].layout,
         late_hours=late * problem.grid.slot_hours,
     )
 
@@ -303,6 +305,13 @@ def _nobodys(made: PlanFile) -> Iterator[tuple[str, float]]:
 def _no_job_line(pool: str, usd: float, columns: int) -> list[str]:
     line = ["(idle and start-up)", NONE, pool, NONE, "", "", NONE, "", dollars(usd)]
     return line + [NONE] * (columns - len(line))
+
+
+def _gpus_at(problem: Problem, segments: Iterable[Segment], slot: int) -> float:
+    now = [s for s in segments if s.start <= slot < s.end]
+    modes = [cost.mode_of(problem, s) for s in now]
+    shares = (problem.pool_by_name[mode.pool].gpu_share(mode.amounts) for mode in modes)
+    return sum(s.replicas * share for s, share in zip(now, shares, strict=True))
 
 
 def _span(counts: Sequence[float]) -> str:

@@ -2,7 +2,8 @@
 
 A booking is an option at a start, with its replicas by run and node. A job that may stop can be
 held in pieces: a chain of bookings, each of which says for how many slots. What a piece works is
-not chosen but follows (`planner.problem`): all but the last do what their time holds.
+not chosen but follows (`planner.problem`): all but the last do what their time holds. A mix of a
+service is a chain of two options, held at once.
 """
 
 from __future__ import annotations
@@ -171,8 +172,8 @@ def own_usd(table: Table, booking: Booking) -> float:
 def usd_of(table: Table, booking: Booking) -> float:
     """What a booking costs by itself: its share, its lateness, its start-up."""
     o = table.options[booking.option]
-    usd = table.late_usd(o.job, booking.end(table)) + o.startup_usd
-    if booking.slots:
+    usd = table.late_usd(o.job, booking.end(table)) + table.startup_usd(o)
+    if booking.slots or booking.rest is not None:
         return usd + spent_by(table, booking, 0, table.problem.grid.slots)
     return usd + o.usd_from(booking.start)
 
@@ -181,10 +182,11 @@ def _spent(
     table: Table, booking: Booking, first: int, last: int, counts: Callable[[Option], bool]
 ) -> Iterator[float]:
     if not booking.slots:
-        option = table.options[booking.option]
-        if counts(option):
-            pool = table.problem.pools[option.pool]
-            yield spent_usd(pool, option, booking.start, first, last)
+        for piece in booking.pieces():  # of a mix, two at once
+            option = table.options[piece.option]
+            if counts(option):
+                pool = table.problem.pools[option.pool]
+                yield spent_usd(pool, option, piece.start, first, last)
         return
     for part in parts(table, booking):
         option, begin = table.options[part.piece.option], part.piece.start

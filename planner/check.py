@@ -20,6 +20,7 @@ from planner.problem import (
     Billing,
     Demand,
     Job,
+    Mix,
     Mode,
     Node,
     Pool,
@@ -108,14 +109,14 @@ def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
         job = problem.job_by_name[name]
         if segments[0].start < job.release and not _kept(problem, segments[0]):
             yield f"{name}: starts at slot {segments[0].start}, before its release {job.release}"
-        if segments[-1].end > job.deadline:
-            yield f"{name}: ends at slot {segments[-1].end}, after its deadline {job.deadline}"
-        for a, b in pairwise(segments):
+        if (end := max(s.end for s in segments)) > job.deadline:
+            yield f"{name}: ends at slot {end}, after its deadline {job.deadline}"
+        for a, b in (pair for strand in _strands(job, segments) for pair in pairwise(strand)):
             if b.start < a.end:
                 yield f"{name}: two segments overlap at slot {b.start}"
             if _stops(a, b) and isinstance(job.need, Work) and not job.may_stop:
                 yield f"{name}: may not be interrupted, but stops at slot {a.end}"
-        if _changes(problem, job, segments) > job.switches:
+        if isinstance(job.need, Work) and _changes(problem, job, segments) > job.switches:
             yield f"{name}: changes mode more often than {job.switches} times"
         for s in segments:
             yield from _segment(problem, job, s)
@@ -124,6 +125,13 @@ def _jobs(problem: Problem, plan: Plan) -> Iterator[str]:
             if isinstance(job.need, Work)
             else _demand(problem, job, job.need, segments)
         )
+
+
+def _strands(job: Job, segments: list[Segment]) -> list[list[Segment]]:
+    """What runs one after the other: all of a batch job, the segments of each mode of a service."""
+    if isinstance(job.need, Work):
+        return [segments]
+    return [[s for s in segments if s.mode == mode] for mode in {s.mode for s in segments}]
 
 
 def _stops(a: Segment, b: Segment) -> bool:
@@ -277,21 +285,45 @@ def _demand(problem: Problem, job: Job, need: Demand, segments: list[Segment]) -
     if covered != set(range(job.release, end)):
         yield f"{job.name}: a service that is not up in every slot from {job.release} to {end}"
         return
+    if len({s.mode for s in segments}) > 1 and not any(_mixed(m, segments) for m in job.mixes):
+        yield f"{job.name}: runs in modes at once that are no mix of its own"
+    at = {t: [s for s in segments if s.start <= t < s.end] for t in range(job.release, end)}
+    able = {t: math.fsum(_carries(job, s) for s in beside) for t, beside in at.items()}
     for s in segments:
-        capacity = s.replicas * job.modes[s.mode].work_per_replica_hour
-        peak = max(need.per_slot[s.start : s.end])
-        if capacity < peak * (1 - 1e-6) or s.replicas < need.min_replicas:
-            yield f"{job.name}: {s.replicas} replicas do not carry {peak:g} {need.unit} an hour"
-        asked = math.fsum(need.per_slot[s.start : s.end]) * problem.grid.slot_seconds / 3600
+        for t in range(s.start, s.end):
+            replicas = sum(other.replicas for other in at[t])
+            asked = need.per_slot[t]
+            if able[t] < asked * (1 - 1e-6) or replicas < need.min_replicas:
+                yield f"{job.name}: {replicas} replicas do not carry {asked:g} {need.unit} an hour"
+                break
+        parts = {t: _carries(job, s) / (able[t] or 1.0) for t in range(s.start, s.end)}
+        asked = math.fsum(part * need.per_slot[t] for t, part in parts.items())
+        asked *= problem.grid.slot_seconds / 3600
         if not math.isclose(s.work, asked, rel_tol=1e-6, abs_tol=1e-6):
             yield f"{job.name}: a segment serves {s.work:g} where {asked:g} are asked"
-    for a, b in pairwise(segments):
-        yield from _stays(job, a, b)
+    for strand in _strands(job, segments):
+        for a, b in pairwise(strand):
+            yield from _stays(job, a, b)
+
+
+def _carries(job: Job, s: Segment) -> float:
+    return s.replicas * job.modes[s.mode].work_per_replica_hour
+
+
+def _mixed(mix: Mix, segments: list[Segment]) -> bool:
+    """Whether a service runs in a mix: so many replicas of its base throughout, and its rest."""
+    base = [s for s in segments if s.mode == mix.base]
+    throughout = {t for s in segments for t in range(s.start, s.end)}
+    return (
+        {s.mode for s in segments} == {mix.base, mix.rest}
+        and {s.replicas for s in base} == {mix.replicas}
+        and {t for s in base for t in range(s.start, s.end)} == throughout
+    )
 
 
 def _stays(job: Job, a: Segment, b: Segment) -> Iterator[str]:
     """Growing starts replicas and shrinking stops some; neither moves one."""
-    if a.mode != b.mode:
+    if a.end < b.start:
         return
     was = {p.node: p.replicas for p in a.placement}
     now = {p.node: p.replicas for p in b.placement}
@@ -306,7 +338,7 @@ def _dependencies(problem: Problem, plan: Plan) -> Iterator[str]:
         for before in problem.job_by_name[name].after:
             if before not in by_job:
                 yield f"{name}: runs, but {before}, which it depends on, does not"
-            elif by_job[before][-1].end > segments[0].start:
+            elif max(s.end for s in by_job[before]) > segments[0].start:
                 yield f"{name}: starts before {before} has ended"
 
 

@@ -161,13 +161,15 @@ class _Case:
         """The way that the plan has it in."""
         if not self.mine:
             return None
-        modes = [cost.mode_of(self.problem, s) for s in self.mine]
-        gpus = [s.replicas * m.amounts.gpus for s, m in zip(self.mine, modes, strict=True)]
+        numbers = {s.mode for s in self.mine}
+        mixes = (m.base for m in self.job.mixes if {m.base, m.rest} == numbers)
+        first = next(mixes, self.mine[0].mode)
+        modes = [self.job.modes[m] for m in sorted(numbers, key=lambda m: m != first)]
         end = max(s.end for s in self.mine)
         return Way(
-            mode=self.mine[0].mode,
-            pool=modes[0].pool,
-            gpus=max(gpus),
+            mode=first,
+            pool=_pools(modes),
+            gpus=_most_gpus(self.problem, self.mine),
             layout=modes[0].layout,
             start=min(s.start for s in self.mine),
             end=end,
@@ -193,7 +195,7 @@ class _Case:
             if not best.fits and (room := placement.earliest(self.occupancy, option, first, last)):
                 found.append(self._way(option, room.start))
             for way in found:
-                if now is None or (way.mode, way.start) != (now.mode, now.start):
+                if now is None or _same(way) != _same(now):
                     yield way
 
     def _cheapest_start(self, option: Option, first: int, last: int) -> int:
@@ -204,22 +206,26 @@ class _Case:
     def _capacity_usd(
         self, option: Option, starts: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
-        runs = [(r.start, r.end, r.replicas) for r in option.runs]
-        mode = self.job.modes[option.mode]
-        of_queues = self.worth.of_queues(self.job, mode, option.replica_slots, option.usd)
-        return self.worth.of_all(mode, starts, runs) + of_queues
+        total = np.zeros(starts.size)
+        for part in self.table.parts(option):
+            runs = [(r.start, r.end, r.replicas) for r in part.runs]
+            mode = self.job.modes[part.mode]
+            total += self.worth.of_all(mode, starts, runs)
+            total += self.worth.of_queues(self.job, mode, part.replica_slots, part.usd)
+        return total
 
     def _way(self, option: Option, start: int) -> Way:
-        mode, end = self.job.modes[option.mode], start + option.length
+        parts, end = self.table.parts(option), start + option.length
+        modes = [self.job.modes[part.mode] for part in parts]
         booking = placement.place(self.occupancy, option, start)
         way = Way(
             mode=option.mode,
-            pool=mode.pool,
-            gpus=option.peak * mode.amounts.gpus,
-            layout=mode.layout,
+            pool=_pools(modes),
+            gpus=sum(o.peak * m.amounts.gpus for o, m in zip(parts, modes, strict=True)),
+            layout=modes[0].layout,
             start=start,
             end=end,
-            money_usd=option.usd,
+            money_usd=sum(part.usd for part in parts),
             lateness_usd=self.table.late_usd(self.number, end),
             capacity_usd=float(self._capacity_usd(option, np.array([start]))[0]),
             fits=booking is not None,
@@ -256,9 +262,9 @@ class _Case:
         """Jobs without which it would fit; empty where a few are not enough."""
         end = start + option.length
         there: dict[str, list[Segment]] = {}
+        pools = {self.job.modes[part.mode].pool for part in self.table.parts(option)}
         for s in self.others:
-            pool = cost.mode_of(self.problem, s).pool
-            if pool == self.job.modes[option.mode].pool and s.start < end and start < s.end:
+            if cost.mode_of(self.problem, s).pool in pools and s.start < end and start < s.end:
                 there.setdefault(s.job, []).append(s)
         gone: list[str] = []
         for name in sorted(there, key=lambda n: (-_gpus(self.problem, there[n]), n)):
@@ -350,7 +356,7 @@ class _Case:
 
     def _said(self, start: int, option: Option) -> Expected:
         grid, end = self.problem.grid, start + option.length
-        pool = self.problem.pools[option.pool].name
+        pool = _pools([self.job.modes[part.mode] for part in self.table.parts(option)])
         if end > self.job.deadline:
             late = grid.time(end) - grid.time(self.job.deadline)
             message = f"it would end {late.total_seconds() / 3600:.4g} h after its deadline"
@@ -359,6 +365,26 @@ class _Case:
         else:
             message = "there is room, but running it costs more than not running it"
         return Expected(start=start, pool=pool, message=message)
+
+
+def _pools(modes: Sequence[Mode]) -> str:
+    """Where a job is: of a mix or after a change of mode, in several pools."""
+    return " + ".join(dict.fromkeys(mode.pool for mode in modes))
+
+
+def _same(way: Way) -> tuple[int, str, int, int]:
+    """What tells two ways of a job apart."""
+    return way.mode, way.pool, way.gpus, way.start
+
+
+def _most_gpus(problem: Problem, segments: Sequence[Segment]) -> int:
+    """GPUs at once, at most."""
+    return max(_gpus_at(problem, segments, s.start) for s in segments)
+
+
+def _gpus_at(problem: Problem, segments: Sequence[Segment], slot: int) -> int:
+    now = (s for s in segments if s.start <= slot < s.end)
+    return sum(s.replicas * cost.mode_of(problem, s).amounts.gpus for s in now)
 
 
 def _gpus(problem: Problem, segments: Sequence[Segment]) -> int:

@@ -7,6 +7,7 @@ another being started.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,8 @@ from planner.topology import HOSTNAME, NOWHERE
 
 def place(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     """Nodes for ``option`` from ``start``, or None where it does not fit. Books nothing."""
+    if option.rest >= 0:
+        return _place_mix(occupancy, option, start)
     if not occupancy.within_limits(option, start):
         return None
     if option.pool in occupancy.devices or len(option.runs) > 1:
@@ -51,6 +54,17 @@ def nodes(occupancy: Occupancy, option: Option, start: int, end: int) -> Counts 
     if option.held:  # it runs there already
         return option.held if bool(np.all(room >= option.held)) else None
     return _choose(occupancy, option, room, option.peak, start)
+
+
+def _place_mix(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
+    """The base, and the rest beside it."""
+    base = place(occupancy, replace(option, rest=-1), start)
+    if base is None:
+        return None
+    occupancy.take(base)
+    rest = place(occupancy, occupancy.table.options[option.rest], start)
+    occupancy.release(base)
+    return None if rest is None else replace(base, rest=rest)
 
 
 def earliest(
@@ -343,26 +357,38 @@ def unnamed_segments(table: Table, bookings: Iterable[Booking]) -> list[Segment]
     for booking in bookings:
         job = table.problem.jobs[table.options[booking.option].job]
         if isinstance(job.need, Demand):
-            made += _service_segments(table, job, booking)
+            made += _service_segments(table, job, job.need, booking)
         else:
             made += (_batch_segment(table, job, part) for part in parts(table, booking))
     return made
 
 
-def _service_segments(table: Table, job: Job, booking: Booking) -> Iterator[Segment]:
-    option = table.options[booking.option]
-    spots = booking.spots or ((),) * len(option.runs)
-    for run, counts, held in zip(option.runs, booking.counts, spots, strict=True):
-        at, until = booking.start + run.start, booking.start + run.end
-        yield Segment(
-            job=job.name,
-            mode=option.mode,
-            replicas=run.replicas,
-            start=at,
-            end=until,
-            work=cost.served(table.problem, job, at, until),
-            placement=_placed(table, option.pool, counts, held),
-        )
+def _service_segments(table: Table, job: Job, need: Demand, booking: Booking) -> Iterator[Segment]:
+    pieces = [(piece, table.options[piece.option]) for piece in booking.pieces()]
+    carries = [_carries(job, option, piece.start) for piece, option in pieces]
+    able = {t: sum(each[t] for each in carries) for t in carries[0]}
+    for (piece, option), mine in zip(pieces, carries, strict=True):
+        spots = piece.spots or ((),) * len(option.runs)
+        for run, counts, held in zip(option.runs, piece.counts, spots, strict=True):
+            at, until = piece.start + run.start, piece.start + run.end
+            served = (need.per_slot[t] * (mine[t] / (able[t] or 1.0)) for t in range(at, until))
+            yield Segment(
+                job=job.name,
+                mode=option.mode,
+                replicas=run.replicas,
+                start=at,
+                end=until,
+                work=math.fsum(served) * table.problem.grid.slot_hours,
+                placement=_placed(table, option.pool, counts, held),
+            )
+
+
+def _carries(job: Job, option: Option, start: int) -> dict[int, float]:
+    """What an option of a service can serve in each slot: it serves in proportion to it."""
+    rate = job.modes[option.mode].work_per_replica_hour
+    return {
+        start + t: run.replicas * rate for run in option.runs for t in range(run.start, run.end)
+    }
 
 
 def _batch_segment(table: Table, job: Job, part: Part) -> Segment:

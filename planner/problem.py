@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -295,6 +295,15 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Two modes of a service at once: some replicas of one throughout, the other for the rest."""
+
+    base: int  # index into the job's modes
+    replicas: int  # of the base, in every slot
+    rest: int  # the mode, in another pool, whose replicas carry what demand the base leaves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Interruption:
     """What stopping and starting again costs a job."""
 
@@ -329,6 +338,7 @@ class Job:
     name: str
     need: Work | Demand
     modes: tuple[Mode, ...]
+    mixes: tuple[Mix, ...] = ()  # of a service: what it may run in beside a mode by itself
     namespace: str = "default"
     queue: str = ""
     team: str = ""
@@ -423,6 +433,8 @@ class Problem:
                     f"job {job.name} states {len(job.need.per_slot)} slots of demand, "
                     f"the grid has {self.grid.slots}"
                 )
+            if not all(_sound(job, mix) for mix in job.mixes):
+                raise ValueError(f"job {job.name} has a mix that is none of two pools")
         if len(self.running_by_job) != len(self.running):
             raise ValueError("a job of the problem runs twice")
         for running in self.running:
@@ -495,3 +507,22 @@ def replicas_for(demand: Demand, mode: Mode, slot: int) -> int:
     """Replicas of ``mode`` that serve the demand of ``slot``."""
     needed = math.ceil(demand.per_slot[slot] / mode.work_per_replica_hour - 1e-9)
     return max(needed, demand.min_replicas)
+
+
+def halves(job: Job, mix: Mix) -> tuple[Job, Job]:
+    """The service as two services, of which the mix's base and its rest carry one each."""
+    need = job.need
+    assert isinstance(need, Demand)
+    served = mix.replicas * job.modes[mix.base].work_per_replica_hour
+    left = tuple(max(0.0, asked - served) for asked in need.per_slot)
+    always = replace(need, per_slot=(0.0,) * len(left), min_replicas=mix.replicas)
+    rest = replace(need, per_slot=left, min_replicas=max(0, need.min_replicas - mix.replicas))
+    return replace(job, need=always), replace(job, need=rest)
+
+
+def _sound(job: Job, mix: Mix) -> bool:
+    """Whether a mix is of a service, and of modes that it has in two pools."""
+    known = range(len(job.modes))
+    if not isinstance(job.need, Demand) or mix.base not in known or mix.rest not in known:
+        return False
+    return mix.replicas > 0 and job.modes[mix.base].pool != job.modes[mix.rest].pool

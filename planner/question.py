@@ -15,6 +15,7 @@ from planner.fleet import nodes_of, pool_of, purchase_of, queue_of, usd_per_gpu_
 from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, Manifest
+from planner.mixes import MOST_JOBS, offered
 from planner.options import draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
 
@@ -60,6 +61,8 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     by_name = {p.name: p for p in pools}
     for i, manifest in enumerate(manifests.jobs):
         jobs[i] = _timed(jobs[i], manifest, grid, by_name)
+    if len(jobs) <= MOST_JOBS:
+        jobs = [replace(job, mixes=offered(job, by_name)) for job in jobs]
     problem = Problem(
         grid=grid,
         pools=pools,

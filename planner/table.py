@@ -8,6 +8,8 @@ An option says what the job takes in one piece. Of a job that may stop, any part
 in any piece (`Booking` chains pieces), and ``least_slots`` and ``least_usd`` say what all pieces
 hold and cost together, however it is cut: what a proof may count on. A job that may also change its
 mode does a share of its work in each of its options, and its share of both.
+
+A mix of a service is two options, one a pool: its base, which the job has, and with it ``rest``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from planner import cost
 from planner.devices import unit_of
@@ -25,12 +28,14 @@ from planner.problem import (
     Billing,
     Demand,
     Job,
+    Mix,
     Mode,
     Node,
     Pool,
     Problem,
     Running,
     Work,
+    halves,
     hours_for,
     replicas_for,
     work_left,
@@ -80,6 +85,7 @@ class Option:
     shares: bool = False  # may do a part of the job, beside its other options
     held: tuple[int, ...] = ()  # replicas by node where the job runs already, and goes on
     prices: tuple[float, ...] = ()  # its money by start from ``first`` on; empty: always ``usd``
+    rest: int = -1  # of a mix's base: the option that is chosen with it, which no job has by itself
 
     def usd_from(self, start: int) -> float:
         """Its share of money and moving when it starts at ``start``."""
@@ -156,6 +162,14 @@ class Table:
         inside = mode.together if mode.together_required else ""
         return not {inside, mode.spread} <= {"", HOSTNAME}
 
+    def parts(self, option: Option) -> tuple[Option, ...]:
+        """All that is chosen with an option of a job: itself, and of a mix the rest."""
+        return (option,) if option.rest < 0 else (option, self.options[option.rest])
+
+    def startup_usd(self, option: Option) -> float:
+        """Of all the nodes that the job would need, if none was up."""
+        return sum(part.startup_usd for part in self.parts(option))
+
     def late_usd(self, job: int, end: int) -> float:
         """The price of ending at slot ``end``."""
         return cost.lateness_usd(self.problem, self.problem.jobs[job], end)
@@ -163,7 +177,8 @@ class Table:
     def floor_usd(self, option: Option) -> float:
         """The least that an option can cost: its share, and the lateness of its earliest end."""
         end = self.soonest[option.job] if option.shares else option.first + option.length
-        return option.least_usd + self.late_usd(option.job, end)
+        usd = sum(part.least_usd for part in self.parts(option))
+        return usd + self.late_usd(option.job, end)
 
     def paying(self) -> dict[int, list[int]]:
         """Options by job that, by their own share, cost less than leaving the job out.
@@ -182,8 +197,8 @@ class Table:
         return found
 
 
-def _begin(option: Option) -> tuple[int, bool]:
-    return option.mode, bool(option.held) and not option.stops
+def _begin(option: Option) -> tuple[int, bool, int]:
+    return option.mode, bool(option.held) and not option.stops, option.rest
 
 
 def build(problem: Problem) -> Table:
@@ -205,7 +220,9 @@ def build(problem: Problem) -> Table:
     options: list[Option] = []
     dropped: dict[tuple[int, int], Reason] = {}
     for j, job in enumerate(problem.jobs):
-        made_of = _options_of(problem, job, places, earliest[j], j in kept, job.tier > lowest)
+        made_of, pairs = _options_of(
+            problem, job, places, earliest[j], j in kept, job.tier > lowest
+        )
         for m, made in enumerate(made_of):
             p = pool_number[job.modes[m].pool]
             found = [o for o in made if isinstance(o, Option)]
@@ -216,10 +233,19 @@ def build(problem: Problem) -> Table:
             if not found:
                 reasons = (o for o in made if isinstance(o, Reason))
                 dropped[j, m] = next(reasons, Reason.NO_OPTION)
+        for mix, (base, rest) in pairs:
+            pools = (pool_number[job.modes[m].pool] for m in (mix.base, mix.rest))
+            at, (first, second) = len(options), pools
+            options += [
+                replace(base, index=at, job=j, mode=mix.base, pool=first, rest=at + 1),
+                replace(rest, index=at + 1, job=j, mode=mix.rest, pool=second),
+            ]
     of_job: list[list[int]] = [[] for _ in problem.jobs]
     of_pool: list[list[int]] = [[] for _ in problem.pools]
+    rests = {o.rest for o in options}
     for o in options:
-        of_job[o.job].append(o.index)
+        if o.index not in rests:
+            of_job[o.job].append(o.index)
         of_pool[o.pool].append(o.index)
     table = Table(
         problem=problem,
@@ -238,11 +264,11 @@ def build(problem: Problem) -> Table:
         ),
         dropped=dropped,
     )
-    ranked = tuple(
-        tuple(sorted(ours, key=lambda i: (table.floor_usd(options[i]) + options[i].startup_usd, i)))
-        for ours in of_job
-    )
-    object.__setattr__(table, "of_job", ranked)
+
+    def rank(i: int) -> tuple[float, int]:
+        return table.floor_usd(options[i]) + table.startup_usd(options[i]), i
+
+    object.__setattr__(table, "of_job", tuple(tuple(sorted(ours, key=rank)) for ours in of_job))
     return table
 
 
@@ -270,6 +296,9 @@ class _Ask:
         return min(self.job.deadline, self.problem.grid.slots)
 
 
+_Made: TypeAlias = tuple[list[list[Option | Reason]], list[tuple[Mix, tuple[Option, Option]]]]
+
+
 def _options_of(
     problem: Problem,
     job: Job,
@@ -277,19 +306,21 @@ def _options_of(
     earliest: int,
     kept: bool,
     upper: bool,
-) -> list[list[Option | Reason]]:
-    """Options for each mode of a job, or why there are none.
+) -> _Made:
+    """Options for each mode of a job, or why there are none; and those of its mixes.
 
     A job of an ``upper`` tier that some mode pays for may also make room in one that does not.
     """
 
-    def made(*, kept: bool) -> list[list[Option | Reason]]:
+    def made(*, kept: bool) -> _Made:
         asks = [_Ask(problem, job, mode, places, earliest, kept) for mode in job.modes]
-        return [[_option(ask, held) for held in _stays(ask, m)] for m, ask in enumerate(asks)]
+        modes = [[_option(ask, held) for held in _stays(ask, m)] for m, ask in enumerate(asks)]
+        pairs = ((mix, _mixed(mix, asks[mix.base], asks[mix.rest])) for mix in job.mixes)
+        return modes, [(mix, pair) for mix, pair in pairs if pair is not None]
 
-    found = made(kept=kept)
-    paying = any(isinstance(each, Option) for of_mode in found for each in of_mode)
-    return made(kept=True) if upper and paying else found
+    found, mixed = made(kept=kept)
+    paying = mixed or any(isinstance(each, Option) for of_mode in found for each in of_mode)
+    return made(kept=True) if upper and paying else (found, mixed)
 
 
 def _stays(ask: _Ask, mode: int) -> list[tuple[int, ...]]:
@@ -366,6 +397,20 @@ def _option(ask: _Ask, held: tuple[int, ...] = ()) -> Option | Reason:
     if not ask.kept and least >= job.unplaced_usd:
         return Reason.NOT_WORTH
     return option
+
+
+def _mixed(mix: Mix, first: _Ask, second: _Ask) -> tuple[Option, Option] | None:
+    """The two options of a mix, not numbered yet; None where it could be in no best plan."""
+    halved = zip((first, second), halves(first.job, mix), strict=True)
+    base, rest = (_option(replace(ask, job=half)) for ask, half in halved)
+    if isinstance(base, Reason) or isinstance(rest, Reason) or not rest.peak:
+        return None  # a base that carries all is a mode by itself
+    shares = ((ask, o.least_usd) for ask, o in ((first, base), (second, rest)))
+    sure = math.fsum(usd for ask, usd in shares if ask.pool.billing is not Billing.NODE)
+    spends = base.least_usd + rest.least_usd
+    too_dear = spends > spendable_usd(first.problem, first.job) + 1e-6
+    worth = first.kept or sure < first.job.unplaced_usd
+    return (base, rest) if worth and not too_dear else None
 
 
 def _stretch(ask: _Ask, held: tuple[int, ...]) -> _Stretch | Reason:

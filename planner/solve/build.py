@@ -204,7 +204,7 @@ def _move(table: Table, occupancy: Occupancy, placed: Bookings, j: int) -> bool:
     best, least = old, usd_of(table, old)
     for i in table.of_job[j]:
         o = table.options[i]
-        if table.floor_usd(o) + o.startup_usd >= least - 1e-9:
+        if table.floor_usd(o) + table.startup_usd(o) >= least - 1e-9:
             continue
         booking = placement.earliest(occupancy, o)
         if booking is not None and usd_of(table, booking) < least - 1e-9:
@@ -330,4 +330,7 @@ def replace_counted(
             named = replace(piece, counts=(counts,))
         occupancy.hold_piece(named)
         found[option.job].append(named)
-    return {j: chain(sorted(ours, key=lambda piece: piece.start)) for j, ours in found.items()}
+    return {
+        j: chain(sorted(ours, key=lambda piece: (piece.start, piece.option)))
+        for j, ours in found.items()
+    }

@@ -3,7 +3,7 @@
 Sets: jobs j, options o of a job, pools p, stretches w = [a, b) of the grid.
 
 Variables
-    x[o] in [0, 1]   option o is chosen (binary in the integer form)
+    x[o] in [0, 1]   option o is chosen (binary in the integer form); one variable for both of a mix
     u[j] in [0, 1]   job j is left out
     n[p] >= 0        nodes of a whole-node pool that are started at least once
 
@@ -211,6 +211,9 @@ class Master:
             model.add_variable(lb=0, ub=1, is_integer=integer and not o.shares)
             for o in table.options
         ]
+        for o in table.options:
+            if o.rest >= 0:
+                x[o.rest] = x[o.index]
         u = [
             model.add_variable(lb=0, ub=0 if j.required else 1, is_integer=integer)
             for j in table.problem.jobs
@@ -342,7 +345,9 @@ class Master:
     def _own_usd(self, o: Option) -> float:
         """The least that an option costs beside a whole-node bill."""
         by_node = self.table.problem.pools[o.pool].billing is Billing.NODE
-        return self.table.floor_usd(o) - (o.least_usd if by_node else 0.0)
+        shares = sum(part.least_usd for part in self.table.parts(o))
+        late = self.table.floor_usd(o) - shares  # of a service none
+        return late + (0.0 if by_node else o.least_usd)
 
     def _define_bills(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]

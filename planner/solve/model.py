@@ -3,7 +3,7 @@
 Sets: jobs j, options o of a job, nodes n of a pool, runs r of an option.
 
 Variables
-    x[o]          option o is chosen
+    x[o]          option o is chosen; of a mix, the same literal for both of its options
     u[j]          job j is left out
     s[j]          start of batch job j (slots)
     k[o, r, n]    replicas of option o on node n during run r
@@ -42,7 +42,7 @@ from dataclasses import dataclass, field
 from ortools.sat.python import cp_model
 
 from planner import cost
-from planner.booking import Booking, kept_if_same, spent_by
+from planner.booking import Booking, chain, kept_if_same, spent_by
 from planner.problem import GPU_MILLI, Billing
 from planner.solve import gangs, parts, stops
 from planner.solve.clock import Stop
@@ -181,15 +181,21 @@ def _define_choice(
         m.starts[j] = start
         for o in rows:
             m.cp.add_linear_constraint(start, o.first, o.last).only_enforce_if(m.chosen[o.index])
-            for r, run in enumerate(o.runs):
-                m.intervals[o.index, r] = m.cp.new_optional_fixed_size_interval_var(
-                    start + run.start,
-                    run.end - run.start,
-                    m.chosen[o.index],
-                    f"i[{job.name},{o.mode},{r}]",
-                )
             _define_affordable(m, o)
+            for part in m.table.parts(o):
+                m.chosen[part.index] = m.chosen[o.index]
+                _define_intervals(m, part, start)
         _define_lateness(m, j, rows)
+
+
+def _define_intervals(m: Model, o: Option, start: cp_model.IntVar) -> None:
+    for r, run in enumerate(o.runs):
+        m.intervals[o.index, r] = m.cp.new_optional_fixed_size_interval_var(
+            start + run.start,
+            run.end - run.start,
+            m.chosen[o.index],
+            f"i[{m.table.problem.jobs[o.job].name},{o.mode},{r}]",
+        )
 
 
 def _define_affordable(m: Model, o: Option) -> None:
@@ -655,6 +661,7 @@ def solve(
 
 def _hint(m: Model, hint: Sequence[Booking]) -> None:
     placed = {m.table.options[b.option].job: b for b in hint}
+    pieces = {piece.option: piece for b in hint for piece in b.pieces()}
     m.cp.clear_hints()  # type: ignore[no-untyped-call]  # OR-Tools leaves it untyped
     for j, u in m.left_out.items():
         m.cp.add_hint(u, j not in placed)
@@ -663,36 +670,38 @@ def _hint(m: Model, hint: Sequence[Booking]) -> None:
             m.cp.add_hint(start, placed[j].start)
     for i, x in m.chosen.items():
         o = m.table.options[i]
-        m.cp.add_hint(x, o.job in placed and placed[o.job].option == i)
-    parts.hint(m, placed)
+        if i in m.table.of_job[o.job]:
+            m.cp.add_hint(x, o.job in placed and placed[o.job].option == i)
+    parts.hint(m, pieces)
     for (i, r, n), k in m.counts.items():
-        b = placed.get(m.table.options[i].job)
-        m.cp.add_hint(k, b.counts[r][n] if b is not None and b.option == i else 0)
+        m.cp.add_hint(k, pieces[i].counts[r][n] if i in pieces else 0)
 
 
 def _read(m: Model, solver: cp_model.CpSolver) -> tuple[Booking, ...]:
     """Bookings of the solution; those of pools taken by count get no nodes yet."""
     found = []
-    for i, x in m.chosen.items():
-        if not solver.boolean_value(x):
-            continue
-        o = m.table.options[i]
-        nodes = len(m.table.nodes[o.pool])
-        counts = tuple(
-            tuple(
-                solver.value(m.counts[i, r, n]) if (i, r, n) in m.counts else 0
-                for n in range(nodes)
-            )
-            for r in range(len(o.runs))
-        )
-        found.append(
-            Booking(
-                option=i,
-                start=solver.value(m.starts[o.job]),
-                counts=counts,
-                spots=parts.read(m, o, counts, solver),
-            )
-        )
+    for ours in m.table.of_job:
+        for i in ours:
+            if i in m.chosen and solver.boolean_value(m.chosen[i]):
+                both = m.table.parts(m.table.options[i])
+                found.append(chain([_booked(m, solver, o) for o in both]))
     found += filter(None, (stops.read(pieces, solver) for pieces in m.pieces.values()))
     found = [kept_if_same(m.table, b) for b in found]
     return tuple(sorted(found, key=lambda b: (b.start, b.option)))
+
+
+def _booked(m: Model, solver: cp_model.CpSolver, o: Option) -> Booking:
+    nodes = range(len(m.table.nodes[o.pool]))
+    counts = tuple(
+        tuple(
+            solver.value(m.counts[o.index, r, n]) if (o.index, r, n) in m.counts else 0
+            for n in nodes
+        )
+        for r in range(len(o.runs))
+    )
+    return Booking(
+        option=o.index,
+        start=solver.value(m.starts[o.job]),
+        counts=counts,
+        spots=parts.read(m, o, counts, solver),
+    )

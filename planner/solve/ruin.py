@@ -49,7 +49,12 @@ class Ruin:
         """One ruin and recreation; the change of cost, 0 where it was taken back."""
         out = self._choose()
         old = {j: self.placed[j] for j in out if j in self.placed}
-        pools = {self.table.options[i].pool for j in out for i in self.table.of_job[j]}
+        pools = {
+            part.pool
+            for j in out
+            for i in self.table.of_job[j]
+            for part in self.table.parts(self.table.options[i])
+        }
         before = self._usd(out, pools)
         for booking in old.values():
             self.occupancy.release(booking)

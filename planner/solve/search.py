@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -187,7 +187,10 @@ def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> d
     """
     table, clock = state.table, state.clock
     ours = {j: [i] for j, i in wanted.items() if table.options[i].pool == p}
-    linked = any(b not in ours for j in ours for b in table.after[j])
+    mixed = [i for i in wanted.values() if len(table.parts(table.options[i])) > 1]
+    linked = any(b not in ours for j in ours for b in table.after[j]) or any(
+        part.pool == p for i in mixed for part in table.parts(table.options[i])
+    )
     if len(ours) > PACKABLE or linked:
         master.squeeze[p] = master.squeeze.get(p, 1.0) - 0.002
         return {}
@@ -221,9 +224,11 @@ def consistent(table: Table, bookings: Mapping[int, Booking]) -> bool:
         return False
     occupancy = Occupancy(table)
     for booking in bookings.values():
-        if not occupancy.within_limits(table.options[booking.option], booking.start):
-            return False
-        occupancy.take(booking)
+        parts = [booking] if booking.slots else [replace(b, rest=None) for b in booking.pieces()]
+        for part in parts:  # of a mix, one after the other
+            if not occupancy.within_limits(table.options[part.option], part.start):
+                return False
+            occupancy.take(part)
     return True
 
 

@@ -21,6 +21,7 @@ from planner.problem import (
     Demand,
     Grid,
     Job,
+    Mix,
     Mode,
     Node,
     Pool,
@@ -165,7 +166,7 @@ def _begins(problem: Problem, job: Job) -> set[Begin]:
     """All that the job may begin with."""
     running = _running(problem, job)
     if running is None or isinstance(job.need, Demand):
-        return {(m, False) for m in range(len(job.modes))}
+        return {(m, False) for m in range(len(job.modes) + len(job.mixes))}
     kept = {(running.mode, True)} if _can_stay(problem, job) else set()
     if kept and not job.preemptible:
         return kept
@@ -196,8 +197,11 @@ def _listed(problem: Problem, job: Job, begins: set[Begin]) -> list[Way]:
     begins = {
         (m, kept)
         for m, kept in begins
-        for pool in [_pool(problem, job.modes[m].pool)]
-        if _replicas_of(job.modes[m], pool, pool.capacity)
+        if all(
+            _replicas_of(mode, pool, pool.capacity)
+            for mode in _modes_of(job, m)
+            for pool in [_pool(problem, mode.pool)]
+        )
     }
     listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
     found = [
@@ -208,6 +212,14 @@ def _listed(problem: Problem, job: Job, begins: set[Begin]) -> list[Way]:
     found.sort(key=lambda way: _sure_usd(problem, way))
     parts = {p.name for p in problem.pools if _has_parts(problem, p.name)}
     return _undominated(found, parts) if _may_stop(job) else found
+
+
+def _modes_of(job: Job, number: int) -> tuple[Mode, ...]:
+    """The modes of a way to begin: one, or behind all of these a mix."""
+    if number < len(job.modes):
+        return (job.modes[number],)
+    mix = job.mixes[number - len(job.modes)]
+    return (job.modes[mix.base], job.modes[mix.rest])
 
 
 def _has_parts(problem: Problem, pool: str) -> bool:
@@ -261,10 +273,10 @@ def _paying(problem: Problem, job: Job) -> set[Begin]:
 
 def _least_usd(problem: Problem, job: Job, number: int, kept: bool) -> float:
     """The share of a way to begin with a mode, at its cheapest, and the lateness of the first."""
-    mode, grid = job.modes[number], problem.grid
-    pool = _pool(problem, mode.pool)
     if isinstance(job.need, Demand):
         return min((w.usd for w in _service_ways(problem, job, {(number, kept)})), default=math.inf)
+    mode, grid = job.modes[number], problem.grid
+    pool = _pool(problem, mode.pool)
     if _may_stop(job):
         first, seconds = _first(problem, job, pool, kept), _seconds(problem, job, mode, kept)
         if job.switches:
@@ -517,7 +529,27 @@ class _Pieces:
 
 def _service_ways(problem: Problem, job: Job, begins: set[Begin]) -> Iterator[Way]:
     for number, _ in begins:
-        yield from _service_ways_in(problem, job, number)
+        if number < len(job.modes):
+            yield from _service_ways_in(problem, job, number)
+        else:
+            yield from _mixed_ways(problem, job, job.mixes[number - len(job.modes)])
+
+
+def _mixed_ways(problem: Problem, job: Job, mix: Mix) -> Iterator[Way]:
+    """So many replicas of the base in every slot, and of the rest what they do not carry."""
+    need = job.need
+    assert isinstance(need, Demand)
+    carried = mix.replicas * job.modes[mix.base].work_per_replica_hour
+    base = Demand(per_slot=(0.0,) * len(need.per_slot), min_replicas=mix.replicas)
+    rest = Demand(
+        per_slot=tuple(max(0.0, asked - carried) for asked in need.per_slot),
+        min_replicas=max(0, need.min_replicas - mix.replicas),
+    )
+    others = list(_service_ways_in(problem, replace(job, need=rest), mix.rest))
+    for one in _service_ways_in(problem, replace(job, need=base), mix.base):
+        for other in others:
+            if any(sum(h.counts) for h in other.holds):
+                yield Way((*one.holds, *other.holds), (*one.spent, *other.spent), 0.0)
 
 
 def _service_ways_in(problem: Problem, job: Job, number: int) -> Iterator[Way]:

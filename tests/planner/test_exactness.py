@@ -182,6 +182,7 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "dependencies": each_job(lambda j, _: replace(j, after=())),
     "budgets of jobs": each_job(lambda j, _: replace(j, max_cost_usd=None)),
     "services whose demand changes": each_job(at_its_peak),
+    "mixes": each_job(lambda j, _: replace(j, mixes=())),
     "queue limits": each_queue(lambda q: replace(q, limit=())),
     "budgets of queues": each_queue(lambda q: replace(q, budget_usd_per_month=None)),
     "the end of a month": lambda p: replace(p, grid=replace(p.grid, start=START)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from planner import question as module
 from planner.manifests.errors import ManifestErrors
 from planner.manifests.read import read
 from planner.problem import Demand, Problem
@@ -148,3 +149,25 @@ def test_what_was_due_before_the_grid_starts_is_late_since_then(tmp_path: Path) 
         horizon=Horizon(start=datetime(2026, 12, 1, tzinfo=UTC)),
     )
     assert made.job_by_name["j0"].due == -2
+
+
+CHAT = (
+    "inference: {model: llama-3.1-8b, precision: fp8, promptTokens: 512, outputTokens: 128,"
+    " hourlyRequestsPerSecond: [4,4,4,4,4,4,9,9,9,9,9,9,9,9,9,9,9,9,9,9,9,9,4,4],"
+    " objective: {ttftMs: 5000, tpotMs: 200}}"
+)
+
+
+def test_a_service_is_offered_mixes_of_its_pools_unless_there_are_many_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = "}\n---\n" + (POOL % "").replace("name: p", "name: q").strip().removesuffix("}")
+    day = Horizon(start=datetime(2026, 12, 1, tzinfo=UTC), length=timedelta(hours=24))
+    chat, task = question(tmp_path, CHAT, "task: {hours: {l4: 1}}", pool=two, horizon=day).jobs
+    assert {(chat.modes[m.base].pool, chat.modes[m.rest].pool) for m in chat.mixes} == {
+        ("p", "q"),
+        ("q", "p"),
+    }
+    assert task.mixes == ()
+    monkeypatch.setattr(module, "MOST_JOBS", 1)
+    assert question(tmp_path, CHAT, CHAT, pool=two, horizon=day).jobs[0].mixes == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice, permutations
 
 from planner.problem import (
     Amounts,
@@ -14,6 +15,7 @@ from planner.problem import (
     Grid,
     Interruption,
     Job,
+    Mix,
     Mode,
     Node,
     Pool,
@@ -403,10 +405,19 @@ def _random_job(
     if service:
         demand = tuple(float(rng.randint(0, 3)) for _ in range(slots))
         fields["need"] = Demand(per_slot=demand, min_replicas=rng.randint(0, 1))
+        fields["mixes"] = _mixes(modes)
     elif rng.random() < 0.4:
         fields["due"] = rng.randint(release, slots)
         fields["lateness_usd_per_hour"] = round(rng.uniform(0.1, 5), 2)
     return job(f"j{i}", *modes, slots=slots, **fields)
+
+
+def _mixes(modes: tuple[Mode, ...]) -> tuple[Mix, ...]:
+    """One replica of a mode beside one of another pool."""
+    pairs = (
+        (a, b) for a, b in permutations(range(len(modes)), 2) if modes[a].pool != modes[b].pool
+    )
+    return tuple(Mix(base=a, replicas=1, rest=b) for a, b in islice(pairs, 2))
 
 
 def _random_mode(rng: random.Random, of: Pool, service: bool) -> Mode:

@@ -37,8 +37,9 @@ METHOD = "prices by the volume algorithm, annealed ejections"
 
 
 def is_fleet(problem: Problem) -> bool:
-    """Whether the problem is large enough to be solved by prices."""
-    return sum(len(job.modes) for job in problem.jobs) > MODES
+    """Whether the problem is large enough to be solved by prices, which know no mixes."""
+    mixed = any(job.mixes for job in problem.jobs)
+    return not mixed and sum(len(job.modes) for job in problem.jobs) > MODES
 
 
 def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pricer) -> Plan:
