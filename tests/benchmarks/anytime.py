@@ -24,6 +24,7 @@ from tests.benchmarks.scale import problem_of
 
 PLAN, BOUND = "#d55e00", "#0072b2"
 LEAST_SHOWN_USD = 0.005  # of a shadow price: less is no number beside its bar
+WHISKER = {"thickness": 1, "width": 0}
 SHOWN_FROM = 0.96  # of the bound at last: the first passes of the ascent lie far below
 
 
@@ -86,7 +87,7 @@ def _prices(figure: go.Figure, problem: Problem, plan: Plan) -> None:
         marker_color=BOUND,
         text=[f"+ ${m:.2f}" if m > LEAST_SHOWN_USD else "" for m in mean],
         textposition="outside",
-        error_x={"array": above, "arrayminus": below, "symmetric": False, "thickness": 1},
+        error_x={"array": above, "arrayminus": below, "symmetric": False, **WHISKER},
         **panel,
     )
     top = 1.2 * max(r + m for r, m in zip(rent, mean, strict=True))
@@ -105,22 +106,20 @@ def _solve(figure: go.Figure, steps: Sequence[Step]) -> None:
     """The bound from the first pass of the ascent on, the plan from its first value on."""
     bound = [(s.seconds, s.bound_usd) for s in steps if math.isfinite(s.bound_usd)]
     best = [(s.seconds, s.best_usd) for s in steps if math.isfinite(s.best_usd)]
-    for line, name, colour, where in (
-        (best, "plan", PLAN, "top left"),
-        (bound, "proved bound", BOUND, "bottom left"),
-    ):
+    panel, label = {"row": 1, "col": 2}, {"showarrow": False, "xanchor": "right"}
+    for line, name, colour, up in ((best, "plan", PLAN, 12), (bound, "proved bound", BOUND, -12)):
         seconds, usd = zip(*line, strict=True)
         figure.add_scatter(
             x=seconds,
             y=usd,
-            mode="lines+text",
-            text=[""] * (len(usd) - 1) + [name],
-            textposition=where,
-            textfont={"color": colour},
+            mode="lines",
             line={"color": colour, "width": 2.4, "shape": "hv"},
             showlegend=False,
-            row=1,
-            col=2,
+            **panel,
+        )
+        font = {"color": colour}
+        figure.add_annotation(
+            x=seconds[-1], y=usd[-1], text=name, font=font, yshift=up, **label, **panel
         )
     low, high = SHOWN_FROM * bound[-1][1], max(usd for _, usd in best)
     spare = 0.1 * (high - low)

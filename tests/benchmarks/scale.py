@@ -112,6 +112,7 @@ def main(words: Sequence[str]) -> None:
     runner.add_argument("--seeds", type=integers, default=list(range(5)), metavar="0-4")
     runner.add_argument("--time-limit", type=float, default=60.0, metavar="SECONDS")
     runner.add_argument("--real", action="store_true")
+    runner.add_argument("--name", help="of the JSON; scale, or scale-real, if not given")
     runner.set_defaults(do=_run)
     solver = commands.add_parser("solve", help="one instance, in this process; prints JSON")
     solver.add_argument("file", type=Path)
@@ -215,7 +216,8 @@ def _run(asked: argparse.Namespace) -> None:
             outcomes = [_measured(case, asked.time_limit) for case in cases]
             details += [asdict(c) | asdict(o) for c, o in zip(cases, outcomes, strict=True)]
             rows.append(_row(cases, outcomes, asked.time_limit))
-    publish("scale-real" if asked.real else "scale", rows, details=details)
+    name = asked.name or ("scale-real" if asked.real else "scale")
+    publish(name, rows, details=details)
 
 
 def _measured(case: Case, seconds: float) -> Outcome:
