@@ -17,7 +17,8 @@ allowed what no nodes do, the starts at which nodes do are found, and the next b
 Nothing is raised for a job that cannot be placed: the answer is its `Unplaced`.
 
 A service holds devices for its peak while it is looked at, and books what its demand takes: it may
-be refused where another shape would fit. MIG instances are left to the plan of the whole queue.
+be refused where another shape would fit. MIG instances, and the mixes of a service, are left to the
+plan of the whole queue.
 """
 
 from __future__ import annotations
@@ -304,7 +305,7 @@ def _impossible(live: Live, job: Job, ready: int, shape: str = "") -> Unplaced:
     if gone and not known:
         message = f"no pool of the fleet can run it; it could on {', '.join(gone)}"
         return Unplaced(job=job.name, reason=Reason.NO_OPTION, message=message, binds=gone)
-    alone = replace(job, modes=known, after=(), release=ready)
+    alone = replace(job, modes=known, mixes=(), after=(), release=ready)
     try:
         table = build(replace(live.bare, nodes=live.nodes, jobs=(alone,)))
     except Unsupported as error:

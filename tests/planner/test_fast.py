@@ -272,12 +272,12 @@ def test_a_plan_is_booked_with_its_prices() -> None:
 # -- against the rest of the planner ---------------------------------------------------------------
 
 
-def without_mig(world: Problem) -> Problem:
-    """MIG instances are left to the plan of the whole queue."""
+def by_modes(world: Problem) -> Problem:
+    """MIG instances and mixes are left to the plan of the whole queue."""
     return replace(
         world,
         jobs=tuple(
-            replace(one, modes=tuple(m for m in one.modes if not m.amounts.mig))
+            replace(one, modes=tuple(m for m in one.modes if not m.amounts.mig), mixes=())
             for one in world.jobs
         ),
     )
@@ -295,7 +295,7 @@ def options(world: Problem) -> dict[tuple[str, int], tuple[int, int, float]]:
 def test_ways_are_the_options_of_the_planner(first: int) -> None:
     compared = 0
     for seed in range(first, first + 100):
-        world = without_mig(random_problem(seed))
+        world = by_modes(random_problem(seed))
         world = replace(world, jobs=tuple(replace(j, after=(), tier=0) for j in world.jobs))
         at = Live(replace(world, jobs=()))
         found = {
@@ -361,7 +361,7 @@ def test_jobs_decided_one_by_one_make_a_true_plan(first: int) -> None:
 def test_a_job_alone_costs_what_trying_everything_finds() -> None:
     compared = 0
     for seed in range(300):
-        world = without_mig(random_problem(seed))
+        world = by_modes(random_problem(seed))
         for one in world.jobs:
             rented = any(world.pool_by_name[m.pool].billing is Billing.NODE for m in one.modes)
             if rented or isinstance(one.need, Demand):

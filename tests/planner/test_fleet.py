@@ -59,12 +59,24 @@ def fleet(seed: int, jobs: int = 60) -> Problem:
     return problem((fast, slow), tuple(one(n) for n in range(jobs)), slots=slots)
 
 
+def without_mixes(world: Problem) -> Problem:
+    """What is solved as a fleet has none."""
+    return replace(world, jobs=tuple(replace(j, mixes=()) for j in world.jobs))
+
+
+def test_a_problem_with_mixes_is_no_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "MODES", 0)
+    mixed = next(w for w in map(random_problem, range(99)) if any(j.mixes for j in w.jobs))
+    assert not engine.is_fleet(mixed)
+    assert engine.is_fleet(without_mixes(mixed))
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_bound_is_never_above_what_trying_everything_finds_and_plans_are_true(
     first: int,
 ) -> None:
     for seed in range(first, first + CHUNK):
-        world = random_problem(seed)
+        world = without_mixes(random_problem(seed))
         plan, best = fleet_plan(world), optimum(world)
         assert violations(world, plan) == (), seed
         if best is None:
