@@ -39,6 +39,7 @@ BENCHMARKS = {  # name of the JSON: module of this folder and its options; the s
     "scale-10000": f"{SCALE} scale-10000 --jobs 10000 --seeds 0-4",
     "scale-100000": f"{SCALE} scale-100000 --jobs 100000 --seeds 0-4",
     "openb": "openb",
+    "exactness": "exactness",
     "engines": "engines",
 }
 
