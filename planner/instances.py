@@ -16,7 +16,7 @@ from planner.problem import Mode, Problem
 def name_instances(problem: Problem, made: Iterable[Segment]) -> tuple[Segment, ...]:
     """In order of start, each segment on MIG with the lowest free instances of its devices.
 
-    A service keeps those that it has.
+    A service keeps those that it has, while its mode is the same.
 
     Instances of one profile on a device over time are an interval graph, as whole GPUs are.
     """
@@ -24,28 +24,28 @@ def name_instances(problem: Problem, made: Iterable[Segment]) -> tuple[Segment, 
     if not any(p.geometries for s in ordered for p in s.placement):
         return ordered
     busy: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # device -> instance -> until
-    had: dict[tuple[str, str, int], Placement] = {}  # by job, node and until when
+    had: dict[tuple[str, int, str, int], Placement] = {}  # by job, mode, node and until when
     named: list[Segment] = []
     for _, group in groupby(ordered, key=lambda s: s.start):
         together = list(group)
         kept = {
-            (s.job, p.node): _kept_instances(p, had.get((s.job, p.node, s.start)))
+            (s.job, s.mode, p.node): _kept_instances(p, had.get((s.job, s.mode, p.node, s.start)))
             for s in together
             for p in s.placement
         }
         for s in together:
             for p in s.placement:
-                for device, instance in zip(p.devices, kept[s.job, p.node], strict=True):
+                for device, instance in zip(p.devices, kept[s.job, s.mode, p.node], strict=True):
                     if instance is not None:
                         busy[p.node, device][instance] = s.end
         for s in together:
             mode = cost.mode_of(problem, s)
             geometries = problem.pool_by_name[mode.pool].mig_geometries
             places = tuple(
-                _name_instances(mode, geometries, s, p, kept[s.job, p.node], busy)
+                _name_instances(mode, geometries, s, p, kept[s.job, s.mode, p.node], busy)
                 for p in s.placement
             )
-            had |= {(s.job, p.node, s.end): p for p in places}
+            had |= {(s.job, s.mode, p.node, s.end): p for p in places}
             named.append(replace(s, placement=places))
     return tuple(named)
 
