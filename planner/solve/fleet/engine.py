@@ -16,7 +16,7 @@ import numpy as np
 from planner import cost
 from planner.instances import name_instances
 from planner.plan import Bound, Plan, Status
-from planner.problem import Billing, Problem
+from planner.problem import GPU_MILLI, Billing, Job, Problem, Work
 from planner.solve.clock import Clock
 from planner.solve.fleet import answer
 from planner.solve.fleet.answer import Named
@@ -24,11 +24,14 @@ from planner.solve.fleet.ascent import Ascent, ascend
 from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced
 from planner.solve.fleet.improve import Improver, chosen
 from planner.solve.fleet.pricing import Pricer
+from planner.solve.fleet.prove import prove, within_reach
 from planner.solve.fleet.reading import read
 from planner.solve.fleet.replan import Memory, alike, remembered
 from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
+PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
+ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
 NAMING_SHARE, NAMING_JOB_SECONDS = 0.15, 3e-4  # kept for it: of the time at most, and by job
@@ -37,9 +40,32 @@ METHOD = "prices by the volume algorithm, annealed ejections"
 
 
 def is_fleet(problem: Problem) -> bool:
-    """Whether the problem is large enough to be solved by prices, which know no mixes."""
+    """Whether the problem is better solved by prices: it is large, or all that counts is GPUs.
+
+    Prices know no mixes of a service.
+    """
+    modes = sum(len(job.modes) for job in problem.jobs)
     mixed = any(job.mixes for job in problem.jobs)
-    return not mixed and sum(len(job.modes) for job in problem.jobs) > MODES
+    return not mixed and (modes > MODES or (modes > PLAIN_MODES and _is_plain(problem)))
+
+
+def _is_plain(problem: Problem) -> bool:
+    """Whether the columns say all: whole GPUs of any node, billed by use, and no links."""
+    return (
+        problem.grid.slots <= PLAIN_SLOTS
+        and not problem.running
+        and all(pool.billing is not Billing.NODE for pool in problem.pools)
+        and all(queue.budget_usd_per_month is None for queue in problem.queues)
+        and all(_is_plain_job(job) for job in problem.jobs)
+    )
+
+
+def _is_plain_job(job: Job) -> bool:
+    plain = not job.after and isinstance(job.need, Work)
+    return plain and all(
+        mode.amounts.gpu_milli == GPU_MILLI and not (mode.spread or mode.together_required)
+        for mode in job.modes
+    )
 
 
 def solve(problem: Problem, clock: Clock, make: Callable[[Columns], Pricer] = Pricer) -> Plan:
@@ -59,12 +85,13 @@ def plan(
     c = read(problem) if memory is None else remembered(memory, problem)
     pricer = make(c)
     ascent, priced = _ascend(pricer, clock, None if memory is None else memory.prices)
+    provable = memory is None and clock.limits.gap is not None and within_reach(c)
     improver = Improver(
         columns=c,
         priced=priced,
         value=pricer.values(priced)[0],
         bound_usd=ascent.bound_usd,
-        clock=_with_time_to_name(clock, c.job_count),
+        clock=_with_time_to_name(clock, c.job_count, ANNEAL_SHARE if provable else 1.0),
     )
     if memory is not None:
         improver.resume()
@@ -73,14 +100,17 @@ def plan(
         after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
         improver.begin(list(ascent.samples), after)
         improver.improve()
+    if provable and improver.best is not None:
+        proof = prove(c, ascent.prices, improver.best, clock)
+        improver.best, improver.bound_usd = proof.best, max(proof.bound_usd, improver.bound_usd)
     return _Answer(problem, c, ascent, priced, clock).plan(improver)
 
 
-def _with_time_to_name(clock: Clock, jobs: int) -> Clock:
-    """The same clock, that ends early enough to name nodes in time."""
+def _with_time_to_name(clock: Clock, jobs: int, share: float) -> Clock:
+    """The same clock, for a share of its time, that ends early enough to name nodes in time."""
     seconds = clock.limits.seconds
     spared = min(NAMING_SHARE * seconds, NAMING_JOB_SECONDS * jobs)
-    return replace(clock, limits=replace(clock.limits, seconds=seconds - spared))
+    return replace(clock, limits=replace(clock.limits, seconds=share * (seconds - spared)))
 
 
 def _ascend(pricer: Pricer, clock: Clock, prices: Floats | None) -> tuple[Ascent, Priced]:
