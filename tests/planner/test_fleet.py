@@ -12,7 +12,7 @@ import pytest
 from planner import cost
 from planner.check import violations
 from planner.plan import Plan, Status
-from planner.problem import Job, Problem
+from planner.problem import Interruption, Job, Problem
 from planner.solve.clock import Clock, Limits
 from planner.solve.fleet import engine
 from planner.solve.fleet.ascent import lagrangian
@@ -152,7 +152,8 @@ def least(c: Columns, prices: np.ndarray, j: int) -> float:
 def test_a_job_that_may_be_split_is_valued_no_higher_than_its_cheapest_hours() -> None:
     # Two hours of work on one GPU at $1 an hour; prices 0, 5, 0: in one piece $2 + 5, split $2.
     a = pool("a", slots=3)
-    one = job("j", mode(a, hours=2.0), slots=3, unplaced_usd=50.0)
+    saves = Interruption(checkpoint_seconds=600)
+    one = job("j", mode(a, hours=2.0), slots=3, unplaced_usd=50.0, interruption=saves)
     world = problem((a,), (one,), slots=3)
     c = read(world)
     assert c.jobs["pieces"][0] != WHOLE

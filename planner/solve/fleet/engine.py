@@ -31,6 +31,7 @@ from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
 PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
+PROOF_WORK = 1e-5  # of CP-SAT's units a move, where the moves are counted
 ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
@@ -101,7 +102,9 @@ def plan(
         improver.begin(list(ascent.samples), after)
         improver.improve()
     if provable and improver.best is not None:
-        proof = prove(c, ascent.prices, improver.best, clock)
+        moves = clock.limits.moves
+        work = None if moves is None else PROOF_WORK * moves
+        proof = prove(c, ascent.prices, improver.best, clock, work)
         improver.best, improver.bound_usd = proof.best, max(proof.bound_usd, improver.bound_usd)
     return _Answer(problem, c, ascent, priced, clock).plan(improver)
 

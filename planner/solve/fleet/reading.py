@@ -306,8 +306,6 @@ def _penalties(jobs: tuple[Job, ...]) -> Floats:
 
 
 def _pieces(job: Job) -> int:
-    if isinstance(job.need, Demand):
+    if not job.may_stop:
         return WHOLE
-    if job.switches:
-        return SWITCHES
-    return PAUSES if job.preemptible else WHOLE
+    return SWITCHES if job.switches else PAUSES
