@@ -31,7 +31,6 @@ from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
 PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
-PROOF_WORK = 1e-5  # of CP-SAT's units a move, where the moves are counted
 ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
@@ -86,7 +85,8 @@ def plan(
     c = read(problem) if memory is None else remembered(memory, problem)
     pricer = make(c)
     ascent, priced = _ascend(pricer, clock, None if memory is None else memory.prices)
-    provable = memory is None and clock.limits.gap is not None and within_reach(c)
+    provable = memory is None and clock.limits.gap is not None and clock.limits.moves is None
+    provable = provable and _is_plain(problem) and within_reach(c)
     improver = Improver(
         columns=c,
         priced=priced,
@@ -102,9 +102,7 @@ def plan(
         improver.begin(list(ascent.samples), after)
         improver.improve()
     if provable and improver.best is not None:
-        moves = clock.limits.moves
-        work = None if moves is None else PROOF_WORK * moves
-        proof = prove(c, ascent.prices, improver.best, clock, work)
+        proof = prove(c, ascent.prices, improver.best, clock)
         improver.best, improver.bound_usd = proof.best, max(proof.bound_usd, improver.bound_usd)
     return _Answer(problem, c, ascent, priced, clock).plan(improver)
 

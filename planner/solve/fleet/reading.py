@@ -63,6 +63,7 @@ class _Reader:
 
     problem: Problem
     before: Before | None = None
+    awaited: frozenset[str] = field(init=False)
     pools: dict[str, int] = field(init=False)
     places: dict[str, Places] = field(init=False)
     ready: dict[str, int] = field(init=False)
@@ -77,6 +78,7 @@ class _Reader:
 
     def __post_init__(self) -> None:
         problem = self.problem
+        self.awaited = frozenset(name for job in problem.jobs for name in job.after)
         self.pools = {pool.name: p for p, pool in enumerate(problem.pools)}
         self.ready = {pool.name: ready_slot(problem, pool) for pool in problem.pools}
         usable: dict[str, list[Node]] = defaultdict(list)
@@ -166,7 +168,8 @@ class _Reader:
 
     def _modes(self, job: Job, first: int) -> Iterator[Row]:
         """The modes that could be of use."""
-        least = np.inf if job.required else job.unplaced_usd
+        kept = job.required or job.name in self.awaited
+        least = np.inf if kept else job.unplaced_usd
         most = spendable_usd(self.problem, job) + 1e-6
         for m in range(len(job.modes)):
             if isinstance(job.need, Work):
