@@ -395,6 +395,7 @@ def _replicas_of(mode: Mode, pool: Pool, node: Amounts) -> int:
     return min(fits)
 
 
+@functools.cache
 def _working(node: Node) -> Amounts:
     """What the node has, its unhealthy GPUs apart."""
     lost = sum(1000 for d in node.devices if d.unhealthy)
@@ -601,6 +602,7 @@ def _nodes_hold(problem: Problem, way: Way, everyone: list[Way]) -> bool:
 
 def _pool_holds(pool: Pool, nodes: list[Node], way: Way, everyone: list[Way]) -> bool:
     here = [h for w in everyone for h in w.holds if h.pool == pool.name]
+    has = [_working(node) for node in nodes]
     for t in range(way.start, way.end):
         held: dict[tuple[int, str], int] = defaultdict(int)
         for h in here:
@@ -608,7 +610,7 @@ def _pool_holds(pool: Pool, nodes: list[Node], way: Way, everyone: list[Way]) ->
                 for n, count in enumerate(h.counts):
                     for what in WHAT if count else ():
                         held[n, what] += count * getattr(h.amounts, what)
-        if any(used > getattr(_working(nodes[n]), what) for (n, what), used in held.items()):
+        if any(used > getattr(has[n], what) for (n, what), used in held.items()):
             return False
     return not _told_apart(pool, everyone) or all(
         _devices_hold(pool, node, tuple(sorted(_on_node(everyone, pool, n), key=repr)))

@@ -205,7 +205,7 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
 def test_a_good_part_of_the_worlds_has_each_feature(feature: str) -> None:
     without = WITHOUT[feature]
     having = sum(without(world(seed)) != world(seed) for seed in range(SEEDS))
-    assert having >= 0.05 * SEEDS, f"{having} of {SEEDS} worlds have {feature}"
+    assert having >= 0.02 * SEEDS, f"{having} of {SEEDS} worlds have {feature}"
 
 
 @pytest.mark.parametrize("feature", WITHOUT)
@@ -240,5 +240,7 @@ def test_the_best_plans_hold_gangs_over_nodes_changing_services_and_jobs_left_ou
         found["changed"] += any(len({h.mode for h in p}) > 1 for p in pieces)
         found["kept"] += bool({r.job for r in problem.running} & best.ways.keys())
         found["left out"] += len(best.ways) < len(problem.jobs)
-    rare = {"stopped": 0.01, "changed": 0.004}  # a world of five slots has little to gain by it
-    assert all(n >= rare.get(what, 0.05) * SEEDS for what, n in found.items()), found
+    # A world of four slots has little to gain by a stop.
+    rare = {"stopped": 0.005, "changed": 0.001, "kept": 0.02}
+    missing = {what: n for what, n in found.items() if n < rare.get(what, 0.05) * SEEDS}
+    assert not missing

@@ -205,7 +205,10 @@ def random_problem(seed: int, *, timed: bool = False) -> Problem:
     rng = random.Random(seed)
     stops = timed and rng.random() < 0.4
     slots = 4 if stops else rng.randint(3, 6)
-    pools = tuple(_random_pool(rng, f"p{i}", slots, timed) for i in range(rng.choice([1, 2, 2])))
+    pools = tuple(
+        _random_pool(rng, f"p{i}", slots, timed, 2 if stops else 3)
+        for i in range(rng.choice([1, 2, 2]))
+    )
     queues = _random_queues(rng, pools)
     jobs = tuple(_random_job(rng, i, pools, slots, queues) for i in range(rng.randint(1, 4)))
     jobs = (*_random_stops(rng, jobs[:2], slots), *jobs[2:]) if stops else jobs
@@ -333,8 +336,9 @@ def _less(free: Amounts, taken: Amounts) -> Amounts:
     return replace(free, **{what: getattr(free, what) - getattr(taken, what) for what in WHAT})
 
 
-def _random_pool(rng: random.Random, name: str, slots: int, timed: bool) -> Pool:
+def _random_pool(rng: random.Random, name: str, slots: int, timed: bool, most: int = 3) -> Pool:
     nodes, gpus = rng.choice([(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 1), (1, 4)])
+    nodes = min(nodes, most)
     usd = round(rng.uniform(0.5, 6.0), 2)
     billing = rng.choice([Billing.GPU, Billing.GPU, Billing.NODE, Billing.NODE, Billing.SUNK])
     windows = _random_windows(rng, nodes, slots)
