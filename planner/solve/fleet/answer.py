@@ -14,7 +14,7 @@ from planner.plan import Placement, Price, QueuePrice, Reason, Segment, Unplaced
 from planner.problem import GPU_MILLI, Job, Mode, Problem
 from planner.reasons import why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
-from planner.solve.fleet.naming import Item, layers, name
+from planner.solve.fleet.naming import Item, Known, layers, name
 from planner.table import build as tabulate
 
 LEAST_PRICE = 1e-4  # USD per GPU-hour that are worth a line
@@ -29,12 +29,12 @@ class Named:
     failed: tuple[int, ...]
 
 
-def named(problem: Problem, c: Columns, mode: Ints, start: Ints) -> Named:
+def named(problem: Problem, c: Columns, mode: Ints, start: Ints, known: Known) -> Named:
     """Segments on named nodes for every job that is placed."""
     items: list[Item] = []
     for j in np.flatnonzero(mode >= 0).tolist():
         items += _items(problem, c, j, int(mode[j]), int(start[j]))
-    placed = name(problem, items)
+    placed = name(problem, items, known)
     of_job: dict[int, list[tuple[Item, tuple[Placement, ...]]]] = defaultdict(list)
     failed: dict[int, None] = {}
     for item, places in zip(items, placed, strict=True):

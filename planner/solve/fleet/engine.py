@@ -23,6 +23,7 @@ from planner.solve.fleet.answer import Named
 from planner.solve.fleet.ascent import Ascent, ascend
 from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced
 from planner.solve.fleet.improve import Improver, chosen
+from planner.solve.fleet.naming import Known
 from planner.solve.fleet.pricing import Pricer
 from planner.solve.fleet.prove import prove, within_reach
 from planner.solve.fleet.reading import read
@@ -164,7 +165,8 @@ class _Answer:
 
     def _on_nodes(self, mode: Ints, start: Ints) -> tuple[Ints, Ints, Named]:
         """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
-        c, named = self.columns, answer.named(self.problem, self.columns, mode, start)
+        c, known = self.columns, Known()
+        named = answer.named(self.problem, c, mode, start, known)
         whole = c.capacity.copy()
         for _ in range(NAMING_ROUNDS):
             if not named.failed:
@@ -176,11 +178,13 @@ class _Answer:
             state = restore(c, mode, start, self.clock.limits.seed)
             insert(c, state, self.priced, np.array(named.failed, dtype=np.int32))
             mode, start = state.mode, state.start
-            named = answer.named(self.problem, c, mode, start)
+            named = answer.named(self.problem, c, mode, start, known)
         c.capacity[:] = whole
-        return self._filled_up(mode, start, named)
+        return self._filled_up(mode, start, named, known)
 
-    def _filled_up(self, mode: Ints, start: Ints, named: Named) -> tuple[Ints, Ints, Named]:
+    def _filled_up(
+        self, mode: Ints, start: Ints, named: Named, known: Known
+    ) -> tuple[Ints, Ints, Named]:
         """With who is left out and has room all the same: nodes were asked for more than enough."""
         c, out = self.columns, [j for j in range(mode.size) if j not in named.segments]
         mode = mode.copy()
@@ -190,7 +194,9 @@ class _Answer:
             return mode, start, named
         state = restore(c, mode, start, self.clock.limits.seed)
         insert(c, state, self.priced, np.array(free, dtype=np.int32))
-        again = answer.named(self.problem, c, state.mode, state.start)
+        if (state.mode[free] < 0).all():
+            return mode, start, named
+        again = answer.named(self.problem, c, state.mode, state.start, known)
         better = named.segments.keys() < again.segments.keys()
         return (state.mode, state.start, again) if better else (mode, start, named)
 

@@ -45,17 +45,25 @@ class Item:
 Named = list[tuple[Placement, ...] | None]  # by item; None: no room on the nodes
 
 
-def name(problem: Problem, items: Sequence[Item]) -> Named:
-    """Nodes and GPUs for every item."""
+Stays = tuple[int, int, int, int]  # job, start, end, replicas
+Known = dict[str, tuple[list[Stays], Named]]  # what a pool was asked last, and what it gave
+
+
+def name(problem: Problem, items: Sequence[Item], known: Known) -> Named:
+    """Nodes and GPUs for every item; a pool that is asked the same again gives the same."""
     found: Named = [None] * len(items)
     of_pool: dict[str, list[int]] = defaultdict(list)
     for n, item in enumerate(items):
         of_pool[item.mode.pool].append(n)
     for pool in problem.pools:
         ours = of_pool[pool.name]
-        nodes = [node for node in problem.nodes_of(pool.name) if not node.cordoned]
-        named = _by_count if _only_gpus(pool, nodes, [items[n] for n in ours]) else _by_place
-        for n, placed in zip(ours, named(pool, nodes, [items[n] for n in ours]), strict=True):
+        here = [items[n] for n in ours]
+        asked = [(item.job, item.start, item.end, item.replicas) for item in here]
+        if pool.name not in known or known[pool.name][0] != asked:
+            nodes = [node for node in problem.nodes_of(pool.name) if not node.cordoned]
+            named = _by_count if _only_gpus(pool, nodes, here) else _by_place
+            known[pool.name] = (asked, named(pool, nodes, here))
+        for n, placed in zip(ours, known[pool.name][1], strict=True):
             found[n] = placed
     return found
 
