@@ -152,7 +152,7 @@ class Shares:
 def runnable(contest: Contest) -> npt.NDArray[np.bool_]:
     """Whether each claim can have a level at all: it runs on some type, and has a measure."""
     alone, beside = contest.gains()
-    runs = alone.any(axis=1)
+    runs: npt.NDArray[np.bool_] = np.asarray(alone.any(axis=1))
     if beside is not None:
         runs |= beside.any(axis=(0, 2))
     found: npt.NDArray[np.bool_] = runs[[c.kind for c in contest.claims]]

@@ -96,7 +96,7 @@ class Live:
             memory_bytes=left.memory_bytes[start:end].min(axis=0),
             gpu_milli=left.gpu_milli[start:end].min(axis=0).astype(np.int64),
             gpu_memory_bytes=left.gpu_memory_bytes[start:end].min(axis=0),
-            open=left.there[start:end].all(axis=0),
+            open=np.asarray(left.there[start:end].all(axis=0)),
         )
 
     def limit_rows(self, queue: str, accelerator: str) -> list[int]:
@@ -293,7 +293,8 @@ def _level(prices: list[Price], since: Grid, grid: Grid) -> Floats:
         stated[p.start : p.end] = p.usd_per_gpu_hour
     begins = np.array([since.floor(grid.time(t)) for t in range(grid.slots)])
     known = (begins >= 0) & (begins < since.slots)
-    return np.where(known, stated[begins.clip(0, since.slots - 1)], stated.mean())
+    found: Floats = np.where(known, stated[begins.clip(0, since.slots - 1)], stated.mean())
+    return found
 
 
 @compiled

@@ -242,7 +242,7 @@ def test_a_bad_value_of_an_option_is_named_with_what_is_allowed(
     ("arguments", "line"),
     [
         ((), "Error: Missing option '-f' / '--file'."),
-        (("--horizn", "3h"), "Error: No such option: --horizn (Possible options: --horizon)"),
+        (("--horizn", "3h"), "Error: No such option: --horizn (Possible options: --horizon, --on)"),
     ],
 )
 def test_a_wrong_call_ends_with_what_is_wrong(

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 
 from planner import placement
+from planner.booking import Booking
 from planner.check import violations
 from planner.devices import Unit, distinct_geometries, unit_of
 from planner.inventory import WHOLE
-from planner.occupancy import Booking, Occupancy
+from planner.occupancy import Occupancy
 from planner.plan import Plan, Status
 from planner.problem import Amounts, Demand, Problem, Queue
 from planner.solve.pick import solve

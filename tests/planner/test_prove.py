@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from planner.problem import Problem
+from planner.problem import Interruption, Problem
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.fleet import linear, packing
 from planner.solve.fleet.columns import Columns
@@ -184,8 +184,10 @@ def test_what_is_known_is_told_and_a_stop_is_heard() -> None:
 
 
 def test_jobs_that_may_be_split_get_a_bound_and_keep_their_plan() -> None:
-    base = world(2)
-    split = replace(base, jobs=tuple(replace(j, preemptible=True) for j in base.jobs))
+    base, saves = world(2), Interruption(checkpoint_seconds=600)
+    split = replace(
+        base, jobs=tuple(replace(j, preemptible=True, interruption=saves) for j in base.jobs)
+    )
     c = read(split)
     proof = proof_of(c, work=None)
     assert proof.best.usd == nothing(c).usd

@@ -113,7 +113,7 @@ def test_shares_of_a_fleet_are_priced_as_the_whole_of_it(parts: int) -> None:
     made = [values_of(share, priced) for share in split(c, parts)]
     assert len(made) == parts
     for one, all_parts in zip(whole, zip(*made, strict=True), strict=True):
-        assert np.array_equal(one, np.concatenate(all_parts))
+        assert np.array_equal(np.asarray(one), np.concatenate(all_parts))
 
 
 class LostWorkers(Workers[Share, Priced, Values]):
@@ -133,7 +133,7 @@ def test_a_fleet_whose_workers_are_lost_is_priced_here() -> None:
     priced = pricer.priced(np.zeros(c.capacity.shape))
     for _ in range(2):
         for here, there in zip(pricer.values(priced), spread.values(priced), strict=True):
-            assert np.array_equal(here, there)
+            assert np.array_equal(np.asarray(here), np.asarray(there))
     assert lost.asked == 1
 
 
