@@ -1,0 +1,1 @@
+"""Kubernetes: its client, and what Flopwise's values look like there, both ways."""

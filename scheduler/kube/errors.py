@@ -1,0 +1,72 @@
+"""What an API server refuses, and what keeps it from answering, as types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class KubeError(Exception):
+    """A request that did not succeed.
+
+    ``status`` is the HTTP status (0: no answer), ``reason`` Kubernetes' word for it
+    (``NotFound``, ``Conflict``, ``Expired``, …), ``details`` the fields at fault as the server
+    names them.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        reason: str = "",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.details: Mapping[str, Any] = details or {}
+
+
+class Unconfigured(KubeError):
+    """There is no cluster to talk to: no kubeconfig, no such context, not in a pod."""
+
+
+class Unreachable(KubeError):
+    """No answer: refused, cut, timed out. Whether the request took effect is not known."""
+
+
+class ServerFailed(KubeError):
+    """The server answered that it could not (5xx). Whether the request took effect is not known."""
+
+
+class TooMany(KubeError):
+    """The server asks for patience (429); nothing took effect."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float, **known: Any) -> None:
+        super().__init__(message, **known)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Refused(KubeError):
+    """Not logged in, or not allowed (401, 403)."""
+
+
+class Invalid(KubeError):
+    """The server does not take the object (400, 413, 415, 422); the message names the field."""
+
+
+class NotFound(KubeError):
+    """No such object, or no such kind (404)."""
+
+
+class Conflict(KubeError):
+    """Somebody else changed it first (409)."""
+
+
+class AlreadyExists(Conflict):
+    """An object of this name is there (409)."""
+
+
+class Gone(KubeError):
+    """That resource version or page is too old (410): list anew."""
