@@ -42,6 +42,7 @@ T = TypeVar("T")
 
 API_VERSION = "flopwise.dev/v1alpha1"
 DNS_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+IN_FILES_ONLY = "x-in-files-only"  # marks a field that a cluster has no use for
 MIG_PROFILE = r"^[1-9]g\.[1-9][0-9]*gb(\+me(\.all)?|\+gfx|-me)?$"
 
 
@@ -535,6 +536,7 @@ class InferenceSpec(Part):
         default="",
         validate_default=True,
         description="A CSV instead, a row a request, its time first; in files only.",
+        json_schema_extra={IN_FILES_ONLY: True},
     )
     objective: Objective = Field(default=Objective(), description="Latency asked.")
     min_replicas: Count = Field(default=1, description="Replicas at all times.")

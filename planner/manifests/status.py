@@ -1,0 +1,159 @@
+"""What the operator says of an object, as types: the ``status`` of pools, queues and jobs.
+
+Never read from files; the custom resources have their schema of it from here, as they have that
+of ``spec`` from `planner.manifests.schema`. Conditions are Kubernetes' own (``metav1.Condition``);
+they stand in a fixed order, what ends a job first: so the first that is true says in one word how
+it is.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, Strict, StringConstraints
+
+from planner.manifests.schema import (
+    Count,
+    CountByAccelerator,
+    Instant,
+    Name,
+    Part,
+    Quantity,
+)
+
+Generation = Annotated[int, Strict(), Field(ge=0)]
+ConditionType = Annotated[
+    str, Strict(), StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=316)
+]
+Reason = Annotated[
+    str,
+    Strict(),
+    StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024),
+]
+NodeName = Annotated[str, Strict(), StringConstraints(max_length=253)]
+ShortText = Annotated[str, Strict(), StringConstraints(max_length=253)]
+
+
+class ConditionStatus(StrEnum):
+    """Whether a condition holds."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+class JobCondition(StrEnum):
+    """The conditions of a job, in the order in which its status lists them."""
+
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    PREEMPTED = "Preempted"
+    RUNNING = "Running"
+    LAUNCHED = "Launched"
+    PLANNED = "Planned"
+
+
+class Condition(Part):
+    """One thing that holds or does not, since when and why."""
+
+    type: ConditionType = Field(description="What it is about.")
+    status: ConditionStatus = Field(description="True, False or Unknown.")
+    reason: Reason = Field(description="Why, as one word for programs.")
+    message: Annotated[str, Strict(), StringConstraints(max_length=32768)] = Field(
+        description="Why, for people."
+    )
+    last_transition_time: Instant = Field(description="When its status changed last.")
+    observed_generation: Generation = Field(
+        default=0, description="The metadata.generation that it is about."
+    )
+
+
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=16)]
+
+
+class ExpectedStart(Part):
+    """When a job is expected to start, and how sure that is."""
+
+    at: Instant = Field(description="The likeliest time.")
+    earliest: Instant | None = Field(default=None, description="Hardly before this.")
+    latest: Instant | None = Field(default=None, description="Hardly after this.")
+
+
+class PlannedSegment(Part):
+    """One stretch of a job: a pool, its nodes, from when to when."""
+
+    pool: Name = Field(description="The GpuPool.")
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=10_000)] = Field(
+        default=(), description="Nodes by name."
+    )
+    gpus: Quantity = Field(description="GPUs; below 1 for a share of one.")
+    start: Instant = Field(description="When it starts.")
+    end: Instant = Field(description="When it ends.")
+
+
+class JobPlan(PlannedSegment):
+    """Where and when a job runs, and what that costs: its first stretch, and all of them."""
+
+    segments: Annotated[tuple[PlannedSegment, ...], Field(max_length=100)] = Field(
+        default=(), description="All stretches, where there are several."
+    )
+    cost_usd: Quantity | None = Field(default=None, description="Money that the decision changes.")
+    usd_per_pflop: Quantity | None = Field(default=None, description="Money per useful PFLOP.")
+    expected_start: ExpectedStart | None = Field(
+        default=None, description="When it starts, with its interval."
+    )
+    decision: ShortText = Field(default="", description="Id of the decision, as the log has it.")
+
+
+class Launched(Part):
+    """The workload that carries a job."""
+
+    kind: ShortText = Field(description="RayJob, RayService, RayCluster, Job or JobSet.")
+    name: ShortText = Field(description="Its name, in the job's namespace.")
+    attempt: Count = Field(default=0, description="How often the job was started, this included.")
+
+
+class GpuJobStatus(Part):
+    """How a job is."""
+
+    observed_generation: Generation = Field(
+        default=0, description="The metadata.generation that was seen last."
+    )
+    conditions: Conditions = Field(
+        default=(),
+        description="Succeeded, Failed, Preempted, Running, Launched and Planned, in this order.",
+    )
+    plan: JobPlan | None = Field(default=None, description="Where and when it runs.")
+    launched: Launched | None = Field(default=None, description="What carries it.")
+
+
+class GpuQueueStatus(Part):
+    """How a queue is."""
+
+    observed_generation: Generation = Field(
+        default=0, description="The metadata.generation that was seen last."
+    )
+    conditions: Conditions = Field(default=(), description="Ready.")
+    waiting_jobs: Count = Field(default=0, description="Jobs that wait.")
+    running_jobs: Count = Field(default=0, description="Jobs that run.")
+    used: CountByAccelerator = Field(default={}, description="GPUs in use, by accelerator.")
+
+
+class GpuPoolStatus(Part):
+    """How a pool is."""
+
+    observed_generation: Generation = Field(
+        default=0, description="The metadata.generation that was seen last."
+    )
+    conditions: Conditions = Field(default=(), description="Ready.")
+    nodes: Count = Field(default=0, description="Nodes that are ready.")
+    gpus: Count = Field(default=0, description="GPUs of these nodes.")
+    free_gpus: Quantity = Field(default=0.0, description="Of these, what nothing uses.")
+
+
+STATUSES: dict[str, type[GpuPoolStatus] | type[GpuQueueStatus] | type[GpuJobStatus]] = {
+    "GpuPool": GpuPoolStatus,
+    "GpuQueue": GpuQueueStatus,
+    "GpuJob": GpuJobStatus,
+}
