@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,3 +71,54 @@ class AlreadyExists(Conflict):
 
 class Gone(KubeError):
     """That resource version or page is too old (410): list anew."""
+
+
+def refusal(url: str, status: int, data: bytes, headers: Mapping[str, str]) -> KubeError:
+    """The error that an answer of ``status`` with the body ``data`` is."""
+    try:
+        said = json.loads(data)
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        said = {"message": f"{url}: HTTP {status}: {data[:200].decode(errors='replace')}"}
+    return error_of(status, said, headers)
+
+
+def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -> KubeError:
+    """The error that a ``Status`` object tells of."""
+    reason = str(said.get("reason") or "")
+    message = str(said.get("message") or f"HTTP {status}")
+    known: dict[str, Any] = {
+        "status": status,
+        "reason": reason,
+        "details": said.get("details") or {},
+    }
+    if status == 429:
+        return TooMany(message, retry_after_seconds=_patience(said, headers), **known)
+    if status == 409 and reason == "AlreadyExists":
+        return AlreadyExists(message, **known)
+    if status >= 500:
+        return ServerFailed(message, **known)
+    return _BY_STATUS.get(status, KubeError)(message, **known)
+
+
+_BY_STATUS: Mapping[int, type[KubeError]] = {
+    400: Invalid,
+    401: Refused,
+    403: Refused,
+    404: NotFound,
+    409: Conflict,
+    410: Gone,
+    413: Invalid,
+    415: Invalid,
+    422: Invalid,
+}
+
+
+def _patience(said: Mapping[str, Any], headers: Mapping[str, str]) -> float:
+    """Seconds that a 429 asks to wait: by its header, else its body, else one."""
+    stated = headers.get("Retry-After") or (said.get("details") or {}).get("retryAfterSeconds")
+    try:
+        return max(0.1, float(stated or 1))
+    except ValueError:
+        return 1.0
