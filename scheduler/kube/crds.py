@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from planner.manifests.schema import API_VERSION, IN_FILES_ONLY, KINDS
+from planner.manifests.schema import IN_FILES_ONLY, KINDS
 from planner.manifests.status import STATUSES
 from planner.manifests.write import plain_yaml
+from scheduler.kube.names import GPU_JOBS, GPU_POOLS, GPU_QUEUES, Resource
 
-GROUP, VERSION = API_VERSION.split("/")
 CHART_CRDS = Path(__file__).parents[2] / "charts" / "flopwise" / "crds"
 HEADING = "# Written by `python -m scheduler.kube.crds` from planner/manifests: change it there.\n"
 
@@ -42,13 +42,11 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resource:
-    """How a kind is called in the cluster, and what ``kubectl get`` shows of it."""
+class Shown:
+    """A kind of ours, what it is called for short, and what ``kubectl get`` shows of it."""
 
-    kind: str
-    plural: str
+    resource: Resource
     short: str
-    namespaced: bool
     columns: tuple[Column, ...]
 
 
@@ -86,12 +84,10 @@ _READY = (
     Column(name="Why", path=_condition("Ready", "message"), says="Why, or why not.", wide=True),
     _AGE,
 )
-RESOURCES = (
-    Resource(
-        kind="GpuPool",
-        plural="gpupools",
+SHOWN = (
+    Shown(
+        resource=GPU_POOLS,
         short="gpool",
-        namespaced=False,
         columns=(
             Column(name="Accelerator", path=".spec.accelerator"),
             Column(name="Nodes", path=".status.nodes", type="integer", says="That are ready."),
@@ -102,11 +98,9 @@ RESOURCES = (
             *_READY,
         ),
     ),
-    Resource(
-        kind="GpuQueue",
-        plural="gpuqueues",
+    Shown(
+        resource=GPU_QUEUES,
         short="gqueue",
-        namespaced=False,
         columns=(
             Column(name="Parent", path=".spec.parent"),
             Column(name="Waiting", path=".status.waitingJobs", type="integer", says="Jobs."),
@@ -115,11 +109,9 @@ RESOURCES = (
             *_READY,
         ),
     ),
-    Resource(
-        kind="GpuJob",
-        plural="gpujobs",
+    Shown(
+        resource=GPU_JOBS,
         short="gjob",
-        namespaced=True,
         columns=(
             Column(name="Queue", path=".spec.queue"),
             Column(
@@ -338,33 +330,35 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
 
 def definitions() -> dict[str, Schema]:
     """Each definition by the file it lies in."""
-    return {f"{resource.plural}.{GROUP}.yaml": definition(resource) for resource in RESOURCES}
+    made = map(definition, SHOWN)
+    return {f"{each['metadata']['name']}.yaml": each for each in made}
 
 
-def definition(resource: Resource) -> Schema:
+def definition(shown: Shown) -> Schema:
     """The CustomResourceDefinition of a kind."""
+    resource = shown.resource
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{resource.plural}.{GROUP}"},
+        "metadata": {"name": f"{resource.plural}.{resource.group}"},
         "spec": {
-            "group": GROUP,
+            "group": resource.group,
             "scope": "Namespaced" if resource.namespaced else "Cluster",
             "names": {
                 "kind": resource.kind,
                 "listKind": f"{resource.kind}List",
                 "plural": resource.plural,
                 "singular": resource.kind.lower(),
-                "shortNames": [resource.short],
+                "shortNames": [shown.short],
                 "categories": ["flopwise"],
             },
             "versions": [
                 {
-                    "name": VERSION,
+                    "name": resource.version,
                     "served": True,
                     "storage": True,
                     "subresources": {"status": {}},
-                    "additionalPrinterColumns": list(map(_column, resource.columns)),
+                    "additionalPrinterColumns": list(map(_column, shown.columns)),
                     "schema": {"openAPIV3Schema": _root(resource.kind)},
                 }
             ],
