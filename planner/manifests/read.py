@@ -25,8 +25,9 @@ MOST_FAULTS = 1000  # of one file
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 STDIN = "-"
 SET_BY_CLUSTER = (
-    *("creationTimestamp", "deletionTimestamp", "finalizers", "generation", "managedFields"),
-    *("ownerReferences", "resourceVersion", "selfLink", "uid"),
+    *("creationTimestamp", "deletionGracePeriodSeconds", "deletionTimestamp", "finalizers"),
+    *("generateName", "generation", "managedFields", "ownerReferences"),
+    *("resourceVersion", "selfLink", "uid"),
 )
 _STATED: dict[frozenset[str], set[str]] = {}
 
@@ -79,6 +80,27 @@ def read(
     if faults:
         raise ManifestErrors(faults)
     return _manifests(entries)
+
+
+def of_object(raw: Mapping[str, object]) -> Manifest | tuple[Fault, ...]:
+    """An object as a cluster holds it, checked as a document of a file is; or all its faults."""
+    kind, namespace, name = _key(raw)
+    place = f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
+    if faults := tuple(_header(raw, place)):
+        return faults
+    if too_much := oversized(raw):
+        return (Fault(place=place, message=too_much),)
+    try:
+        manifest = KINDS[kind].model_validate(_as_written(raw), by_alias=True, by_name=False)
+    except ValidationError as error:
+        return tuple(wording.faults(KINDS[kind], error, place))
+    work = manifest.spec.inference if isinstance(manifest, GpuJob) else None
+    if work is not None and work.request_trace:
+        path = "spec.inference.requestTrace"
+        message = f"found {found(work.request_trace)}, allowed: none (it is for files only)"
+        return (Fault(place=place, path=path, message=message),)
+    _slim(manifest)
+    return manifest
 
 
 def key_of(manifest: Manifest) -> Key:
