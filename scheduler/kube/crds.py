@@ -12,7 +12,6 @@ accelerator are one.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -57,21 +56,16 @@ class Rule:
     cel: str
     allowed: str
     field: str = ""  # relative to where the rule stands
-    found: str = ""  # with CEL of texts in braces
+    found: str = ""  # fixed text: to write a value out costs more than an API server allows
     reason: str = "FieldValueInvalid"
 
     def document(self) -> Schema:
         """As a custom resource definition has it."""
         message = f"found {self.found}, allowed: {self.allowed}" if self.found else ""
         says = {"rule": self.cel, "message": message or f"allowed: {self.allowed}"}
-        says["reason"] = self.reason
-        if "{" in self.found:
-            texts = re.split(r"[{}]", message)  # by turns a text and what CEL makes one of
-            texts[::2] = [f"'{text}'" for text in texts[::2]]
-            says |= {"message": f"allowed: {self.allowed}", "messageExpression": " + ".join(texts)}
-        if self.field:
-            says["fieldPath"] = f".{self.field}"
-        return says
+        return (
+            says | {"reason": self.reason} | ({"fieldPath": f".{self.field}"} if self.field else {})
+        )
 
 
 def _condition(name: str, what: str) -> str:
@@ -144,6 +138,9 @@ BOUNDS: Mapping[tuple[str, str], int] = {
     ("Topology", "nodesPerDomain"): 16,
 }
 
+# An API server makes an integer of the bound where a number was written as one, and it overflows.
+LARGEST_BOUND = 2**53
+
 LONGEST_KEY = 1000  # beyond it a text is any text, and no rule is worth its cost
 
 # Lists whose entries have several owners under server-side apply; others are one value.
@@ -167,10 +164,18 @@ FIXED_BY_LAUNCH = (
 )
 
 
+def _stated(of: str, path: str) -> str:
+    """CEL for: ``of`` and all on the way down ``path`` is there."""
+    steps = path.split(".")
+    ways = (".".join([of, *steps[: depth + 1]]) for depth in range(len(steps)))
+    return " && ".join(f"has({way})" for way in ways)
+
+
 def _fixed_by_launch(path: str) -> Rule:
-    steps = path.replace(".", ".?")
+    now, before = _stated("self.spec", path), _stated("oldSelf.spec", path)
     return Rule(
-        f"!oldSelf.?status.?launched.hasValue() || self.spec.?{steps} == oldSelf.spec.?{steps}",
+        "!has(oldSelf.status) || !has(oldSelf.status.launched)"
+        f" || ({now} ? {before} && self.spec.{path} == oldSelf.spec.{path} : !({before}))",
         "what it was when the job was launched",
         field=f"spec.{path}",
         reason="FieldValueForbidden",
@@ -182,7 +187,7 @@ def _elastic(most: str, least: str) -> Rule:
         f"!has(self.{most}) || self.{most} == 0 || self.{most} >= self.{least}",
         f"0, or {least} or more",
         field=most,
-        found=f"{{string(self.{most})}}",
+        found=f"less than {least}",
     )
 
 
@@ -221,7 +226,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "!has(self.owned) || !has(self.price) || self.price.purchase == 'owned'",
             "owned where price.purchase is owned",
             field="owned",
-            found="it beside price.purchase {self.price.purchase}",
+            found="it beside another price.purchase",
         ),
         Rule(
             f"!({_OWNED}) || has(self.owned) != has(self.price.usdPerGpuHour)",
@@ -289,7 +294,6 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "!has(self.deadline) || !has(self.earliestStart) || self.deadline > self.earliestStart",
             "a time later than earliestStart",
             field="deadline",
-            found="{string(self.deadline)}",
         ),
     ),
     "PlacementSpec": (_from_somewhere("maxLatencyMs"), _from_somewhere("dataGib")),
@@ -314,7 +318,6 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "!has(self.hourlyRequestsPerSecond) || self.hourlyRequestsPerSecond.size() in [0, 24]",
             "24 numbers, one an hour",
             field="hourlyRequestsPerSecond",
-            found="{string(self.hourlyRequestsPerSecond.size())}",
         ),
     ),
     "TaskSpec": (
@@ -392,11 +395,11 @@ def _root(kind: str) -> Schema:
             "status": _Types(status["$defs"], judged=False).structural(status),
         },
     }
-    return _without_nothing(root | _rules(kind))
+    return _without_nothing(root | _of(*RULES.get(kind, ())))
 
 
-def _rules(part: str) -> Schema:
-    return {"x-kubernetes-validations": [rule.document() for rule in RULES.get(part, ())]}
+def _of(*rules: Rule) -> Schema:
+    return {"x-kubernetes-validations": [rule.document() for rule in rules]}
 
 
 def _without_nothing(schema: Schema) -> Schema:
@@ -426,9 +429,12 @@ class _Types:
                 made |= {word: schema.get(word) for word in _OF_TEXT}
                 made["enum"] = list(schema.get("enum", ()))  # its own: YAML would refer to one
                 if schema.get("format") == "date-time" and self.judged:
-                    made["x-kubernetes-validations"] = [_INSTANT.document()]
+                    made |= _of(_INSTANT)
             case "integer" | "number":
                 made |= dict(_bounds(schema))
+                if schema.get("maximum", 0) > LARGEST_BOUND and self.judged:
+                    most = f"{schema['maximum']:g}"
+                    made |= _of(Rule(f"self <= {most}", f"{most} or less"))
         default = schema.get("default")
         if default and not isinstance(default, dict | list):
             made["default"] = default  # others mean that nothing is stated
@@ -455,7 +461,7 @@ class _Types:
                     for name, inner in schema["properties"].items()
                     if not inner.get(IN_FILES_ONLY)
                 },
-            } | _rules(part)
+            } | _of(*RULES.get(part, ()))
         if schema["additionalProperties"] is True:
             return {"x-kubernetes-preserve-unknown-fields": True}
         return self._map(schema)
@@ -471,11 +477,8 @@ class _Types:
         }
         longest = schema.get("propertyNames", {}).get("maxLength", 0)
         if 0 < longest <= LONGEST_KEY and self.judged:
-            rule = Rule(
-                f"self.all(name, name.size() <= {longest})",
-                f"names of at most {longest} characters",
-            )
-            made["x-kubernetes-validations"] = [rule.document()]
+            short = f"self.all(name, name.size() <= {longest})"
+            made |= _of(Rule(short, f"names of at most {longest} characters"))
         return made
 
     def _array(self, schema: Schema, place: tuple[str, str]) -> Schema:
@@ -498,7 +501,7 @@ def _bounds(schema: Schema) -> Iterator[tuple[str, object]]:
         if exclusive in schema:
             yield word, schema[exclusive]
             yield exclusive, True
-        elif word in schema:
+        elif word in schema and abs(schema[word]) <= LARGEST_BOUND:
             yield word, schema[word]
 
 
