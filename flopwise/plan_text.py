@@ -218,15 +218,22 @@ def _worth(price: Price) -> str:
 
 
 def _queues(made: PlanFile) -> str:
-    """What one more unit of a limit or a budget would save, where it binds."""
+    """What a unit more of a limit or budget, or one kept back less, would save, where it binds."""
     lines = [["QUEUE", "WHAT BINDS", "ONE MORE SAVES"]]
     for q in made.plan.queue_prices:
         budget = q.what == "budget"
         low, high = q.low_usd, q.high_usd
         known = low is not None and high is not None and high - low >= CENT
         saves = f"${low:.2f} to ${high:.2f}" if known else f"${q.usd:.2f}"
-        what = "budget of a month" if budget else f"limit of {q.what}"
-        lines.append([q.queue, what, f"{saves} a {'dollar' if budget else 'GPU-hour'}"])
+        bound = "kept back of" if q.keepers else "limit of"
+        what = "budget of a month" if budget else f"{bound} {q.what}"
+        lines.append(
+            [
+                ", ".join(q.keepers) or q.queue,
+                what,
+                f"{saves} a {'dollar' if budget else 'GPU-hour'}",
+            ]
+        )
     return table(lines) if len(lines) > 1 else ""
 
 

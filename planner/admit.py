@@ -25,7 +25,7 @@ from planner.problem import Job, Work
 
 MOST_ANEW = 256
 
-NO_ROOM = (Reason.CAPACITY, Reason.QUEUE_LIMIT, Reason.BUDGET)
+NO_ROOM = (Reason.CAPACITY, Reason.QUEUE_LIMIT, Reason.KEPT_BACK, Reason.BUDGET)
 
 Answer = Placed | Unplaced
 
@@ -96,7 +96,7 @@ class Desk:
         held = {name: self.live.booked[name][1] for name in cases if name in self.live.booked}
         was = {n: reduced_usd(self.live, cases[n], segments) for n, segments in held.items()}
         self._leave(cases.values())
-        ranked = sorted(cases.values(), key=lambda c: (-c.job.tier, c.latest, c.job.name))
+        ranked = sorted(cases.values(), key=lambda c: (-c.job.rank, c.latest, c.job.name))
         answers = {case.job.name: self._place(case, now) for case in ranked}
         usd = {n: a.reduced_usd for n, a in answers.items() if isinstance(a, Placed)}
         if _worth(cases, usd) < _worth(cases, was) and not _loses_required(cases, was, usd):
@@ -118,7 +118,7 @@ class Desk:
         others = (
             case
             for name, case in found.items()
-            if case.job.tier <= arrival.job.tier
+            if case.job.rank <= arrival.job.rank
             and name not in self._awaited
             and case is not arrival
         )
@@ -140,10 +140,10 @@ def _loses_required(
 
 def _worth(cases: Mapping[str, Case], usd: Mapping[str, float]) -> tuple[float, ...]:
     """What is left out of each tier but the lowest, highest first, and the cost of it all (USD)."""
-    left = dict.fromkeys(sorted({c.job.tier for c in cases.values()}, reverse=True), 0.0)
+    left = dict.fromkeys(sorted({c.job.rank for c in cases.values()}, reverse=True), 0.0)
     for name, case in cases.items():
         if name not in usd:
-            left[case.job.tier] += case.job.unplaced_usd
+            left[case.job.rank] += case.job.unplaced_usd
     upper = [round(usd_left, 6) for usd_left in left.values()][:-1]
     return (*upper, math.fsum([*usd.values(), *left.values()]))
 

@@ -7,6 +7,8 @@ scenario.
                                            ``=`` sets the most that there are
     pool/NAME.price          += -= *= =    USD per GPU-hour (of owned and reserved pools: sunk)
     queue/NAME.limit.ACCEL   += -= =       GPUs at once
+    queue/NAME.guaranteed.ACCEL, queue/NAME.lendable.ACCEL
+                             += -= =       GPUs that are its right, and what of them it lends
     queue/NAME.budget        += -= *= =    USD a month
     job/NAME.demand          *=            its tokens, hours or requests
     job/NAME.deadline        += -= =       a length such as 12h, or a time
@@ -15,7 +17,7 @@ scenario.
 
 They are made to the problem, not to its manifests: the clock and the modes stay, prices of modes
 follow their pool's, and what was derived from the old numbers (the price of leaving out a job that
-states none) stays what it was.
+states none) stays what it was. Whom a guarantee covers is decided anew (`planner.guarantees`).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import TypeVar
 
 from cost_models.accelerators import resolve_accelerator
 from cost_models.names import UnknownName, nearest
+from planner.guarantees import with_guarantees
 from planner.problem import (
     Billing,
     Demand,
@@ -52,6 +55,8 @@ OPERATORS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("pool", "nodes"): ("+=", "-=", "="),
     ("pool", "price"): ("+=", "-=", "*=", "="),
     ("queue", "limit"): ("+=", "-=", "="),
+    ("queue", "guaranteed"): ("+=", "-=", "="),
+    ("queue", "lendable"): ("+=", "-=", "="),
     ("queue", "budget"): ("+=", "-=", "*=", "="),
     ("job", "demand"): ("*=",),
     ("job", "deadline"): ("+=", "-=", "="),
@@ -59,7 +64,9 @@ OPERATORS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("job", "unplaced"): ("+=", "-=", "*=", "="),
 }
 KINDS = ("pool", "queue", "job")
-WHOLE = frozenset(("nodes", "limit"))
+BY_ACCELERATOR = ("limit", "guaranteed", "lendable")
+NOUNS = {"limit": "limit", "guaranteed": "guarantee", "lendable": "share to lend"}
+WHOLE = frozenset(("nodes", *BY_ACCELERATOR))
 TIMES = frozenset(("deadline", "due"))
 
 
@@ -75,7 +82,7 @@ class Change:
     what: str  # pool | queue | job
     name: str
     field: str
-    key: str = ""  # accelerator of a limit
+    key: str = ""  # accelerator, of the fields that have one number for each
     sign: str  # += | -= | *= | =
     value: float | datetime
 
@@ -120,14 +127,15 @@ def _change(text: str) -> Change:
 def _path(text: str, what: str, path: str) -> tuple[str, str, str]:
     """(name, field, accelerator) of ``NAME.FIELD``: a name may hold dots, a field holds none."""
     fields = [field for kind, field in OPERATORS if kind == what]
-    if what == "queue" and (limit := re.fullmatch(r"(.+?)\.limit\.(.+)", path)):
+    form = rf"(.+?)\.({'|'.join(BY_ACCELERATOR)})\.(.+)"
+    if what == "queue" and (parts := re.fullmatch(form, path)):
         try:
-            return limit[1], "limit", resolve_accelerator(limit[2]).id
+            return parts[1], parts[2], resolve_accelerator(parts[3]).id
         except UnknownName as error:
-            raise _wrong(text, found=limit[2], allowed=_known(error.nearest)) from None
+            raise _wrong(text, found=parts[3], allowed=_known(error.nearest)) from None
     name, _, field = path.rpartition(".")
-    if field not in fields or field == "limit" or not name:
-        shown = ["limit.ACCELERATOR" if f == "limit" else f for f in fields]
+    if field not in fields or field in BY_ACCELERATOR or not name:
+        shown = [f"{f}.ACCELERATOR" if f in BY_ACCELERATOR else f for f in fields]
         near = nearest(field, shown)
         hint = f" (nearest: {', '.join(near)})" if near else ""
         raise _wrong(text, found=field, allowed=f"{', '.join(shown)}{hint}")
@@ -181,7 +189,7 @@ def apply(problem: Problem, scenario: Scenario) -> Problem:
     """The problem with all changes of ``scenario``. Raises `ChangeError`."""
     for change in scenario.changes:
         problem = APPLY[change.what](problem, change)
-    return problem
+    return with_guarantees(problem) if scenario.changes else problem
 
 
 def _found(change: Change, known: Mapping[str, T]) -> T:
@@ -267,20 +275,27 @@ def _refuse_running(problem: Problem, change: Change, gone: set[str]) -> None:
 
 def _queue(problem: Problem, change: Change) -> Problem:
     queue = _found(change, problem.queue_by_name)
-    new = _limited(queue, change) if change.field == "limit" else _budgeted(queue, change)
+    new = _budgeted(queue, change) if change.field == "budget" else _counted(queue, change)
     return replace(problem, queues=_replaced(problem.queues, queue, new))
 
 
-def _limited(queue: Queue, change: Change) -> Queue:
-    limits = dict(queue.limit)
-    if change.key not in limits and change.sign != "=":
-        allowed = ", ".join(limits) or "none; = sets one"
-        raise _wrong(
-            change.text, found=f"no limit of {change.key}", allowed=f"those it has: {allowed}"
-        )
-    limits[change.key] = int(change.number(limits.get(change.key, 0)))
-    _refuse_below(change, limits[change.key], 0)
-    return replace(queue, limit=tuple(sorted(limits.items())))
+def _counted(queue: Queue, change: Change) -> Queue:
+    """The queue with another limit, guarantee or share of it that is lent, of one accelerator."""
+    stated: dict[str, int] = dict(getattr(queue, change.field) or ())
+    if change.key not in stated and change.sign != "=":
+        allowed = ", ".join(stated) or "none; = sets one"
+        found = f"no {NOUNS[change.field]} of {change.key}"
+        raise _wrong(change.text, found=found, allowed=f"those it has: {allowed}")
+    stated[change.key] = int(change.number(stated.get(change.key, 0)))
+    _refuse_below(change, stated[change.key], 0)
+    new = tuple(sorted(stated.items()))
+    match change.field:
+        case "limit":
+            return replace(queue, limit=new)
+        case "guaranteed":
+            return replace(queue, guaranteed=new)
+        case _:
+            return replace(queue, lendable=new)
 
 
 def _budgeted(queue: Queue, change: Change) -> Queue:

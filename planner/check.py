@@ -46,6 +46,7 @@ def violations(problem: Problem, plan: Plan) -> tuple[str, ...]:
             _dependencies,
             _nodes,
             _queue_limits,
+            _kept_back,
             _budgets,
             _tiers,
             _sums,
@@ -498,16 +499,88 @@ def _beside(node: Node, device: int, use: _Use, beside: list[_Use]) -> Iterator[
 def _queue_limits(problem: Problem, plan: Plan) -> Iterator[str]:
     held: dict[tuple[str, str], list[tuple[int, int, int]]] = defaultdict(list)
     for s, above in _with_queues(problem, plan):
-        mode = problem.job_by_name[s.job].modes[s.mode]
-        accelerator = problem.pool_by_name[mode.pool].accelerator
+        accelerator, milli = _takes(problem, s)
         for name in above:
-            held[name, accelerator].append((s.start, s.end, s.replicas * _milli(problem, mode)))
+            held[name, accelerator].append((s.start, s.end, milli))
     for queue in problem.queues:
         for accelerator, limit in queue.limit:
             for at, used in _at_starts(held[queue.name, accelerator]):
                 if used > limit * GPU_MILLI:
                     gpus = f"{used / GPU_MILLI:g}"
                     yield f"queue {queue.name}: {gpus} of {limit} {accelerator} at slot {at}"
+
+
+def _takes(problem: Problem, s: Segment) -> tuple[str, int]:
+    """The accelerator of a segment, and the thousandths of its GPUs that it holds."""
+    mode = problem.job_by_name[s.job].modes[s.mode]
+    accelerator = problem.pool_by_name[mode.pool].accelerator
+    return accelerator, s.replicas * _milli(problem, mode)
+
+
+def _kept_back(problem: Problem, plan: Plan) -> Iterator[str]:
+    """GPUs of queues that do not lend them, in the hands of others.
+
+    A queue holds what it uses and what queues under it hold, or what it keeps back if that is more.
+    What all hold at once, roots and jobs without a queue, is no more than there is; where more is
+    kept back than there is, each keeps back its part of that.
+    """
+    for accelerator in sorted({pool.accelerator for pool in problem.pools}):
+        kept = _reserves(problem, accelerator)
+        if not kept:
+            continue
+        held = [
+            (s, milli)
+            for s in plan.segments
+            for a, milli in [_takes(problem, s)]
+            if a == accelerator
+        ]
+        edges = {w.start for pool in problem.pools for w in pool.windows}
+        for at in sorted(edges | {s.start for s, _ in held}):
+            used: dict[str, int] = defaultdict(int)  # by queue, not counting those under it
+            for s, milli in held:
+                if s.start <= at < s.end:
+                    used[problem.job_by_name[s.job].queue] += milli
+            wanted = _held_by_roots(problem, kept, {})
+            have = _gpus_there(problem, accelerator, at) * GPU_MILLI
+            share = {name: milli * min(have, wanted) // wanted for name, milli in kept.items()}
+            total = _held_by_roots(problem, share, used)
+            if total > have:
+                gpus = f"{(total - have) / GPU_MILLI:g} {accelerator}"
+                yield f"{gpus} at slot {at} are taken of what {', '.join(kept)} do not lend"
+
+
+def _reserves(problem: Problem, accelerator: str) -> dict[str, int]:
+    """Thousandths of GPUs that each queue keeps for itself: guaranteed, and not to be lent."""
+    found = {}
+    for queue in problem.queues:
+        gpus = dict(queue.guaranteed).get(accelerator, 0)
+        lent = gpus if queue.lendable is None else dict(queue.lendable).get(accelerator, gpus)
+        if lent < gpus:
+            found[queue.name] = (gpus - lent) * GPU_MILLI
+    return found
+
+
+def _held_by_roots(problem: Problem, kept: dict[str, int], used: dict[str, int]) -> int:
+    """Thousandths that roots and jobs without a queue hold."""
+
+    def holds(name: str) -> int:
+        under = sum(holds(q.name) for q in problem.queues if q.parent == name)
+        return max(kept.get(name, 0), used.get(name, 0) + under)
+
+    roots = [q.name for q in problem.queues if q.parent not in problem.queue_by_name]
+    loose = sum(milli for name, milli in used.items() if name not in problem.queue_by_name)
+    return loose + sum(map(holds, roots))
+
+
+def _gpus_there(problem: Problem, accelerator: str, slot: int) -> int:
+    """GPUs of nodes that are there and may be used."""
+    return sum(
+        node.capacity.gpu_milli // GPU_MILLI - sum(bool(d.unhealthy) for d in node.devices)
+        for node in problem.nodes
+        for pool in [problem.pool_by_name[node.pool]]
+        if pool.accelerator == accelerator and not node.cordoned
+        if any(w.start <= slot < w.end and node.index < w.nodes for w in pool.windows)
+    )
 
 
 def _milli(problem: Problem, mode: Mode) -> int:
@@ -615,16 +688,19 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
     """A left-out job that would fit as it stands once lower tiers were dropped.
 
     Other jobs stay where the plan has them, so this finds what is plainly wrong and no more; only
-    batch jobs without dependencies, limits or budgets are judged.
+    batch jobs without dependencies, limits or budgets are judged, none where GPUs are kept back.
+    What a guarantee covers is above all tiers.
     """
     bound_queues = {q.name for q in problem.queues if q.limit or q.budget_usd_per_month is not None}
-    by_tier: dict[int, list[Job]] = defaultdict(list)
+    if any(_reserves(problem, pool.accelerator) for pool in problem.pools):
+        return
+    by_tier: dict[tuple[bool, int], list[Job]] = defaultdict(list)
     for left in plan.unplaced:
         job = problem.job_by_name[left.job]
         bound = _path(problem, job.queue) & bound_queues
         runs = left.job in problem.running_by_job
         if isinstance(job.need, Work) and not job.after and not bound and not runs:
-            by_tier[job.tier].append(job)
+            by_tier[_tier(job)].append(job)
     for tier, jobs in sorted(by_tier.items(), reverse=True):
         lower = _droppable(problem, tier)
         keep = [s for s in plan.segments if s.job not in lower]
@@ -638,9 +714,13 @@ def _tiers(problem: Problem, plan: Plan) -> Iterator[str]:
                 yield f"{job.name}: left out, though it fits {where}"
 
 
-def _droppable(problem: Problem, tier: int) -> set[str]:
+def _tier(job: Job) -> tuple[bool, int]:
+    return job.guarantee != "", job.tier
+
+
+def _droppable(problem: Problem, tier: tuple[bool, int]) -> set[str]:
     """Jobs of tiers below that nothing kept waits for."""
-    kept = {o.name for o in problem.jobs if o.tier >= tier or o.required}
+    kept = {o.name for o in problem.jobs if _tier(o) >= tier or o.required}
     waiting = list(kept)
     while waiting:
         before = [b for b in problem.job_by_name[waiting.pop()].after if b not in kept]

@@ -45,6 +45,7 @@ class Bind(StrEnum):
 
     CAPACITY = "capacity"
     QUEUE_LIMIT = "queue-limit"
+    KEPT_BACK = "kept-back"
     BUDGET = "budget"
     DEADLINE = "deadline"
     RELEASE = "release"
@@ -245,10 +246,13 @@ class _Case:
         if not self.occupancy.within_limits(option, way.start):
             at = replace(option, first=way.start, last=way.start)
             found = queue_in_the_way(self.occupancy, [at], way.start)
-            reason, queue = found or (Reason.QUEUE_LIMIT, self.job.queue)
-            what = "budget" if reason is Reason.BUDGET else "limit"
-            message = f"the {what} of queue {queue} leaves no room for it"
-            return replace(way, binds=(_binding(Bind(reason.value), queue, message),))
+            if found is None:  # several at once, or the job's own limit
+                message = f"the limit of queue {self.job.queue} leaves no room for it"
+                return replace(way, binds=(_binding(Bind.QUEUE_LIMIT, self.job.queue, message),))
+            kept = found.reason is Reason.KEPT_BACK
+            message = found.what if kept else f"{found.what} leaves no room for it"
+            binds = (_binding(Bind(found.reason.value), name, message) for name in found.names)
+            return replace(way, binds=tuple(binds))
         displaced = self._displaced(option, way.start)
         grid = self.problem.grid
         hours = f"from {grid.time(way.start):%d %b %H:%M} to {grid.time(way.end):%d %b %H:%M}"
@@ -352,11 +356,11 @@ class _Case:
         if not bookings:
             return Expected(start=None, pool="", message="not within the plan's horizon")
         first = min(bookings, key=lambda b: (b.start, b.end(table), b.option))
-        return self._said(first.start, table.options[first.option])
+        parts = table.parts(table.options[first.option])
+        return self._said(first.start, first.end(table), [self.job.modes[o.mode] for o in parts])
 
-    def _said(self, start: int, option: Option) -> Expected:
-        grid, end = self.problem.grid, start + option.length
-        pool = _pools([self.job.modes[part.mode] for part in self.table.parts(option)])
+    def _said(self, start: int, end: int, modes: Sequence[Mode]) -> Expected:
+        grid, pool = self.problem.grid, _pools(modes)
         if end > self.job.deadline:
             late = grid.time(end) - grid.time(self.job.deadline)
             message = f"it would end {late.total_seconds() / 3600:.4g} h after its deadline"

@@ -36,6 +36,7 @@ from planner.live import POOL_ROWS, Live
 from planner.place import Refused, place, rooms
 from planner.plan import Placement, Reason, Segment, Unplaced
 from planner.problem import GPU_MILLI, Demand, Job, Work
+from planner.quotas import Cap
 from planner.table import Unsupported, build
 from planner.ways import (
     NO_BUDGET,
@@ -221,21 +222,27 @@ def _waiting(
 
 def _too_little(live: Live, job: Job, way: Way, at: int) -> tuple[Reason, str, tuple[str, ...]]:
     """What there is too little of for ``way`` to start in slot ``at``; of several, the first."""
-    pool, limits = way.left.pool.name, POOL_ROWS * len(live.left)
+    pool, caps = way.left.pool.name, POOL_ROWS * len(live.left)
     for row, need in takes_of(live, job, way):
         left = int(np.min(live.rows[row, at : at + way.length]))
         if left >= need:
             continue
-        if row >= limits:
-            queue, accelerator, _ = live.limits[row - limits]
-            gpus = f"{left / GPU_MILLI:g} of the {need / GPU_MILLI:g} {accelerator}"
-            message = f"queue {queue} has {gpus} left that it takes"
-            return Reason.QUEUE_LIMIT, message, (queue,)
+        if row >= caps:
+            return _over_cap(live.caps[row - caps], left, need)
         message = f"{pool} has {left} of the {need} {WHAT[row - way.left.row]} left that it takes"
         return Reason.CAPACITY, message, (pool,)
     if queue := _spent(live, job, way, at):
         return Reason.BUDGET, f"the budget of queue {queue} is used up", (queue,)
     return Reason.CAPACITY, f"{pool} has room for it, but in no nodes that hold it", (pool,)
+
+
+def _over_cap(cap: Cap, left: int, need: int) -> tuple[Reason, str, tuple[str, ...]]:
+    gpus = f"{max(0, left) / GPU_MILLI:g} of the {need / GPU_MILLI:g} {cap.accelerator}"
+    if cap.keepers:
+        message = f"{gpus} that it takes are left beside what {reasons.keepers(cap)} back"
+        return Reason.KEPT_BACK, message, cap.keepers
+    message = f"queue {cap.queue} has {gpus} left that it takes"
+    return Reason.QUEUE_LIMIT, message, (cap.queue,)
 
 
 def _spent(live: Live, job: Job, way: Way, at: int) -> str:
@@ -264,14 +271,18 @@ def _crowded_out(live: Live, case: Case, now: int, begin: int) -> Unplaced:
         return _impossible(live, job, begin)
     if shape := _no_shape(ways):
         return _impossible(live, job, begin, shape)
-    unbound = columns_of(live, replace(job, queue=""), ways)
+    unbound = columns_of(live, job, ways, capped=False)
     free = fits(live.rows, *NO_BUDGET, now, begin, unbound)
     if free.any():
         w, at = (int(i) for i in np.argwhere(free)[0])
         reason, message, binds = _too_little(live, job, ways[w], at)
         return Unplaced(job=job.name, reason=reason, message=message, binds=binds)
     pools = tuple(dict.fromkeys(way.left.pool.name for way in ways))
-    return reasons.full(job, pools, tuple(_holders(live, ways, begin)), " (by what is booked)")
+    holders = tuple(_holders(live, ways, begin))
+    full = reasons.full(job, pools, holders, " (by what is booked)")
+    there = [live.booked[name][0] for name in holders]
+    more = reasons.guarantees_in_the_way(live.bare, job, there)
+    return replace(full, message=full.message + more)
 
 
 def _no_shape(ways: list[Way]) -> str:

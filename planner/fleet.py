@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from cost_models.accelerators import resolve_accelerator
 from cost_models.prices import Purchase, find_offering, owned_usd_per_node_hour
-from planner.manifests.schema import GpuPool, GpuPoolSpec, GpuQueue
+from planner.manifests.schema import GpuPool, GpuPoolSpec, GpuQueue, Preempts
 from planner.problem import GPU_MILLI, Amounts, Billing, Grid, Node, Pool, Queue, Site, Window
 
 GIB = 2**30
@@ -131,6 +131,7 @@ def queue_of(manifest: GpuQueue) -> Queue:
         weight=spec.weight,
         guaranteed=tuple(sorted(spec.guaranteed.items())),
         lendable=tuple(sorted(spec.lendable.items())) if spec.lendable else None,
+        reclaims=spec.preemption.reclaim is Preempts.ANY,
         limit=tuple(sorted(spec.limit.items())),
         budget_usd_per_month=spec.budget_usd_per_month,
     )

@@ -1,7 +1,7 @@
 """What is left of a fleet, slot by slot, as jobs come and go: the index the fast path decides on.
 
 Two views of the same bookings are kept in step. By device and node it says where a gang fits; by
-*row* (the sum over a pool, or what a queue limit leaves) it says in which slots a gang may fit at
+*row* (the sum over a pool, or what queues may hold yet) it says in which slots a gang may fit at
 all, which is what a search over modes and starts reads. A live index lasts from one plan of the
 whole queue to the next: `Live(problem, plan)` books the plan, jobs are booked and released one by
 one, and the next plan starts a new one.
@@ -21,6 +21,7 @@ from planner.compiled import compiled
 from planner.inventory import Inventory
 from planner.plan import Plan, Price, QueuePrice, Segment
 from planner.problem import GPU_MILLI, Amounts, Billing, Grid, Job, Node, Pool, Problem
+from planner.quotas import Cap, kept_rows, limits
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -52,10 +53,10 @@ class Left:
 
 
 class Live:
-    """What is left of the pools, queue limits and budgets of ``problem`` beside ``plan``.
+    """What is left of the pools, queues' caps and budgets of ``problem`` beside ``plan``.
 
-    ``rows`` has shape (4 pools + limits, slots), limits in GPU thousandths; ``dear[pool, t]`` is
-    the price of one GPU from slot 0 to slot t (USD).
+    ``rows`` has shape (4 pools + caps, slots), caps in GPU thousandths (`planner.quotas`);
+    ``dear[pool, t]`` is the price of one GPU from slot 0 to slot t (USD).
     """
 
     def __init__(self, problem: Problem, plan: Plan | None = None) -> None:
@@ -63,8 +64,8 @@ class Live:
         self.bare = replace(problem, nodes=(), jobs=(), running=())
         self.left = {p.name: _empty(problem, i, p) for i, p in enumerate(problem.pools)}
         self.nodes = problem.nodes
-        self.limits = [(q.name, a, n) for q in problem.queues for a, n in q.limit]
-        self.rows = _rows(list(self.left.values()), self.limits, self.grid.slots)
+        self.caps = self._caps()
+        self.rows = _rows(list(self.left.values()), self.caps, self.grid.slots)
         self.purses = [
             (q.name, a, b)
             for q in problem.queues
@@ -99,15 +100,26 @@ class Live:
             open=np.asarray(left.there[start:end].all(axis=0)),
         )
 
-    def limit_rows(self, queue: str, accelerator: str) -> list[int]:
-        """Rows of the limits that GPUs of ``accelerator`` under ``queue`` count against."""
+    def cap_rows(self, queue: str, accelerator: str) -> list[int]:
+        """Rows of the caps that GPUs of ``accelerator`` under ``queue`` count against."""
         path = self.path(queue)
         first = POOL_ROWS * len(self.left)
         return [
             first + i
-            for i, (name, what, _) in enumerate(self.limits)
-            if what == accelerator and name in path
+            for i, cap in enumerate(self.caps)
+            if cap.accelerator == accelerator and cap.binds(path)
         ]
+
+    def _caps(self) -> tuple[Cap, ...]:
+        """Limits, and what queues keep back of the GPUs that there are now."""
+        have = {left.pool.accelerator: np.zeros(self.grid.slots, np.int64) for left in self.pools}
+        for left in self.pools:
+            have[left.pool.accelerator] += left.there @ left.whole.gpu_milli.sum(axis=1)
+        return (*limits(self.bare), *kept_rows(self.bare.queues, have))
+
+    @property
+    def pools(self) -> tuple[Left, ...]:
+        return tuple(self.left.values())
 
     def purses_of(self, queue: str) -> list[int]:
         """Numbers of the budgets that a job of ``queue`` spends from."""
@@ -160,6 +172,7 @@ class Live:
         )
         for name in hit:
             self.release(name, at)
+        had = self.caps
         for left in self.left.values():
             if (n := left.number.get(node)) is not None:
                 left.gpu_milli[at:, n] = 0
@@ -167,6 +180,9 @@ class Live:
                 left.memory_bytes[at:, n] = 0
                 left.there[at:, n] = False
                 self.rows[left.row : left.row + POOL_ROWS] = _pool_rows(left)
+        self.caps = self._caps()
+        for i, (was, now) in enumerate(zip(had, self.caps, strict=True)):
+            self.rows[POOL_ROWS * len(self.left) + i] += now.milli - was.milli
         return hit
 
     def end(self, name: str) -> int | None:
@@ -182,8 +198,8 @@ class Live:
             left.gpu_milli, left.gpu_memory_bytes, left.cpu_milli, left.memory_bytes, rows,
             (start, s.end), _places(left, s), _takes(amounts), sign,
         )  # fmt: skip
-        for row in self.limit_rows(job.queue, left.pool.accelerator):
-            self.rows[row, start : s.end] -= sign * s.replicas * amounts.gpu_milli
+        for row in self.cap_rows(job.queue, left.pool.accelerator):
+            self.rows[row, start : s.end] -= sign * s.replicas * left.pool.counted_milli(amounts)
         self._spend(job, s, start, sign)
 
     def over_budget(self, job: Job, segments: tuple[Segment, ...]) -> str:
@@ -279,11 +295,9 @@ def _pool_rows(left: Left) -> Ints:
     )
 
 
-def _rows(pools: list[Left], limits: list[tuple[str, str, int]], slots: int) -> Ints:
-    quota = np.array([GPU_MILLI * most for _, _, most in limits], dtype=np.int64)[:, None]
-    return np.concatenate(
-        [*map(_pool_rows, pools), np.broadcast_to(quota, (len(limits), slots))], dtype=np.int64
-    )
+def _rows(pools: list[Left], caps: tuple[Cap, ...], slots: int) -> Ints:
+    quota = np.array([cap.milli for cap in caps], dtype=np.int64).reshape(-1, slots)
+    return np.concatenate([*map(_pool_rows, pools), quota], dtype=np.int64)
 
 
 def _level(prices: list[Price], since: Grid, grid: Grid) -> Floats:

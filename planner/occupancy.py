@@ -15,12 +15,12 @@ from planner.booking import Booking, Counts, spent_by
 from planner.devices import Devices, spot_of
 from planner.inventory import Flags, Inventory, Spot
 from planner.plan import Segment
-from planner.problem import GPU_MILLI, Mode
+from planner.problem import Mode
 from planner.table import RESOURCES, Option, Run, Table, spent_usd, takes_of
 
 
 class Occupancy:
-    """What is free of every node over time, of every queue limit, and of every budget.
+    """What is free of every node over time, what queues may hold yet, and of every budget.
 
     Time is kept by pool as the slots at which something changes (``edges``); ``free[pool]`` has
     shape (resources, nodes, edges). Only the resources of a pool that can bind are kept.
@@ -61,11 +61,11 @@ class Occupancy:
             for o in table.options
         ]
         self.limits = _limits(table)
-        self.quota = [np.full(grid.slots, most, dtype=np.int64) for _, _, most in self.limits]
+        self.quota = [cap.milli.copy() for cap in table.caps]
         self.limits_of = [
             tuple(
                 i
-                for i, (jobs, pools, _) in enumerate(self.limits)
+                for i, (jobs, pools) in enumerate(self.limits)
                 if o.job in jobs and o.pool in pools
             )
             for o in table.options
@@ -187,7 +187,7 @@ class Occupancy:
                 spots.append(spot_of(pool, n, place))
         takes = takes_of(pool, mode)
         self._reserve(p, mode, takes, segment.start, segment.end, counts, spots, sign)
-        for i, (jobs, pools, _) in enumerate(self.limits):
+        for i, (jobs, pools) in enumerate(self.limits):
             if j in jobs and p in pools:
                 milli = segment.replicas * takes[0]
                 self.quota[i][segment.start : segment.end] += sign * milli
@@ -331,15 +331,16 @@ def _binding(table: Table, pool: int) -> list[int]:
     return kept
 
 
-def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int], int]]:
-    """Queue limits as (jobs under it, pools it counts, thousandths of a GPU)."""
+def _limits(table: Table) -> list[tuple[frozenset[int], frozenset[int]]]:
+    """Of each of the table's caps the jobs that it counts, and the pools."""
     problem = table.problem
-    found = []
-    for queue in problem.queues:
-        jobs = _jobs_under(table, queue.name) if queue.limit else frozenset()
-        for accelerator, most in queue.limit:
-            pools = frozenset(
-                i for i, p in enumerate(problem.pools) if p.accelerator == accelerator
-            )
-            found.append((jobs, pools, most * GPU_MILLI))
-    return found
+    paths = [set(problem.queue_path(job.queue)) for job in problem.jobs] if table.caps else []
+    return [
+        (
+            frozenset(j for j, path in enumerate(paths) if cap.binds(path)),
+            frozenset(
+                p for p, pool in enumerate(problem.pools) if pool.accelerator == cap.accelerator
+            ),
+        )
+        for cap in table.caps
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -23,6 +24,7 @@ class Reason(StrEnum):
     WINDOW = "window"  # it cannot end between its earliest start and its deadline
     CAPACITY = "capacity"  # others that matter more fill what it could use
     QUEUE_LIMIT = "queue-limit"
+    KEPT_BACK = "kept-back"  # other queues do not lend what it would need
     BUDGET = "budget"
     DEPENDENCY = "dependency"  # what it waits for is not in the plan
     NOT_WORTH = "not-worth"  # running it costs more than not running it
@@ -109,13 +111,24 @@ class Price:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueuePrice:
-    """What one more unit of a queue's limit or budget would save; a range as `Price` has it."""
+    """What one more unit of a queue's limit or budget would save; a range as `Price` has it.
+
+    With ``keepers``: what it would save all others if these queues, of which ``queue`` is the
+    first, kept back one GPU less between them.
+    """
 
     queue: str
     what: str  # an accelerator (USD per GPU-hour) or "budget" (USD per USD a month)
     usd: float
     low_usd: float | None = None
     high_usd: float | None = None
+    keepers: tuple[str, ...] = ()
+
+    def binds(self, path: Collection[str]) -> bool:
+        """Whether a job pays it whose queue and those above it are ``path``."""
+        if self.keepers:
+            return not any(name in path for name in self.keepers)
+        return self.queue in path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,6 +93,7 @@ def _members(file: PlanFile) -> dict[str, Any]:
         "queuePrices": (
             {"queue": q.queue, "what": q.what, "usd": q.usd}
             | {"usdLow": q.low_usd, "usdHigh": q.high_usd}
+            | ({"keptBackBy": q.keepers} if q.keepers else {})
             for q in plan.queue_prices
         ),
         "problem": problem,

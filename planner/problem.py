@@ -31,6 +31,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 GPU_MILLI = 1000  # one whole GPU
+ABOVE_ALL = 2**40  # tiers: what a guarantee covers is above all that none does
 
 
 class Billing(StrEnum):
@@ -345,6 +346,7 @@ class Job:
     project: str = ""
     kind: JobKind = JobKind.TASK
     tier: int = 0  # higher is placed first
+    guarantee: str = ""  # the queue whose guarantee covers it (`planner.guarantees`), or empty
     release: int = 0
     deadline: int  # hard: every segment ends by then
     due: int | None = None  # soft
@@ -358,6 +360,11 @@ class Job:
     after: tuple[str, ...] = ()
     excluded: tuple[Excluded, ...] = ()
     run: Run = Run()
+
+    @property
+    def rank(self) -> int:
+        """Who is placed first where not both can be: what a guarantee covers, then by tier."""
+        return self.tier + (ABOVE_ALL if self.guarantee else 0)
 
     @property
     def may_stop(self) -> bool:
@@ -374,7 +381,8 @@ class Queue:
     parent: str = ""
     weight: float = 1.0
     guaranteed: tuple[tuple[str, int], ...] = ()  # (accelerator, GPUs)
-    lendable: tuple[tuple[str, int], ...] | None = None  # None: all
+    lendable: tuple[tuple[str, int], ...] | None = None  # of these, at most; not named: all
+    reclaims: bool = True  # what its guarantee covers goes before others' work of any priority
     limit: tuple[tuple[str, int], ...] = ()
     budget_usd_per_month: float | None = None
 
@@ -457,6 +465,8 @@ class Problem:
         for job in self.jobs:
             yield from ((f"a mode of job {job.name}", m.pool, self.pool_by_name) for m in job.modes)
             yield from ((f"job {job.name}", name, self.job_by_name) for name in job.after)
+            if job.guarantee:
+                yield f"job {job.name}", job.guarantee, self.queue_by_name
         yield from (("running", r.job, self.job_by_name) for r in self.running)
 
     def nodes_of(self, pool: str) -> tuple[Node, ...]:

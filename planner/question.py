@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -12,12 +12,14 @@ import numpy as np
 
 from planner.collector import paused
 from planner.fleet import nodes_of, pool_of, purchase_of, queue_of, usd_per_gpu_hour
+from planner.guarantees import with_guarantees
 from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
-from planner.manifests.schema import GpuJob, Manifest
+from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest, Preempts
 from planner.mixes import MOST_JOBS, offered
 from planner.options import draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
+from planner.quotas import too_many_keepers
 
 SLOT_CHOICES = (3600, 1800, 900, 600, 300, 120, 60)
 ROUNDING = 0.001  # of the work that rounding up to slots may add, at most
@@ -46,6 +48,7 @@ class Built:
 def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
     faults = [*_faults(manifests), *_price_faults(manifests), *_size_faults(manifests)]
+    faults += _quota_faults(manifests)
     if faults:
         raise ManifestErrors(faults)
     start = horizon.start or _default_start(manifests, now)
@@ -70,7 +73,7 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
         jobs=tuple(jobs),
         queues=tuple(queue_of(q) for q in manifests.queues),
     )
-    return Built(problem=problem, notes=tuple(_notes(manifests)))
+    return Built(problem=with_guarantees(problem), notes=tuple(_notes(manifests)))
 
 
 # -- what cannot be planned, what is not used ------------------------------------------------------
@@ -112,13 +115,71 @@ def _price_faults(manifests: Manifests) -> Iterator[Fault]:
 
 def _size_faults(manifests: Manifests) -> Iterator[Fault]:
     """The largest pool, where all of them together have more nodes than can be planned."""
-    most = [
-        max([p.spec.nodes or 0, *(w.nodes for w in p.spec.availability)]) for p in manifests.pools
-    ]
+    most = [_most_nodes(pool) for pool in manifests.pools]
     if sum(most) > MOST_NODES:
         nodes, pool = max(zip(most, manifests.pools, strict=True), key=lambda each: each[0])
         allowed = f"pools of {MOST_NODES:,} nodes together at most"
         yield _fault(manifests, pool, "spec.nodes", f"found {nodes:,}, allowed: {allowed}")
+
+
+def _quota_faults(manifests: Manifests) -> Iterator[Fault]:
+    """Guarantees that cannot be kept, and more lent than is guaranteed."""
+    below: dict[str, list[GpuQueue]] = defaultdict(list)
+    for queue in manifests.queues:
+        below[queue.spec.parent].append(queue)
+    for queue in manifests.queues:
+        yield from _lent_faults(manifests, queue)
+        for accelerator, gpus in queue.spec.guaranteed.items():
+            under = below[queue.metadata.name]
+            needed = sum(_guaranteed(below, child, accelerator) for child in under)
+            if needed > gpus:
+                names = ", ".join(child.metadata.name for child in under)
+                allowed = f"the {needed} that queues under it ({names}) are guaranteed, or more"
+                found = f"found {gpus} {accelerator}, allowed: {allowed}"
+                yield _fault(manifests, queue, "spec.guaranteed", found)
+    yield from _fleet_faults(manifests, below)
+    if too_many := too_many_keepers([queue_of(queue) for queue in manifests.queues]):
+        keeper = next(q for q in manifests.queues if q.spec.lendable)
+        yield _fault(manifests, keeper, "spec.lendable", f"found {too_many}, allowed: fewer")
+
+
+def _lent_faults(manifests: Manifests, queue: GpuQueue) -> Iterator[Fault]:
+    for accelerator, lent in queue.spec.lendable.items():
+        gpus = queue.spec.guaranteed.get(accelerator, 0)
+        if lent > gpus:
+            allowed = f"its guaranteed {gpus} at most"
+            found = f"found {lent} {accelerator}, allowed: {allowed}"
+            yield _fault(manifests, queue, "spec.lendable", found)
+
+
+def _fleet_faults(manifests: Manifests, below: Mapping[str, Sequence[GpuQueue]]) -> Iterator[Fault]:
+    """Where the roots are guaranteed more than there is, the root that is guaranteed the most."""
+    roots = below.get("", ())
+    for accelerator in sorted({a for q in manifests.queues for a in q.spec.guaranteed}):
+        have = sum(
+            _most_nodes(pool) * pool.spec.gpus_per_node
+            for pool in manifests.pools
+            if pool.spec.accelerator == accelerator
+        )
+        each = [_guaranteed(below, root, accelerator) for root in roots]
+        if sum(each) > have:
+            gpus, root = max(zip(each, roots, strict=True), key=lambda pair: pair[0])
+            others = f", {sum(each)} with the other roots" if gpus < sum(each) else ""
+            allowed = f"together the {have} of the fleet at most"
+            found = f"found {gpus} {accelerator}{others}, allowed: {allowed}"
+            yield _fault(manifests, root, "spec.guaranteed", found)
+
+
+def _guaranteed(below: Mapping[str, Sequence[GpuQueue]], queue: GpuQueue, accelerator: str) -> int:
+    """GPUs that the queue, or all under it together, are guaranteed."""
+    under = below.get(queue.metadata.name, ())
+    children = sum(_guaranteed(below, child, accelerator) for child in under)
+    return queue.spec.guaranteed.get(accelerator, children)
+
+
+def _most_nodes(pool: GpuPool) -> int:
+    """Nodes of the pool at most, at any time."""
+    return max([pool.spec.nodes or 0, *(w.nodes for w in pool.spec.availability)])
 
 
 def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) -> Fault:
@@ -128,19 +189,11 @@ def _fault(manifests: Manifests, manifest: Manifest, path: str, message: str) ->
 
 def _notes(manifests: Manifests) -> Iterator[str]:
     for queue in manifests.queues:
-        spec = queue.spec
-        used = [
-            name
-            for name, stated in (
-                ("guaranteed", spec.guaranteed),
-                ("lendable", spec.lendable),
-            )
-            if stated
-        ]
-        if used:
+        reclaim = queue.spec.preemption.reclaim
+        if queue.spec.guaranteed and reclaim is not Preempts.ANY:
             yield (
-                f"GpuQueue {queue.metadata.name}: {' and '.join(used)} not planned yet: "
-                "limits, budgets and priorities hold, shares do not"
+                f"GpuQueue {queue.metadata.name}: preemption.reclaim is {reclaim.value}: its "
+                "guarantee puts no job before those of other queues; priority decides"
             )
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from planner import cost, placement
 from planner.booking import Booking
+from planner.guarantees import in_words
 from planner.occupancy import Occupancy
 from planner.plan import Reason, Unplaced
-from planner.problem import Job
+from planner.problem import Job, Problem
+from planner.quotas import Cap
 from planner.table import Option, Table, spendable_usd
 
 MOST_HOLDERS = 8  # named as what stands in a job's way
@@ -124,11 +126,12 @@ def _crowded_out(
         message = f"the room left costs ${usd:,.2f}, not running it ${job.unplaced_usd:,.2f}"
         return _unplaced(job, Reason.NOT_WORTH, message, pools)
     if (queue := queue_in_the_way(occupancy, options, ready)) is not None:
-        reason, name = queue
-        what = "budget" if reason is Reason.BUDGET else "limit"
-        return _unplaced(job, reason, f"the {what} of queue {name} is used up", (name,))
+        return _unplaced(job, queue.reason, queue.used_up, queue.names)
     proof = "" if proved else " (as far as the search found)"
-    return full(job, pools, tuple(_holders(held, options)), proof)
+    found = full(job, pools, tuple(_holders(held, options)), proof)
+    there = [problem.job_by_name[name] for name in found.binds if name in problem.job_by_name]
+    more = guarantees_in_the_way(problem, job, there)
+    return replace(found, message=found.message + more)
 
 
 def full(job: Job, pools: tuple[str, ...], holders: tuple[str, ...], proof: str) -> Unplaced:
@@ -140,6 +143,14 @@ def full(job: Job, pools: tuple[str, ...], holders: tuple[str, ...], proof: str)
     are = "is full" if len(pools) == 1 else "are full"
     message = f"{' and '.join(pools[:3])} {are} when it could run: {lead}{proof}"
     return _unplaced(job, Reason.CAPACITY, message, (*pools, *holders))
+
+
+def guarantees_in_the_way(problem: Problem, job: Job, others: Sequence[Job]) -> str:
+    """What is said behind a reason: ``job`` is guaranteed room, or one of ``others`` there is."""
+    if job.guarantee:
+        return f", though it is {in_words(problem, job)}"
+    first = next((other for other in others if other.guarantee), None)
+    return f"; {first.name} is {in_words(problem, first)}" if first else ""
 
 
 def _unplaced(job: Job, reason: Reason, message: str, binds: tuple[str, ...]) -> Unplaced:
@@ -155,16 +166,50 @@ def _extra_usd(table: Table, bookings: Mapping[int, Booking], j: int, booking: B
     return within.objective - without.objective
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueInTheWay:
+    """A limit, a budget, or what other queues keep back, that leaves no room for a job."""
+
+    reason: Reason
+    names: tuple[str, ...]  # the queue, or the queues that keep back
+    what: str  # in words
+
+    @property
+    def used_up(self) -> str:
+        """As the reason of a job that is left out."""
+        return self.what if self.reason is Reason.KEPT_BACK else f"{self.what} is used up"
+
+
+def keepers(cap: Cap) -> str:
+    """``queue research keeps``, or of several ``queues research and serving keep``."""
+    names = " and ".join(cap.keepers)
+    return f"queue {names} keeps" if len(cap.keepers) == 1 else f"queues {names} keep"
+
+
+def _of_cap(cap: Cap) -> QueueInTheWay:
+    if cap.keepers:
+        words = f"{keepers(cap)} back {cap.accelerator} that it would need"
+        return QueueInTheWay(reason=Reason.KEPT_BACK, names=cap.keepers, what=words)
+    words = f"the limit of queue {cap.queue}"
+    return QueueInTheWay(reason=Reason.QUEUE_LIMIT, names=(cap.queue,), what=words)
+
+
+def _of_budget(queue: str) -> QueueInTheWay:
+    words = f"the budget of queue {queue}"
+    return QueueInTheWay(reason=Reason.BUDGET, names=(queue,), what=words)
+
+
 def queue_in_the_way(
     occupancy: Occupancy, options: list[Option], ready: int
-) -> tuple[Reason, str] | None:
-    """The queue limit or budget without which an option would fit; of several, the first."""
-    queues = [q.name for q in occupancy.table.problem.queues for _ in q.limit]
-    budgets = [q.name for q in occupancy.table.problem.queues if q.budget_usd_per_month is not None]
+) -> QueueInTheWay | None:
+    """The limit, budget or reserve without which an option would fit; of several, the first."""
+    queues = occupancy.table.problem.queues
+    of_cap = [_of_cap(cap) for cap in occupancy.table.caps]
+    of_budget = [_of_budget(q.name) for q in queues if q.budget_usd_per_month is not None]
     for o in options:
         limits, purses = occupancy.limits_of[o.index], occupancy.budgets_of[o.index]
-        cases = [((Reason.QUEUE_LIMIT, queues[i]), (_less(limits, i), purses)) for i in limits]
-        cases += [((Reason.BUDGET, budgets[i]), (limits, _less(purses, i))) for i in purses]
+        cases = [(of_cap[i], (_less(limits, i), purses)) for i in limits]
+        cases += [(of_budget[i], (limits, _less(purses, i))) for i in purses]
         cases += [(what, ((), ())) for what, _ in cases[:1]]
         for what, kept in cases:
             occupancy.limits_of[o.index], occupancy.budgets_of[o.index] = kept

@@ -40,6 +40,7 @@ from planner.problem import (
     replicas_for,
     work_left,
 )
+from planner.quotas import Cap, caps, too_many_keepers
 from planner.topology import HOSTNAME, NOWHERE, domains
 
 RESOURCES = ("gpu_milli", "cpu_milli", "memory_bytes")
@@ -136,6 +137,7 @@ class Table:
     after: tuple[tuple[int, ...], ...]  # jobs that must end first, by job
     soonest: tuple[int, ...]  # no end of a job is earlier, by job
     dropped: dict[tuple[int, int], Reason] = field(repr=False)  # (job, mode) -> why it is no option
+    caps: tuple[Cap, ...] = field(repr=False, compare=False)  # on what queues hold at once
     _domains: dict[tuple[int, str], tuple[int, ...]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -214,14 +216,14 @@ def build(problem: Problem) -> Table:
     earliest = earliest_starts(problem, after)
     kept = {before for deps in after for before in deps}
     kept |= {i for i, j in enumerate(problem.jobs) if j.required}
-    lowest = min((j.tier for j in problem.jobs), default=0)
+    lowest = min((j.rank for j in problem.jobs), default=0)
     up = cost.nodes_up(problem)
     pool_number = {p.name: i for i, p in enumerate(problem.pools)}
     options: list[Option] = []
     dropped: dict[tuple[int, int], Reason] = {}
     for j, job in enumerate(problem.jobs):
         made_of, pairs = _options_of(
-            problem, job, places, earliest[j], j in kept, job.tier > lowest
+            problem, job, places, earliest[j], j in kept, job.rank > lowest
         )
         for m, made in enumerate(made_of):
             p = pool_number[job.modes[m].pool]
@@ -263,6 +265,7 @@ def build(problem: Problem) -> Table:
             _soonest(problem, j, at) for j, at in zip(problem.jobs, earliest, strict=True)
         ),
         dropped=dropped,
+        caps=caps(problem),
     )
 
     def rank(i: int) -> tuple[float, int]:
@@ -707,6 +710,7 @@ def refuse(problem: Problem) -> None:
         for queue in problem.queues
         if (queue.budget_usd_per_month or 0.0) > MOST_USD
     ]
+    lines += filter(None, [too_many_keepers(problem.queues)])
     for job in problem.jobs:
         lines += _refuse_job(job)
     if lines:

@@ -128,9 +128,9 @@ def replicas_by_slot(need: Demand, mode: Mode, start: int, end: int) -> list[int
     return [replicas_for(need, mode, t) for t in range(start, end)]
 
 
-def columns_of(live: Live, job: Job, ways: Sequence[Way]) -> Columns:
-    """``ways`` of ``job`` for the compiled loops."""
-    takes = [takes_of(live, job, way) for way in ways]
+def columns_of(live: Live, job: Job, ways: Sequence[Way], *, capped: bool = True) -> Columns:
+    """``ways`` of ``job`` for the compiled loops; or as if its queues had no caps."""
+    takes = [takes_of(live, job, way, capped=capped) for way in ways]
     batch = isinstance(job.need, Work)  # the nodes of a service are launched ahead
     return Columns(
         pool=np.array([w.left.index for w in ways]),
@@ -148,8 +148,8 @@ def columns_of(live: Live, job: Job, ways: Sequence[Way]) -> Columns:
     )
 
 
-def takes_of(live: Live, job: Job, way: Way) -> list[tuple[int, int]]:
-    """(row, how much of it) of pool and queue limits that ``way`` takes in every slot."""
+def takes_of(live: Live, job: Job, way: Way, *, capped: bool = True) -> list[tuple[int, int]]:
+    """(row, how much of it) of its pool and of queues' caps that ``way`` takes in every slot."""
     amounts, row, replicas = way.mode.amounts, way.left.row, way.replicas
     shared = amounts.gpu_milli % GPU_MILLI != 0
     needs = [
@@ -158,8 +158,9 @@ def takes_of(live: Live, job: Job, way: Way) -> list[tuple[int, int]]:
         (row + 2, replicas * amounts.cpu_milli),
         (row + 3, replicas * amounts.memory_bytes),
     ]
-    limits = live.limit_rows(job.queue, way.left.pool.accelerator) if live.limits else ()
-    needs += [(limit, replicas * amounts.gpu_milli) for limit in limits]
+    capped = capped and bool(live.caps)
+    caps = live.cap_rows(job.queue, way.left.pool.accelerator) if capped else []
+    needs += [(cap, replicas * amounts.gpu_milli) for cap in caps]
     return [(at, need) for at, need in needs if need]
 
 
@@ -170,7 +171,7 @@ def _toll_usd(live: Live, job: Job, way: Way) -> float:
     path = live.path(job.queue)
     gpu_hours = way.gpus * way.length * live.grid.slot_hours
     tolls = {"budget": way.usd, way.left.pool.accelerator: gpu_hours}
-    return sum(p.usd * tolls.get(p.what, 0.0) for p in live.queue_prices if p.queue in path)
+    return sum(p.usd * tolls.get(p.what, 0.0) for p in live.queue_prices if p.binds(path))
 
 
 def budgets_of(live: Live, job: Job) -> tuple[Ints, Floats]:

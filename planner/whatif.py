@@ -5,7 +5,7 @@ The first-order answer takes no solve. It is a range (from, to) of the change of
 - nodes: the GPU-hours of a node in each price's stretch x that price. More of them save ``low`` to
   the price itself, fewer cost the price to ``high`` (`planner.plan.Price`); as the least cost is
   convex in what there is, many nodes save less each than one does, and cost more each to lose.
-- limit, budget: what one unit is worth x units, in the same way.
+- limit, budget: what one unit is worth x units, in the same way; guaranteed, lendable: none.
 - price, due, unplaced: the plan as it is, at the new numbers. Some other plan may cost less.
 - demand: the job's own money and what it takes from others, in proportion.
 - deadline: nothing where the job still ends in time and has no more of it; else it has no price.
@@ -92,6 +92,8 @@ def _of(problem: Problem, after: Problem, plan: Plan, change: Change) -> Range |
             return _of_nodes(problem, after, plan, change)
         case "limit" | "budget":
             return _of_queue(problem, after, plan, change)
+        case "guaranteed" | "lendable":
+            return None  # who is covered is decided anew: that has no price
         case "demand":
             return _of_demand(problem, plan, change)
         case "deadline":
@@ -135,7 +137,9 @@ def _of_queue(problem: Problem, after: Problem, plan: Plan, change: Change) -> R
         units = problem.grid.slots * problem.grid.slot_hours
     if was is None or now is None:
         return None  # nothing bound there before: it has no price
-    found = [q for q in plan.queue_prices if (q.queue, q.what) == (change.name, what)]
+    found = [
+        q for q in plan.queue_prices if (q.queue, q.what) == (change.name, what) and not q.keepers
+    ]
     ends = [-(now - was) * units * usd for q in found for usd in _queue_usd(q, now - was)]
     return min(ends, default=0.0), max(ends, default=0.0)
 

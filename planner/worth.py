@@ -21,7 +21,7 @@ class Worth:
 
     def __init__(self, problem: Problem, plan: Plan) -> None:
         self.problem = problem
-        self.queues = {(q.queue, q.what): q.usd for q in plan.queue_prices}
+        self.queues = plan.queue_prices
         self.sums: dict[tuple[str, str], npt.NDArray[np.float64]] = {}
         for price in plan.prices:
             key = price.pool, price.resource
@@ -44,11 +44,9 @@ class Worth:
         """What so many slots of a mode's replicas, and their money, take of the job's queues."""
         pool = self.problem.pool_by_name[mode.pool]
         hours = replica_slots * self.problem.grid.slot_hours * pool.gpu_share(mode.amounts)
-        return sum(
-            hours * self.queues.get((queue, pool.accelerator), 0.0)
-            + money_usd * self.queues.get((queue, BUDGET), 0.0)
-            for queue in self.problem.queue_path(job.queue)
-        )
+        taken = {pool.accelerator: hours, BUDGET: money_usd}
+        path = self.problem.queue_path(job.queue)
+        return sum(q.usd * taken.get(q.what, 0.0) for q in self.queues if q.binds(path))
 
     def of_all(
         self, mode: Mode, starts: npt.NDArray[np.int64], runs: Sequence[tuple[int, int, int]]

@@ -79,10 +79,10 @@ def uphold_tiers(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
     """
     jobs, paying = table.problem.jobs, table.paying()
     placed = dict(bookings)
-    for tier in sorted({job.tier for job in jobs}, reverse=True)[:-1]:
+    for tier in sorted({job.rank for job in jobs}, reverse=True)[:-1]:
         kept = _kept(table, tier)
         lower = [j for j in order(table, {}) if j in placed and j not in kept]
-        out = [j for j in order(table, {}) if jobs[j].tier == tier and j not in placed]
+        out = [j for j in order(table, {}) if jobs[j].rank == tier and j not in placed]
         above = {j: b for j, b in placed.items() if j in kept}
         if lower and _insert(table, above, {j: paying[j] for j in out}):
             _insert(table, above, {j: [placed[j].option] for j in lower})
@@ -92,7 +92,7 @@ def uphold_tiers(table: Table, bookings: Mapping[int, Booking]) -> Bookings:
 
 def _kept(table: Table, tier: int) -> set[int]:
     """Jobs of ``tier`` and above, those that must run, and all that these wait for."""
-    kept = {j for j, job in enumerate(table.problem.jobs) if job.tier >= tier or job.required}
+    kept = {j for j, job in enumerate(table.problem.jobs) if job.rank >= tier or job.required}
     for j in reversed(order_by_dependency(table.after)):
         if j in kept:
             kept.update(table.after[j])
@@ -247,7 +247,7 @@ def order(
         job = table.problem.jobs[j]
         o = table.options[wanted.get(j, table.of_job[j][0])]
         return (
-            -job.tier,
+            -job.rank,
             not job.required,
             j not in ahead,
             o.last > o.first,

@@ -36,9 +36,9 @@ def upper_tiers(table: Table) -> list[frozenset[int]]:
     A job that costs more than leaving it out is left out for that: nobody crowds it out.
     """
     jobs, paying = table.problem.jobs, table.paying()
-    tiers = sorted({j.tier for j in jobs}, reverse=True)[:-1]
+    tiers = sorted({j.rank for j in jobs}, reverse=True)[:-1]
     return [
-        frozenset(i for i, j in enumerate(jobs) if j.tier == tier and paying[i]) for tier in tiers
+        frozenset(i for i, j in enumerate(jobs) if j.rank == tier and paying[i]) for tier in tiers
     ]
 
 

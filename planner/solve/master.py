@@ -14,7 +14,7 @@ Model: least  sum of own_usd[o] x[o] + unplaced_usd[j] u[j] + bill[p] + startup_
     area     sum of energy[o, w] x[o] <= capacity[p, w]   for stretches w of pool p (cut as needed)
     nodes    sum of nodes[o, w] x[o] <= node-slots[p, w]  over options that leave no room on a node
              for a replica of option q, and q itself by the nodes it touches
-    quota    the same by queue and accelerator, over the whole grid
+    quota    the same by limit, and by what queues keep back, over the whole grid
     clash    x[o] + x[q] <= 1  where o and q together are too large for their pool at any order
     start    n[p] >= nodes[o] x[o]
     bill     bill[p] >= sum of share_usd[o] x[o];  >= price of the nodes that options take alone
@@ -53,6 +53,7 @@ from ortools.math_opt.python import mathopt
 from planner import cost
 from planner.plan import Price, QueuePrice
 from planner.problem import GPU_MILLI, Billing
+from planner.quotas import Cap
 from planner.solve.clock import Stop
 from planner.table import RESOURCES, Option, Table, spent_usd
 
@@ -133,7 +134,7 @@ class Lp:
     model: mathopt.Model
     x: list[mathopt.Variable]  # by option
     areas: list[tuple[Stretch, mathopt.LinearConstraint]]
-    quotas: list[tuple[str, str, mathopt.LinearConstraint]]  # queue, accelerator; in GPU-slots
+    quotas: list[tuple[Cap, mathopt.LinearConstraint]]  # in GPU-slots
     budgets: list[tuple[str, mathopt.LinearConstraint]]  # queue, one a month
 
 
@@ -297,20 +298,19 @@ class Master:
 
     def _define_quotas(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]
-    ) -> list[tuple[str, str, mathopt.LinearConstraint]]:
+    ) -> list[tuple[Cap, mathopt.LinearConstraint]]:
         problem, rows = self.table.problem, []
-        for queue in problem.queues:
-            for accelerator, most in queue.limit:
-                terms = [
-                    _replica_slots(o) * o.takes[0] / GPU_MILLI * x[o.index]
-                    for o in self.table.options
-                    if problem.pools[o.pool].accelerator == accelerator
-                    and queue.name in problem.queue_path(problem.jobs[o.job].queue)
-                ]
-                row = model.add_linear_constraint(
-                    mathopt.fast_sum(terms) <= most * problem.grid.slots
-                )
-                rows.append((queue.name, accelerator, row))
+        for cap in self.table.caps:
+            terms = [
+                _replica_slots(o) * o.takes[0] / GPU_MILLI * x[o.index]
+                for o in self.table.options
+                if problem.pools[o.pool].accelerator == cap.accelerator
+                and cap.binds(problem.queue_path(problem.jobs[o.job].queue))
+            ]
+            row = model.add_linear_constraint(
+                mathopt.fast_sum(terms) <= float(cap.milli.sum()) / GPU_MILLI
+            )
+            rows.append((cap, row))
         return rows
 
     def _define_time(self, model: mathopt.Model, x: Sequence[mathopt.Variable]) -> None:
@@ -606,15 +606,15 @@ def _prices(table: Table, duals: Sequence[tuple[Stretch, float]]) -> tuple[Price
 def _queue_prices(
     table: Table, made: Lp, dual: Mapping[mathopt.LinearConstraint, float]
 ) -> tuple[QueuePrice, ...]:
-    """Of limits by GPU-hour; of budgets by the USD that each month has more."""
-    usd: dict[tuple[str, str], float] = defaultdict(float)
-    for queue, accelerator, row in made.quotas:
-        usd[queue, accelerator] = -dual[row] / table.problem.grid.slot_hours
+    """Of limits and what is kept back by GPU-hour; of budgets by USD that each month has more."""
+    usd: dict[tuple[str, str, tuple[str, ...]], float] = defaultdict(float)
+    for cap, row in made.quotas:
+        usd[cap.queue, cap.accelerator, cap.keepers] = -dual[row] / table.problem.grid.slot_hours
     for queue, row in made.budgets:
-        usd[queue, BUDGET] -= dual[row]
+        usd[queue, BUDGET, ()] -= dual[row]
     return tuple(
-        QueuePrice(queue=queue, what=what, usd=worth)
-        for (queue, what), worth in usd.items()
+        QueuePrice(queue=queue, what=what, usd=worth, keepers=keepers)
+        for (queue, what, keepers), worth in usd.items()
         if worth > LEAST_PRICE
     )
 

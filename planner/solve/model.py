@@ -18,7 +18,8 @@ Model
     device   where GPUs are told apart, the k of node n are on its devices (`planner.solve.parts`)
     level    of a gang held together one domain of its level has all k, of one spread each has one
     wait     s[j] >= end of what j depends on, which is chosen whenever j is
-    limit    at every slot, GPUs of an accelerator under a queue <= its limit (cumulative)
+    limit    at every slot, GPUs of an accelerator under a queue <= its limit, and GPUs of those who
+             are not under queues <= what these do not keep back (`planner.quotas`; cumulatives)
     budget   money under a queue in a month <= its budget
     tier     not-running cost of each higher tier <= what was proved least for it
 
@@ -38,12 +39,15 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 from ortools.sat.python import cp_model
 
 from planner import cost
 from planner.booking import Booking, chain, kept_if_same, spent_by
-from planner.problem import GPU_MILLI, Billing
+from planner.problem import Billing
 from planner.solve import gangs, parts, stops
 from planner.solve.clock import Stop
 from planner.solve.master import bill_floors, least_launch_usd
@@ -525,13 +529,21 @@ def _under(m: Model, queue: str) -> set[int]:
 
 def _define_limits(m: Model, fixed: Sequence[Booking]) -> None:
     problem = m.table.problem
-    for queue in problem.queues:
-        jobs = _under(m, queue.name) if queue.limit else set()
-        for accelerator, most in queue.limit:
-            pools = {p for p, pool in enumerate(problem.pools) if pool.accelerator == accelerator}
-            load = [*_gpus_chosen(m, jobs, pools), *_gpus_booked(m, jobs, pools, fixed)]
-            if load:
-                _define_load(m, load, most * GPU_MILLI)
+    for cap in m.table.caps:
+        jobs = {i for i, job in enumerate(problem.jobs) if cap.binds(problem.queue_path(job.queue))}
+        pools = {p for p, pool in enumerate(problem.pools) if pool.accelerator == cap.accelerator}
+        load = [*_gpus_chosen(m, jobs, pools), *_gpus_booked(m, jobs, pools, fixed)]
+        if load:
+            most = int(np.max(cap.milli))
+            _define_load(m, [*load, *_missing(m, most - cap.milli)], most)
+
+
+def _missing(m: Model, milli: npt.NDArray[np.int64]) -> Iterator[Load]:
+    """A load that is there anyway, by slot: intervals, one for each stretch of one amount."""
+    edges = [0, *(np.flatnonzero(np.diff(milli)) + 1).tolist(), milli.size]
+    for start, end in pairwise(edges):
+        if milli[start]:
+            yield _fixed(m, start, end), int(milli[start])
 
 
 def _gpus_chosen(m: Model, jobs: set[int], pools: set[int]) -> Iterator[Load]:

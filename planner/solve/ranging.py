@@ -142,8 +142,8 @@ def _step(table: Table, made: Lp, price: Price | QueuePrice) -> Step:
         return Step(rows=rows, units=BUDGET_STEP * budget)
     rows = [
         (row, float(grid.slots))
-        for queue, what, row in made.quotas
-        if (queue, what) == (price.queue, price.what)
+        for cap, row in made.quotas
+        if (cap.queue, cap.accelerator, cap.keepers) == (price.queue, price.what, price.keepers)
     ]
     return Step(rows=rows, units=grid.slots * grid.slot_hours)
 

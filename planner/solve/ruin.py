@@ -94,7 +94,7 @@ class Ruin:
         ]
         key = self.rng.choice(orders)
         jobs = self.table.problem.jobs
-        ranked = sorted(out, key=lambda j: (-jobs[j].tier, key(j) * self.rng.uniform(0.7, 1.0)))
+        ranked = sorted(out, key=lambda j: (-jobs[j].rank, key(j) * self.rng.uniform(0.7, 1.0)))
         for j in ranked:
             booking = build.best_booking(
                 self.table, self.occupancy, self.placed, j, None, self.nothing

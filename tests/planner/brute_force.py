@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
+from fractions import Fraction
 
 from planner.problem import (
     Amounts,
@@ -85,7 +86,12 @@ class Optimum:
     ways: dict[str, Way]
 
 
-Caps = list[tuple[int, float]]  # (tier, most USD of paying jobs of it that may be left out)
+Tier = tuple[bool, int]  # whether a guarantee covers it, and its priority
+Caps = list[tuple[Tier, float]]  # (tier, most USD of paying jobs of it that may be left out)
+
+
+def _tier(job: Job) -> Tier:
+    return bool(job.guarantee), job.tier
 
 
 def optimum(problem: Problem) -> Optimum | None:
@@ -97,7 +103,7 @@ def optimum(problem: Problem) -> Optimum | None:
     paying = {j.name: list(_paying_ways(problem, j)) for j in problem.jobs}
     everything = {j.name: list(_ways(problem, j)) for j in problem.jobs}
     caps: Caps = []
-    for tier in sorted({j.tier for j in problem.jobs}, reverse=True)[:-1]:
+    for tier in sorted({_tier(j) for j in problem.jobs}, reverse=True)[:-1]:
         least = _search(problem, paying, caps, tier)
         if least is None:
             return None
@@ -106,14 +112,14 @@ def optimum(problem: Problem) -> Optimum | None:
 
 
 def _search(
-    problem: Problem, ways: dict[str, list[Way]], caps: Caps, tier: int | None = None
+    problem: Problem, ways: dict[str, list[Way]], caps: Caps, tier: Tier | None = None
 ) -> Optimum | None:
     """The cheapest plan within ``caps``; with ``tier``, what leaves least of that tier out."""
     order = _dependency_order(problem)
     counted = {j.name for j in problem.jobs if _paying(problem, j)}
     best: list[Optimum | None] = [None]
 
-    def descend(at: int, chosen: dict[str, Way], usd: float, out: dict[int, float]) -> None:
+    def descend(at: int, chosen: dict[str, Way], usd: float, out: dict[Tier, float]) -> None:
         if best[0] is not None and usd >= best[0].objective_usd - 1e-9:
             return
         if any(out.get(t, 0.0) > most + 1e-6 for t, most in caps):
@@ -130,8 +136,10 @@ def _search(
                 descend(at + 1, {**chosen, job.name: way}, usd + more, out)
         if not job.required:
             lost = job.unplaced_usd if job.name in counted else 0.0
-            more = job.unplaced_usd if tier is None else lost * (job.tier == tier)
-            descend(at + 1, chosen, usd + more, {**out, job.tier: out.get(job.tier, 0.0) + lost})
+            more = job.unplaced_usd if tier is None else lost * (_tier(job) == tier)
+            descend(
+                at + 1, chosen, usd + more, {**out, _tier(job): out.get(_tier(job), 0.0) + lost}
+            )
 
     descend(0, {}, 0.0, {})
     return best[0]
@@ -588,6 +596,7 @@ def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
     return (
         _nodes_hold(problem, way, [w for _, w in everyone])
         and _limits_hold(problem, everyone)
+        and _lent_only(problem, everyone)
         and _budgets_hold(problem, everyone)
     )
 
@@ -742,6 +751,66 @@ def _limits_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
                 if sum(w.milli_at(problem, t, pools) for w in ours) > 1000 * most:
                     return False
     return True
+
+
+def _lent_only(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
+    """Whether nobody is on GPUs that another queue keeps back, by walking the tree slot by slot."""
+    return all(
+        _claims(problem, everyone, t, accelerator) <= 1000 * _there(problem, accelerator, t)
+        for accelerator in {p.accelerator for p in problem.pools}
+        if any(_own(problem, q.name, accelerator) for q in problem.queues)
+        for t in range(problem.grid.slots)
+    )
+
+
+def _claims(
+    problem: Problem, everyone: list[tuple[str, Way]], slot: int, accelerator: str
+) -> Fraction:
+    """Thousandths that all together use or keep back."""
+    pools = {p.name for p in problem.pools if p.accelerator == accelerator}
+    queue_of = {j.name: j.queue for j in problem.jobs}
+    children = {
+        name: [q.name for q in problem.queues if q.parent == name]
+        for name in ["", *(q.name for q in problem.queues)]
+    }
+
+    def use(queue: str) -> int:
+        ours = [w for name, w in everyone if queue_of[name] == queue]
+        return sum(w.milli_at(problem, slot, pools) for w in ours)
+
+    def need(queue: str) -> int:
+        own = 1000 * _own(problem, queue, accelerator)
+        return max(own, sum(map(need, children[queue])))
+
+    wanted, there = need(""), 1000 * _there(problem, accelerator, slot)
+    part = min(Fraction(1), Fraction(there, wanted))
+
+    def claim(queue: str) -> Fraction:
+        below = sum(map(claim, children[queue]), Fraction(use(queue)))
+        least = math.floor(1000 * _own(problem, queue, accelerator) * part)
+        return max(Fraction(least), below)
+
+    return claim("")
+
+
+def _own(problem: Problem, queue: str, accelerator: str) -> int:
+    """GPUs that a queue is guaranteed and does not lend."""
+    for q in problem.queues:
+        if q.name == queue:
+            guaranteed = dict(q.guaranteed).get(accelerator, 0)
+            return max(0, guaranteed - dict(q.lendable or ()).get(accelerator, guaranteed))
+    return 0
+
+
+def _there(problem: Problem, accelerator: str, slot: int) -> int:
+    """GPUs that work, of nodes that are there."""
+    return sum(
+        len(node.healthy_gpus())
+        for pool in problem.pools
+        if pool.accelerator == accelerator
+        for node in problem.nodes
+        if node.pool == pool.name and node.index < pool.nodes_at(slot) and not node.cordoned
+    )
 
 
 def _milli(pool: Pool, amounts: Amounts) -> int:

@@ -146,8 +146,10 @@ REFUSED = {
     "pool/h100.price-=4": "found '-0.5 after it', allowed: 0 or more",
     "pool/h200.nodes+=1": "found no pool 'h200', nearest: h100",
     "queue/research.budget=1": "found no queue 'research'",
-    "queue/team.limit=1": "found 'limit', allowed: limit.ACCELERATOR, budget "
-    "(nearest: limit.ACCELERATOR)",
+    "queue/team.limit=1": "found 'limit', allowed: limit.ACCELERATOR, guaranteed.ACCELERATOR, "
+    "lendable.ACCELERATOR, budget (nearest: limit.ACCELERATOR)",
+    "queue/team.guaranteed.l4+=1": "found 'no guarantee of l4', allowed: those it has: none; "
+    "= sets one",
     "queue/team.limit.l4+=1": "found 'no limit of l4', allowed: those it has: h100-sxm5-80gb",
     "job/sft.demand+=1": "found '+=', allowed: *=",
     "job/sft.demand*=0": "found '0', allowed: a number above 0",

@@ -184,6 +184,8 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     "services whose demand changes": each_job(at_its_peak),
     "mixes": each_job(lambda j, _: replace(j, mixes=())),
     "queue limits": each_queue(lambda q: replace(q, limit=())),
+    "guarantees": each_job(lambda j, _: replace(j, guarantee="")),
+    "GPUs that queues do not lend": each_queue(lambda q: replace(q, lendable=None)),
     "budgets of queues": each_queue(lambda q: replace(q, budget_usd_per_month=None)),
     "the end of a month": lambda p: replace(p, grid=replace(p.grid, start=START)),
     "CPUs": each_mode(lambda m: replace(m, amounts=replace(m.amounts, cpu_milli=0))),

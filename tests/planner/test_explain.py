@@ -247,7 +247,7 @@ def test_no_single_move_betters_a_plan_that_is_proved_optimal(first: int) -> Non
     for seed in range(first, first + 40):
         asked = random_problem(seed)
         plan = solve(asked)
-        if plan.status is not Status.OPTIMAL or len({j.tier for j in asked.jobs}) > 1:
+        if plan.status is not Status.OPTIMAL or len({j.rank for j in asked.jobs}) > 1:
             continue
         for j in asked.jobs:
             for way in explain(asked, plan, j.name).ways:

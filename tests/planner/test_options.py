@@ -544,11 +544,89 @@ def test_a_pool_without_a_price_that_the_catalog_does_not_know_either_is_named(
     assert f"no offer of {H100} (nobody nowhere on_demand)" in line
 
 
-def test_shares_of_queues_are_noted_as_not_planned(tmp_path: Path) -> None:
+NO_RECLAIM = (
+    "GpuQueue research: preemption.reclaim is LowerPriority: its guarantee puts no job before "
+    "those of other queues; priority decides"
+)
+
+
+@pytest.mark.parametrize(
+    ("reclaim", "guarantee", "notes"),
+    [
+        ("Any", "research", ()),
+        (
+            "LowerPriority",
+            "",
+            (NO_RECLAIM,),
+        ),
+    ],
+)
+def test_a_guarantee_covers_jobs_of_queues_that_reclaim(
+    tmp_path: Path, reclaim: str, guarantee: str, notes: tuple[str, ...]
+) -> None:
+    research: Fields = {"guaranteed": {H100: 8}, "preemption": {"reclaim": reclaim}}
     documents = [
         document("GpuPool", "p", POOL),
-        document("GpuQueue", "research", {"guaranteed": {H100: 4}}),
+        document("GpuQueue", "research", research),
         document("GpuJob", "j", {"task": TASK, "queue": "research"}),
     ]
-    (note,) = built(tmp_path, *documents).notes
-    assert note.startswith("GpuQueue research: guaranteed not planned yet")
+    made = built(tmp_path, *documents)
+    assert (made.problem.job_by_name["j"].guarantee, made.notes) == (guarantee, notes)
+
+
+def faults(folder: Path, **queues: Fields) -> list[str]:
+    """What is wrong with ``queues`` beside one pool of 32 H100 and a job."""
+    documents = [document("GpuQueue", name, spec) for name, spec in queues.items()]
+    with pytest.raises(ManifestErrors) as raised:
+        built(
+            folder,
+            document("GpuPool", "p", POOL),
+            *documents,
+            document("GpuJob", "j", {"task": TASK}),
+        )
+    return [line.split("(GpuQueue ")[1] for line in raised.value.errors]
+
+
+def test_a_queue_lends_no_more_than_it_is_guaranteed(tmp_path: Path) -> None:
+    assert faults(tmp_path, a={"guaranteed": {H100: 4}, "lendable": {H100: 5}}) == [
+        f"a): spec.lendable: found 5 {H100}, allowed: its guaranteed 4 at most"
+    ]
+    assert faults(tmp_path, a={"lendable": {H100: 1}}) == [
+        f"a): spec.lendable: found 1 {H100}, allowed: its guaranteed 0 at most"
+    ]
+
+
+def test_a_guarantee_holds_those_of_the_queues_under_it(tmp_path: Path) -> None:
+    # Under a: b, which states none and has c with 6 under it, and d with 4: 10 of a's 8.
+    queues: dict[str, Fields] = {
+        "a": {"guaranteed": {H100: 8}},
+        "b": {"parent": "a"},
+        "c": {"parent": "b", "guaranteed": {H100: 6}},
+        "d": {"parent": "a", "guaranteed": {H100: 4}},
+    }
+    allowed = "the 10 that queues under it (b, d) are guaranteed, or more"
+    assert faults(tmp_path, **queues) == [
+        f"a): spec.guaranteed: found 8 {H100}, allowed: {allowed}"
+    ]
+
+
+def test_the_roots_are_guaranteed_no_more_than_the_fleet_has(tmp_path: Path) -> None:
+    # 4 nodes of 8 GPUs; one root is guaranteed 8, the other by its child 25.
+    queues: dict[str, Fields] = {
+        "a": {"guaranteed": {H100: 8}},
+        "b": {"weight": 2.0},
+        "c": {"parent": "b", "guaranteed": {H100: 25}},
+    }
+    found = f"found 25 {H100}, 33 with the other roots"
+    assert faults(tmp_path, **queues) == [
+        f"b): spec.guaranteed: {found}, allowed: together the 32 of the fleet at most"
+    ]
+
+
+def test_more_queues_than_can_be_planned_that_lend_nothing_are_refused(tmp_path: Path) -> None:
+    # Eight side by side: 2^8 - 1 sets of them to look at.
+    keeper: Fields = {"guaranteed": {H100: 1}, "lendable": {H100: 0}}
+    found = f"found 8 queues (q0 to q7) keep back {H100} that they do not lend"
+    assert faults(tmp_path, **{f"q{n}": keeper for n in range(8)}) == [
+        f"q0): spec.lendable: {found}, in more than 127 combinations, allowed: fewer"
+    ]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice, permutations
 
+from planner.guarantees import with_guarantees
 from planner.problem import (
     Amounts,
     Billing,
@@ -224,7 +225,8 @@ def random_problem(seed: int, *, timed: bool = False) -> Problem:
         cordoned=frozenset([rng.choice(names)] if rng.random() < 0.15 else []),
         unhealthy=frozenset([rng.choice(gpus)] if rng.random() < 0.2 else []),
     )
-    return _random_running(rng, made) if timed and rng.random() < 0.3 else made
+    made = _random_running(rng, made) if timed and rng.random() < 0.3 else made
+    return _random_rights(random.Random(f"rights of {seed}"), made)
 
 
 def larger_problem(seed: int, *, timed: bool = False) -> Problem:
@@ -241,7 +243,33 @@ def larger_problem(seed: int, *, timed: bool = False) -> Problem:
         start=rng.choice([START, MONTH_END]),
         queues=queues,
     )
-    return _random_running(rng, made) if timed and rng.random() < 0.5 else made
+    made = _random_running(rng, made) if timed and rng.random() < 0.5 else made
+    return _random_rights(random.Random(f"rights of {seed}"), made)
+
+
+def _random_rights(rng: random.Random, made: Problem) -> Problem:
+    """Sometimes, guarantees of queues and what they do not lend, and a queue of guests beside them.
+
+    From a generator of its own: worlds without are what they were.
+    """
+    if not made.queues or rng.random() < 0.4:
+        return made
+    guests = Queue(name="guests", parent=rng.choice(["", "root"]))
+    queues = [_with_rights(rng, queue, made.pools) for queue in (*made.queues, guests)]
+    jobs = tuple(
+        replace(j, queue="guests") if not j.queue and rng.random() < 0.5 else j for j in made.jobs
+    )
+    return with_guarantees(replace(made, queues=tuple(queues), jobs=jobs))
+
+
+def _with_rights(rng: random.Random, queue: Queue, pools: tuple[Pool, ...]) -> Queue:
+    chance = {"root": 0.3, "team": 0.8, "guests": 0.4}[queue.name]
+    if rng.random() > chance:
+        return queue
+    accelerator, gpus = rng.choice(pools).accelerator, rng.choice([1, 1, 2, 3])
+    gpus = min(gpus, dict(queue.limit).get(accelerator, gpus))
+    lent = rng.choice([None, ((accelerator, 0),), ((accelerator, gpus - 1),)])
+    return replace(queue, guaranteed=((accelerator, gpus),), lendable=lent)
 
 
 def _random_stops(rng: random.Random, jobs: tuple[Job, ...], slots: int) -> tuple[Job, ...]:

@@ -12,7 +12,8 @@ import numpy as np
 from planner import cost
 from planner.plan import Placement, Price, QueuePrice, Reason, Segment, Unplaced
 from planner.problem import GPU_MILLI, Job, Mode, Problem
-from planner.reasons import why_not
+from planner.quotas import caps
+from planner.reasons import guarantees_in_the_way, why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
 from planner.solve.fleet.naming import Item, Known, layers, name
 from planner.table import build as tabulate
@@ -171,12 +172,11 @@ def lines(values: Floats) -> Iterator[tuple[int, int, float]]:
 
 
 def queue_prices(problem: Problem, values: Floats) -> tuple[QueuePrice, ...]:
-    """What one more GPU of a limit, over the whole grid, saves by hour."""
-    limits = [(q.name, what) for q in problem.queues for what, _ in q.limit]
+    """What one more GPU of a limit, or one kept back less, over the whole grid saves by hour."""
     by_hour = values[len(problem.pools) :].mean(axis=1) * GPU_MILLI / problem.grid.slot_hours
     return tuple(
-        QueuePrice(queue=queue, what=what, usd=float(usd))
-        for (queue, what), usd in zip(limits, by_hour, strict=True)
+        QueuePrice(queue=cap.queue, what=cap.accelerator, usd=float(usd), keepers=cap.keepers)
+        for cap, usd in zip(caps(problem), by_hour, strict=True)
         if usd > LEAST_PRICE
     )
 
@@ -212,4 +212,5 @@ def _crowded_out(problem: Problem, c: Columns, placed: Mapping[int, object], j: 
     lead = " and ".join(pools[:3]) + (" and others" if len(pools) > 3 else "")
     full = "is full" if len(pools) == 1 else "are full"
     message = f"{lead} {full} when it could run (as far as the search found)"
+    message += guarantees_in_the_way(problem, job, ())
     return Unplaced(job=job.name, reason=Reason.CAPACITY, message=message, binds=pools)

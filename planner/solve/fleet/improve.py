@@ -85,6 +85,7 @@ class Improver:
     clock: Clock
     best: Chosen | None = None
     key: float = np.inf  # of the best: its cost with penalties
+    crowded_out: bool = False  # who is left out of the best may be so for lower tiers
     gained: float = 0.0
     mark: float = np.inf
     moves: int = 0
@@ -104,6 +105,7 @@ class Improver:
         if key >= self.key - 1e-9:
             return
         self.key, self.best = key, chosen(self.columns, mode, start)
+        self.crowded_out = self._crowded_out(mode)
         if self.best.usd < self.mark * (1 - GAIN):
             self.gained, self.mark = self.clock.seconds, self.best.usd
         self.say(doing)
@@ -125,8 +127,9 @@ class Improver:
         for order in self._orders():
             state = empty(self.columns, self.clock.limits.seed)
             self._fix(state, after)
-            insert_wanted(self.columns, state, modes, starts, order)
-            insert(self.columns, state, self.priced, order)
+            for tier in self._tiers(order):  # nobody of a lower one is there before
+                insert_wanted(self.columns, state, modes, starts, tier)
+                insert(self.columns, state, self.priced, tier)
             self.offer(state.mode, state.start, penalised(self.columns, state), "packing")
 
     def _orders(self) -> Iterator[Ints]:
@@ -135,9 +138,26 @@ class Improver:
         movable = empty(c, 0).ours
         m = c.modes[c.jobs["first"][movable]]  # the cheapest mode stands for the job
         slack, area = m["last"] - m["first"], m["takes"].astype(float) * m["length"]
-        weight = c.jobs["penalty_usd"][movable] / np.maximum(1e-9, c.jobs["unplaced_usd"][movable])
+        weight = self._weight(movable)
         for key in (slack, (slack + 1) / m["length"]):
-            yield movable[np.lexsort((-area, key, -np.round(weight)))]
+            yield movable[np.lexsort((-area, key, -weight))]
+
+    def _weight(self, jobs: Ints) -> Floats:
+        """What a dollar of not running them weighs, by job."""
+        c = self.columns
+        each = np.maximum(1e-9, c.jobs["unplaced_usd"][jobs])
+        found: Floats = np.round(c.jobs["penalty_usd"][jobs] / each)
+        return found
+
+    def _tiers(self, order: Ints) -> list[Ints]:
+        """The jobs of an order, which has upper tiers first, by tier."""
+        return np.split(order, np.flatnonzero(np.diff(self._weight(order))) + 1)
+
+    def _crowded_out(self, mode: Ints) -> bool:
+        """Whether a job of an upper tier that could run is left out: perhaps for lower ones."""
+        jobs = self.columns.jobs[mode < 0]
+        upper = jobs["penalty_usd"] > jobs["unplaced_usd"]
+        return bool((upper & (jobs["first"] < jobs["end"])).any())
 
     def _fix(self, state: State, after: tuple[tuple[int, ...], ...]) -> None:
         """Place the jobs that wait for others, and those they wait for: they stay."""
@@ -212,7 +232,8 @@ class Improver:
 
     def _done(self) -> bool:
         limit = self.clock.limits.gap
-        return self.clock.left <= 0 or self.gap <= (1e-5 if limit is None else max(limit, 1e-5))
+        near = self.gap <= (1e-5 if limit is None else max(limit, 1e-5))
+        return self.clock.left <= 0 or (near and not self.crowded_out)
 
     def _halves(self, pool: ThreadPoolExecutor) -> None:
         assert self.best is not None

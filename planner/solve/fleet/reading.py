@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from planner.problem import GPU_MILLI, Demand, Job, Mode, Node, Pool, Problem, Work, replicas_for
+from planner.quotas import Cap, caps
 from planner.solve.fleet.columns import (
     BUDGET,
     JOB,
@@ -28,6 +29,7 @@ from planner.table import Places, earliest_starts, ready_slot, spendable_usd
 
 MOST = 2**31 - 1
 TIER_WEIGHT = 1e4  # what a tier weighs above all lower ones, to the search
+COVERED_WEIGHT = 1e2  # the same among jobs that guarantees cover
 REQUIRED_USD = 1e12
 
 
@@ -67,7 +69,7 @@ class _Reader:
     pools: dict[str, int] = field(init=False)
     places: dict[str, Places] = field(init=False)
     ready: dict[str, int] = field(init=False)
-    limits: dict[str, list[tuple[str, int]]] = field(init=False)  # queue -> (accelerator, row)
+    caps: list[tuple[Cap, int]] = field(init=False)  # on what queues hold, with their rows
     capacity: list[Ints] = field(default_factory=list)
     classes: dict[tuple[int, ...], int] = field(default_factory=dict)
     class_of: dict[tuple[str, str], int] = field(default_factory=dict)  # by pool and queue
@@ -88,12 +90,8 @@ class _Reader:
         self.places = {pool.name: Places(pool, usable[pool.name]) for pool in problem.pools}
         for pool in problem.pools:
             self.capacity.append(_capacity(pool, usable[pool.name], problem.grid.slots))
-        self.limits = defaultdict(list)
-        for queue in problem.queues:
-            for accelerator, gpus in queue.limit:
-                self.limits[queue.name].append((accelerator, len(self.capacity)))
-                milli = min(gpus * GPU_MILLI, MOST)
-                self.capacity.append(np.full(problem.grid.slots, milli, dtype=np.int32))
+        self.caps = [(cap, len(self.capacity) + n) for n, cap in enumerate(caps(problem))]
+        self.capacity += [np.minimum(cap.milli, MOST).astype(np.int32) for cap, _ in self.caps]
 
     def read(self) -> Columns:
         jobs, grid = self.problem.jobs, self.problem.grid
@@ -241,11 +239,9 @@ class _Reader:
         found = self.class_of.get((pool, queue))
         if found is None:
             accelerator = self.problem.pool_by_name[pool].accelerator
+            path = self.problem.queue_path(queue)
             limits = (
-                row
-                for name in self.problem.queue_path(queue)
-                for kind, row in self.limits.get(name, ())
-                if kind == accelerator
+                row for cap, row in self.caps if cap.accelerator == accelerator and cap.binds(path)
             )
             key = (self.pools[pool], *limits)
             found = self.classes.setdefault(key, len(self.classes))
@@ -302,10 +298,21 @@ def _capacity(pool: Pool, nodes: list[Node], slots: int) -> Ints:
 
 def _penalties(jobs: tuple[Job, ...]) -> Floats:
     """What leaving each job out weighs: a tier more than all that lower ones could."""
-    rank = {tier: n for n, tier in enumerate(sorted({job.tier for job in jobs}))}
-    weigh = [TIER_WEIGHT ** min(rank[job.tier], 2) * job.unplaced_usd for job in jobs]
+    weight = _weights(jobs)
+    weigh = [weight[job.rank] * job.unplaced_usd for job in jobs]
     required = [REQUIRED_USD if job.required else 0.0 for job in jobs]
     return np.maximum(np.array(weigh, dtype=np.float64), required)
+
+
+def _weights(jobs: tuple[Job, ...]) -> dict[int, float]:
+    """By rank. Where a float could not tell them apart beside dollars, the upper weigh the same."""
+    plain = sorted({job.rank for job in jobs if not job.guarantee})
+    covered = sorted({job.rank for job in jobs if job.guarantee})
+    if not plain or not covered:
+        return {rank: TIER_WEIGHT ** min(n, 2) for n, rank in enumerate([*plain, *covered])}
+    weight = {rank: TIER_WEIGHT ** min(n, 1) for n, rank in enumerate(plain)}
+    least = TIER_WEIGHT**2
+    return weight | {rank: least * COVERED_WEIGHT ** min(n, 1) for n, rank in enumerate(covered)}
 
 
 def _pieces(job: Job) -> int:
