@@ -45,6 +45,14 @@ from scheduler.kube.names import (
 )
 
 PRODUCT_LABELS = (GPU_PRODUCT, "cloud.google.com/gke-accelerator")
+PROVIDERS = {  # scheme of a node's providerID to the provider of the price catalog
+    "aws": "aws",
+    "azure": "azure",
+    "digitalocean": "digitalocean",
+    "gce": "gcp",
+    "nebius": "nebius",
+    "oci": "oci",
+}
 _SUFFIX = re.compile(r"-SHARED$|-MIG-(?P<profile>[0-9]+g\.[0-9]+gb(?:\.me)?)(?:-SHARED)?$")
 _GPU_SLICES = 7  # compute slices of a GPU that can be partitioned
 _UNHEALTHY_EFFECTS = ("NoSchedule", "NoExecute")
@@ -71,6 +79,7 @@ class Machine:
     broken: tuple[str, ...] = ()  # why, of each GPU that is out of order
     taints: tuple[Taint, ...] = ()
     away: str = ""  # why it gets nothing new, or empty
+    provider: str = ""  # of the cloud that it is rented from, as the price catalog has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +212,7 @@ def _machine(
         broken=tuple(_broken(devices, held)) if from_slices else (),
         taints=taints(node),
         away=_away(node),
+        provider=PROVIDERS.get(str(node["spec"].get("providerID") or "").partition("://")[0], ""),
     )
 
 
@@ -321,11 +331,14 @@ def _broken(devices: Iterable[Raw], held: frozenset[tuple[str, str]]) -> Iterato
 
 
 def fleet(found: Iterable[Machine], pools: Sequence[GpuPool]) -> Fleet:
-    """The machines in the pools that select them; of two, the first by name has it."""
+    """The machines in the pools that select them; of several, the one that names the most labels.
+
+    So a pool of all nodes of a kind may stand beside one of the spot nodes among them.
+    """
     by_pool: dict[str, list[Machine]] = {pool.metadata.name: [] for pool in pools}
     outside: list[str] = []
     faults: list[Fault] = []
-    ordered = sorted(pools, key=lambda pool: pool.metadata.name)
+    ordered = sorted(pools, key=lambda pool: (-len(pool.spec.node_selector), pool.metadata.name))
     for machine in found:
         mine = [pool for pool in ordered if selects(pool, machine)]
         if not mine:
@@ -333,6 +346,7 @@ def fleet(found: Iterable[Machine], pools: Sequence[GpuPool]) -> Fleet:
             continue
         by_pool[mine[0].metadata.name].append(machine)
         faults += _contested(machine, mine)
+    ordered.sort(key=lambda pool: pool.metadata.name)
     for pool in ordered:
         faults += _unlike(pool, by_pool[pool.metadata.name])
     return Fleet(
@@ -358,13 +372,13 @@ def selects(pool: GpuPool, machine: Machine) -> bool:
 
 
 def _contested(machine: Machine, pools: Sequence[GpuPool]) -> Iterator[Fault]:
-    if len(pools) > 1:
-        first, *rest = (pool.metadata.name for pool in pools)
+    first, *rest = pools
+    if rest and len(rest[0].spec.node_selector) == len(first.spec.node_selector):
         yield Fault(
-            place=f"GpuPool {rest[0]}",
+            place=f"GpuPool {rest[0].metadata.name}",
             path="spec.nodeSelector",
-            message=f"found node {machine.name}, which GpuPool {first} has; "
-            "allowed: selectors that do not overlap",
+            message=f"found node {machine.name}, which GpuPool {first.metadata.name} has; "
+            "allowed: selectors that do not overlap, or one with more labels than the other",
         )
 
 

@@ -179,22 +179,23 @@ def test_nodes_lie_in_the_order_of_their_domains() -> None:
     ]
 
 
-def test_a_selector_decides_and_an_overlap_is_said() -> None:
-    mine = node("a", labels={"pool": "mine"})
-    found = fleet(
-        machines([mine, node("b")], []),
-        [pool("all"), pool("some", nodeSelector={"pool": "mine"})],
-    )
-    assert {name: [m.name for m in ms] for name, ms in found.machines.items()} == {
-        "all": ["a", "b"],
-        "some": [],
+def test_the_selector_with_the_most_labels_decides_and_a_draw_is_said() -> None:
+    mine = node("a", labels={"pool": "mine", "too": "x"})
+    found = machines([mine, node("b")], [])
+    nested = fleet(found, [pool("all"), pool("some", nodeSelector={"pool": "mine"})])
+    assert {name: [m.name for m in ms] for name, ms in nested.machines.items()} == {
+        "all": ["b"],
+        "some": ["a"],
     }
-    assert [str(fault) for fault in found.faults] == [
-        (
-            "GpuPool some: spec.nodeSelector: found node a, which GpuPool all has; "
-            "allowed: selectors that do not overlap"
-        )
-    ]
+    assert nested.faults == ()
+    drawn = fleet(
+        found, [pool("y", nodeSelector={"too": "x"}), pool("x", nodeSelector={"pool": "mine"})]
+    )
+    assert [m.name for m in drawn.machines["x"]] == ["a"]
+    assert drawn.outside == ("b",)
+    (fault,) = drawn.faults
+    assert (fault.place, fault.path) == ("GpuPool y", "spec.nodeSelector")
+    assert fault.message.startswith("found node a, which GpuPool x has; allowed:")
 
 
 def test_a_pool_that_its_nodes_do_not_bear_out_is_said() -> None:
