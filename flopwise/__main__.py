@@ -14,8 +14,10 @@ from flopwise import (
     catalog,
     convert,
     demo,
+    doctor,
     explain,
     fairness,
+    init,
     jobs,
     mix,
     plan,
@@ -70,6 +72,8 @@ app.command("status")(jobs.status)
 app.command("logs")(jobs.logs)
 app.command("cancel")(jobs.cancel)
 app.command("convert")(convert.convert)
+app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
 app.add_typer(report.app, name="report")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(telemetry.app, name="telemetry")
