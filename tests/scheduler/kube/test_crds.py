@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from planner.manifests import wording
 from planner.manifests.schema import KINDS, InferenceSpec
 from planner.manifests.status import JobCondition
+from planner.manifests.write import plain_yaml
 from scheduler.kube import crds
 
 BY_KIND = {each["spec"]["names"]["kind"]: each for each in crds.definitions().values()}
@@ -66,7 +67,7 @@ def every_node() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_chart_holds_the_definitions_that_the_types_make() -> None:
     wanted = {
-        name: crds.HEADING + crds.plain_yaml(document)
+        name: crds.HEADING + plain_yaml(document)
         for name, document in crds.definitions().items()
     }
     held = {path.name: path.read_text() for path in crds.CHART_CRDS.iterdir()}
