@@ -15,16 +15,30 @@ settings.register_profile("flopwise", deadline=None, derandomize=True)
 settings.load_profile("flopwise")
 
 # Long ones first, so that the other worker takes the rest meanwhile.
-ALONE = ("ray", "browser")
+FIRST = ("ray", "browser")
+# The test cluster's programs are built while all others run: it comes last.
+LAST = ("cluster", "deep")
+CLUSTER_SECONDS = 300  # for a test's own work; what it asks for may have to be built first
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With xdist, a file's tests share a worker; so do all that need the Ray, or the browser."""
+    """With xdist, a file's tests share a worker; so do all that need Ray, a browser, a cluster."""
     for item in items:
-        group = next((name for name in ALONE if item.get_closest_marker(name)), str(item.path))
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: not any(item.get_closest_marker(name) for name in ALONE))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        if _is_any(item, LAST) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS, func_only=True))
+    items.sort(key=lambda item: 0 if _is_any(item, FIRST) else 2 if _is_any(item, LAST) else 1)
+
+
+def _group(item: pytest.Item) -> str:
+    if _is_any(item, LAST):
+        return "cluster"
+    return next((name for name in FIRST if item.get_closest_marker(name)), str(item.path))
+
+
+def _is_any(item: pytest.Item, markers: tuple[str, ...]) -> bool:
+    return any(item.get_closest_marker(name) for name in markers)
 
 
 BuildDriver = Callable[..., Path]

@@ -14,7 +14,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("planner", "scheduler", "telemetry", "cost_models", "flopwise")
 LOCKS = ("core", "operator", "all", "dev")
-SCRIPTS = ("demo", "test", ".ci/run", "scripts/setup.sh", "scripts/lock")
+SCRIPTS = (
+    "demo",
+    "test",
+    ".ci/run",
+    "scripts/setup.sh",
+    "scripts/lock",
+    "scripts/cluster",
+    "scripts/cluster-packages",
+)
 
 # Spelt apart, so that this file does not hold what it looks for.
 MACHINE_PATHS = re.compile(rb"(?<![\w.])/(?:wo" rb"rk|ro" rb"ot|ho" rb"me)/[\w.]")
