@@ -5,7 +5,8 @@ the last checkpoint and restarts, one that does not is promised another time. So
 only where that saves.
 
 Price    of moving a running job: what it did since its checkpoint, done again at the new place, and
-         its restart there, at what its new gang costs an hour (USD). Nothing before it has started.
+         its restart there, at what its new gang costs an hour (USD). Of one that has not started: a
+         part of what it costs where it was promised to be (`promise_usd`).
 Saving   the reduced cost of the old place less that of the new, both at the new plan's prices:
              money + lateness + sum over slots of GPUs x shadow price
          Where the old place is no more (a node lost, a pool smaller), it is what leaving the job
@@ -23,6 +24,7 @@ from planner.plan import Plan, Price, Segment
 from planner.problem import GPU_MILLI, Job, Mode, Problem, Running
 
 Segments = tuple[Segment, ...]
+PROMISE, LEAST_PROMISE_USD = 0.01, 0.01  # of its money: what a promised place is worth, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,11 +82,15 @@ def _move(
     job = problem.job_by_name[now[0].job]
     to = reduced_usd(problem, dear, now)
     saving = (job.unplaced_usd if forced else reduced_usd(problem, dear, was)) - to
+    if running is None:
+        price_usd = promise_usd(math.fsum(cost.segment_usd(problem, s) for s in was))
+    else:
+        price_usd = move_usd(job, job.modes[now[0].mode], running)
     return Move(
         job=job.name,
         was=was,
         now=now,
-        price_usd=0.0 if running is None else move_usd(job, job.modes[now[0].mode], running),
+        price_usd=price_usd,
         saving_usd=saving,
         forced=forced,
     )
@@ -95,6 +101,11 @@ def move_usd(job: Job, to: Mode, running: Running) -> float:
     again_hours = running.work_since_checkpoint / (to.replicas * to.work_per_replica_hour)
     hours = again_hours + job.interruption.restart_seconds / 3600
     return hours * to.replicas * to.usd_per_replica_hour
+
+
+def promise_usd(usd: float) -> float:
+    """What a job that has not started has to save to go elsewhere, if it costs ``usd`` there."""
+    return max(LEAST_PROMISE_USD, PROMISE * usd)
 
 
 def reduced_usd(problem: Problem, dear: Mapping[str, list[Price]], segments: Segments) -> float:

@@ -55,6 +55,8 @@ def segment_usd(problem: Problem, segment: Segment) -> float:
 
 def segment_moving_usd(problem: Problem, segment: Segment) -> float:
     """What moving adds to the segment: restoring, saving, and doing lost work again."""
+    if not (segment.restart_seconds or segment.save_seconds or segment.redone_work):
+        return 0.0
     mode = mode_of(problem, segment)
     begin, behind = segment.start, _work_end(problem, segment)
     seconds = problem.grid.slot_seconds

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from planner.churn import kept, move_usd, moved
+from planner.churn import kept, move_usd, moved, promise_usd
 from planner.plan import Placement, Plan, Price, Segment, Status
 from planner.problem import Interruption, Problem, Running
 from planner.solve.clock import Limits
@@ -40,11 +40,11 @@ def test_a_job_on_other_gpus_of_its_node_has_not_moved() -> None:
 
 
 def test_a_move_saves_the_difference_of_reduced_costs() -> None:
-    # cheap: 2 h x $1 + 2 h x $0.8 for what it takes = $3.6; dear: $3.
+    # cheap: 2 h x $1 + 2 h x $0.8 for what it takes = $3.6; dear: $3. A promise of $2 is worth 2 c.
     prices = (Price(pool="cheap", start=0, end=6, usd_per_gpu_hour=0.8),)
     new = plan(at("dear-0", 0, 1, mode=1), prices=prices)
     (move,) = moved(plan(at("cheap-0", 0, 2)), new, world())
-    assert [move.price_usd, move.saving_usd] == pytest.approx([0.0, 0.6])
+    assert [move.price_usd, move.saving_usd] == pytest.approx([0.02, 0.6])
     assert move.pays
     (back,) = moved(new, replace(plan(at("cheap-0", 0, 2)), prices=prices), world())
     assert back.saving_usd == pytest.approx(-0.6)
@@ -54,6 +54,11 @@ def test_a_move_saves_the_difference_of_reduced_costs() -> None:
 def test_another_node_of_the_same_pool_saves_nothing_and_does_not_pay() -> None:
     (move,) = moved(plan(at("cheap-0", 0, 2)), plan(at("cheap-1", 0, 2)), world())
     assert (move.saving_usd, move.pays) == (0.0, False)
+
+
+def test_a_promised_place_is_worth_a_hundredth_of_its_money_and_a_cent_at_least() -> None:
+    assert promise_usd(250.0) == 2.5
+    assert promise_usd(0.2) == 0.01
 
 
 def test_a_running_job_pays_for_lost_work_and_its_restart() -> None:

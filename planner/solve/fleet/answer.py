@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,57 +15,67 @@ from planner.problem import GPU_MILLI, Job, Mode, Problem
 from planner.quotas import caps
 from planner.reasons import guarantees_in_the_way, why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
-from planner.solve.fleet.naming import Item, Known, layers, name
+from planner.solve.fleet.naming import Item, Known, Places, layers, name
 from planner.table import build as tabulate
 
 LEAST_PRICE = 1e-4  # USD per GPU-hour that are worth a line
 SAME_PRICE = 0.005  # of the price: less is one line
 
 
+Parts = Sequence[tuple[Item, Places]]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Named:
-    """Segments by job number, and jobs for which the nodes had no room."""
+    """Where each job's replicas are, by job number, and for whom the nodes had no room."""
 
-    segments: dict[int, tuple[Segment, ...]]
+    placed: Mapping[int, Parts]
     failed: tuple[int, ...]
+    known: Known
 
 
 def named(problem: Problem, c: Columns, mode: Ints, start: Ints, known: Known) -> Named:
-    """Segments on named nodes for every job that is placed."""
+    """Nodes for every job that is placed, as they are ``known`` where they can be."""
     items: list[Item] = []
     for j in np.flatnonzero(mode >= 0).tolist():
         items += _items(problem, c, j, int(mode[j]), int(start[j]))
-    placed = name(problem, items, known)
-    of_job: dict[int, list[tuple[Item, tuple[Placement, ...]]]] = defaultdict(list)
+    places, known = name(problem, items, known)
+    of_job: dict[int, list[tuple[Item, Places]]] = {
+        j: [] for j in np.flatnonzero(mode >= 0).tolist()
+    }
     failed: dict[int, None] = {}
-    for item, places in zip(items, placed, strict=True):
-        if places is None:
+    for item, place in zip(items, places, strict=True):
+        if place is None:
             failed[item.job] = None
         else:
-            of_job[item.job].append((item, places))
-    return Named(
-        segments={
-            j: tuple(_segments(problem, c, j, int(mode[j]), int(start[j]), of_job[j]))
-            for j in np.flatnonzero(mode >= 0).tolist()
-            if j not in failed
-        },
-        failed=tuple(failed),
-    )
+            of_job[item.job].append((item, place))
+    for j in failed:
+        del of_job[j]
+    return Named(placed=of_job, failed=tuple(failed), known=known)
+
+
+def segments(problem: Problem, c: Columns, mode: Ints, start: Ints, named: Named) -> list[Segment]:
+    """What runs, job by job."""
+    return [
+        segment
+        for j, parts in named.placed.items()
+        for segment in _segments(problem, c, j, int(mode[j]), int(start[j]), parts)
+    ]
 
 
 def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator[Item]:
-    m = c.modes[i]
+    m, name = c.modes[i], problem.jobs[j].name
     mode = problem.jobs[j].modes[int(m["number"])]
     end = start + int(m["length"])
     if m["profile"] < 0:
-        yield Item(job=j, mode=mode, start=start, end=end, replicas=mode.replicas)
+        yield Item(job=j, name=name, mode=mode, start=start, end=end, replicas=mode.replicas)
         return
     replicas = _replicas(c, i)[start:end]
     if _tied(mode) and any(replicas):
-        yield Item(job=j, mode=mode, start=start, end=end, replicas=max(replicas))
+        yield Item(job=j, name=name, mode=mode, start=start, end=end, replicas=max(replicas))
         return
     for first, last, count in layers(replicas, start):
-        yield Item(job=j, mode=mode, start=first, end=last, replicas=count, layer=True)
+        yield Item(job=j, name=name, mode=mode, start=first, end=last, replicas=count, layer=True)
 
 
 def _tied(mode: Mode) -> bool:
@@ -80,23 +90,14 @@ def _replicas(c: Columns, i: int) -> list[int]:
 
 
 def _segments(
-    problem: Problem,
-    c: Columns,
-    j: int,
-    i: int,
-    start: int,
-    parts: Sequence[tuple[Item, tuple[Placement, ...]]],
+    problem: Problem, c: Columns, j: int, i: int, start: int, parts: Parts
 ) -> Iterator[Segment]:
     """One for batch work; for a service one each time that its replicas change, be they none."""
     job, number = problem.jobs[j], int(c.modes["number"][i])
     mode, edges = job.modes[number], [start, start + int(c.modes["length"][i])]
     wanted = _replicas(c, i) if c.modes["profile"][i] >= 0 else [mode.replicas] * edges[1]
     edges[1:1] = [t for t in range(start + 1, edges[1]) if wanted[t] != wanted[t - 1]]
-    for first, end in pairwise(edges):
-        here = [p for item, p in parts if item.start <= first and end <= item.end]
-        places = _together(here)
-        if _tied(mode):
-            places = _first(places, wanted[first], mode.amounts.gpus)
+    for first, end, places in _stretches(edges, parts):
         yield Segment(
             job=job.name,
             mode=number,
@@ -104,11 +105,38 @@ def _segments(
             start=first,
             end=end,
             work=cost.served(problem, job, first, end),
-            placement=places,
+            placement=_first(places, wanted[first], mode.amounts.gpus) if _tied(mode) else places,
         )
 
 
-def _first(places: tuple[Placement, ...], replicas: int, gpus: int) -> tuple[Placement, ...]:
+def _stretches(edges: Sequence[int], parts: Parts) -> Iterator[tuple[int, int, Places]]:
+    """From edge to edge, where the parts that are there then have their replicas."""
+    if len(parts) == 1 and parts[0][0].end - parts[0][0].start == edges[-1] - edges[0]:
+        yield from ((first, end, parts[0][1]) for first, end in pairwise(edges))
+        return
+    change: dict[int, list[tuple[bool, Places]]] = defaultdict(list)
+    for item, places in parts:
+        change[item.start].append((True, places))
+        change[item.end].append((False, places))
+    there: dict[str, list[Placement]] = defaultdict(list)
+    together: dict[str, Placement] = {}
+    for first, end in pairwise(edges):
+        changed: set[str] = set()
+        for comes, places in change[first]:
+            for place in places:
+                changed.add(place.node)
+                if comes:
+                    there[place.node].append(place)
+                else:
+                    there[place.node].remove(place)
+        for node in changed:
+            together.pop(node, None)
+            if there[node]:
+                together[node] = _together(there[node])
+        yield first, end, tuple(together[node] for node in sorted(together))
+
+
+def _first(places: Places, replicas: int, gpus: int) -> Places:
     """The first ``replicas`` of ``places``: fewer are always some of more."""
     found = []
     for place in places:
@@ -120,28 +148,17 @@ def _first(places: tuple[Placement, ...], replicas: int, gpus: int) -> tuple[Pla
     return tuple(found)
 
 
-def _together(parts: Sequence[tuple[Placement, ...]]) -> tuple[Placement, ...]:
-    """Placements of several layers, a node once."""
+def _together(parts: Sequence[Placement]) -> Placement:
+    """Placements on one node as one."""
     if len(parts) == 1:
         return parts[0]
-    found = []
-    places = sorted((p for part in parts for p in part), key=lambda p: p.node)
-    for node, group in groupby(places, key=lambda p: p.node):
-        there = list(group)
-        found.append(
-            Placement(
-                node=node,
-                replicas=sum(p.replicas for p in there),
-                devices=tuple(sorted(d for p in there for d in p.devices)),
-                geometries=tuple(
-                    g
-                    for _, g in sorted(
-                        pair for p in there for pair in zip(p.devices, p.geometries, strict=False)
-                    )
-                ),
-            )
-        )
-    return tuple(found)
+    pairs = sorted(pair for p in parts for pair in zip(p.devices, p.geometries, strict=False))
+    return Placement(
+        node=parts[0].node,
+        replicas=sum(p.replicas for p in parts),
+        devices=tuple(sorted(d for p in parts for d in p.devices)),
+        geometries=tuple(g for _, g in pairs),
+    )
 
 
 # -- prices ----------------------------------------------------------------------------------------

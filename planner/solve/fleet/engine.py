@@ -36,6 +36,8 @@ ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
 NAMING_SHARE, NAMING_JOB_SECONDS = 0.15, 3e-4  # kept for it: of the time at most, and by job
+MEASURED_SHARE = 0.25  # of the time at most, where one naming is timed, and
+FINISHING = 7.0  # times what it took: names, costs and the check together
 SQUEEZE = 0.01  # of a pool, each time that its nodes had no room for what it holds by count
 METHOD = "prices by the volume algorithm, annealed ejections"
 
@@ -101,11 +103,14 @@ def plan(
         number = {job.name: j for j, job in enumerate(problem.jobs)}
         after = tuple(tuple(number[name] for name in job.after) for job in problem.jobs)
         improver.begin(list(ascent.samples), after)
+        if not provable and _tells_little(problem):
+            improver.clock = _with_time_measured(problem, c, improver, clock)
         improver.improve()
     if provable and improver.best is not None:
         proof = prove(c, ascent.prices, improver.best, clock)
         improver.best, improver.bound_usd = proof.best, max(proof.bound_usd, improver.bound_usd)
-    return _Answer(problem, c, ascent, priced, clock).plan(improver)
+    known = {} if memory is None else memory.known
+    return _Answer(problem, c, ascent, priced, clock, known).plan(improver)
 
 
 def _with_time_to_name(clock: Clock, jobs: int, share: float) -> Clock:
@@ -113,6 +118,23 @@ def _with_time_to_name(clock: Clock, jobs: int, share: float) -> Clock:
     seconds = clock.limits.seconds
     spared = min(NAMING_SHARE * seconds, NAMING_JOB_SECONDS * jobs)
     return replace(clock, limits=replace(clock.limits, seconds=share * (seconds - spared)))
+
+
+def _tells_little(problem: Problem) -> bool:
+    """Whether how long naming takes is more than a matter of jobs: services, topology, parts."""
+    return not all(_is_plain_job(replace(job, after=())) for job in problem.jobs)
+
+
+def _with_time_measured(problem: Problem, c: Columns, improver: Improver, clock: Clock) -> Clock:
+    """The same by how long the first plan takes to be named."""
+    best, seconds = improver.best, clock.limits.seconds
+    if best is None or clock.limits.moves is not None:
+        return improver.clock
+    begun = clock.seconds
+    named = answer.named(problem, c, best.mode, best.start, {})
+    answer.segments(problem, c, best.mode, best.start, named)
+    spared = min(MEASURED_SHARE * seconds, FINISHING * (clock.seconds - begun))
+    return replace(clock, limits=replace(clock.limits, seconds=seconds - spared))
 
 
 def _ascend(pricer: Pricer, clock: Clock, prices: Floats | None) -> tuple[Ascent, Priced]:
@@ -132,22 +154,23 @@ class _Answer:
     ascent: Ascent
     priced: Priced
     clock: Clock
+    known: Known  # where the last plan has whom
 
     def plan(self, improver: Improver) -> tuple[Plan, Memory]:
         """The best plan found, on nodes, and what it leaves."""
         problem, c = self.problem, self.columns
         best = improver.best or chosen(c, *(np.full(c.job_count, -1, dtype=np.int32),) * 2)
         mode, start, named = self._on_nodes(best.mode, best.start)
-        memory = Memory(problem, c, self.ascent.prices, mode, start)
-        out = [job for j, job in enumerate(problem.jobs) if j not in named.segments]
-        segments = name_instances(problem, [s for own in named.segments.values() for s in own])
+        memory = Memory(problem, c, self.ascent.prices, mode, start, named.known)
+        out = [job for j, job in enumerate(problem.jobs) if j not in named.placed]
+        segments = name_instances(problem, answer.segments(problem, c, mode, start, named))
         costs = cost.costs(problem, segments, [job.name for job in out])
         required = any(job.required for job in out)
         bound = min(improver.bound_usd, costs.objective)
         made = Plan(
             status=Status.TIMEOUT if required else Status.FEASIBLE,
             segments=segments,
-            unplaced=answer.unplaced(problem, c, named.segments),
+            unplaced=answer.unplaced(problem, c, named.placed),
             costs=costs,
             full_cost_usd=costs.money + cost.sunk_usd(problem),
             useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
@@ -165,8 +188,8 @@ class _Answer:
 
     def _on_nodes(self, mode: Ints, start: Ints) -> tuple[Ints, Ints, Named]:
         """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
-        c, known = self.columns, Known()
-        named = answer.named(self.problem, c, mode, start, known)
+        c = self.columns
+        named = answer.named(self.problem, c, mode, start, self.known)
         whole = c.capacity.copy()
         for _ in range(NAMING_ROUNDS):
             if not named.failed:
@@ -178,15 +201,13 @@ class _Answer:
             state = restore(c, mode, start, self.clock.limits.seed)
             insert(c, state, self.priced, np.array(named.failed, dtype=np.int32))
             mode, start = state.mode, state.start
-            named = answer.named(self.problem, c, mode, start, known)
+            named = answer.named(self.problem, c, mode, start, named.known)
         c.capacity[:] = whole
-        return self._filled_up(mode, start, named, known)
+        return self._filled_up(mode, start, named)
 
-    def _filled_up(
-        self, mode: Ints, start: Ints, named: Named, known: Known
-    ) -> tuple[Ints, Ints, Named]:
+    def _filled_up(self, mode: Ints, start: Ints, named: Named) -> tuple[Ints, Ints, Named]:
         """With who is left out and has room all the same: nodes were asked for more than enough."""
-        c, out = self.columns, [j for j in range(mode.size) if j not in named.segments]
+        c, out = self.columns, [j for j in range(mode.size) if j not in named.placed]
         mode = mode.copy()
         mode[out] = -1
         free = [j for j in out if not c.jobs["fixed"][j]]  # no other waits for it, nor it for any
@@ -196,8 +217,8 @@ class _Answer:
         insert(c, state, self.priced, np.array(free, dtype=np.int32))
         if (state.mode[free] < 0).all():
             return mode, start, named
-        again = answer.named(self.problem, c, state.mode, state.start, known)
-        better = named.segments.keys() < again.segments.keys()
+        again = answer.named(self.problem, c, state.mode, state.start, named.known)
+        better = named.placed.keys() < again.placed.keys()
         return (state.mode, state.start, again) if better else (mode, start, named)
 
     def _relaxes(self) -> tuple[str, ...]:

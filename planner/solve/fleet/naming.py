@@ -1,33 +1,37 @@
 """From pools to nodes: on which GPUs each gang runs, pool by pool.
 
 Where GPUs are all that counts (the gangs take whole ones, of any node), compiled loops give the
-tightest nodes; else `planner.place` decides, whose rule that is.
+tightest nodes (`giving`); else `planner.place` decides, whose rule that is.
 
-Gangs whose replicas are of one size, on nodes that stay, are taken in order of start: what has
-ended is given back first, so what is free is free until something that starts later takes it. Whole
-GPUs over time are an interval graph: this order never runs out (`give_in_turn`). Where sizes differ
-or nodes leave, the larger replicas choose first, over the whole horizon, and what counts is the
-GPUs that are free for all of a stretch (`give_over`).
+Where nodes leave, the choice goes out from the moment at which the fewest are there: first whoever
+runs then, then who ends before, the last first, then who starts later, the first first. Replicas of
+one size so find room in time wherever there is enough by count, as intervals do that are coloured
+from a clique outwards; of several sizes the larger choose first.
+
+Whoever was asked for before and is asked for again keeps what it has, as long as that is there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from planner.compiled import lean
-from planner.inventory import Inventory, Request, Spot
+from planner.inventory import WHOLE, Inventory, Request, Spot
 from planner.place import Refused, place
 from planner.plan import Placement
 from planner.problem import GPU_MILLI, Amounts, Mode, Node, Pool, Problem
-from planner.solve.fleet.columns import Ints, Longs
+from planner.solve.fleet.columns import Flags, Longs
+from planner.solve.fleet.giving import Asked, Rows, give, none_held
 
 MASK_GPUS = 62  # of a node, that a mask of bits holds
+
+Places = tuple[Placement, ...]
+Named = list[Places | None]  # by item; None: no room on the nodes
+Key = tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,37 +39,54 @@ class Item:
     """Replicas that come and go together: a gang, or a layer of a service."""
 
     job: int
+    name: str  # of the job
     mode: Mode
     start: int
     end: int
     replicas: int
     layer: bool = False
 
+    @property
+    def key(self) -> Key:
+        """By which it is known again."""
+        mode = self.mode
+        inside = mode.together if mode.together_required else ""
+        shape = (mode.amounts, inside, mode.spread)
+        return self.name, shape, self.start, self.end, self.replicas
 
-Named = list[tuple[Placement, ...] | None]  # by item; None: no room on the nodes
+
+Known = Mapping[str, Mapping[Key, Places]]  # what each pool gave last
 
 
-Stays = tuple[int, int, int, int]  # job, start, end, replicas
-Known = dict[str, tuple[list[Stays], Named]]  # what a pool was asked last, and what it gave
-
-
-def name(problem: Problem, items: Sequence[Item], known: Known) -> Named:
-    """Nodes and GPUs for every item; a pool that is asked the same again gives the same."""
+def name(problem: Problem, items: Sequence[Item], known: Known) -> tuple[Named, Known]:
+    """Nodes and GPUs for every item, as before where it was ``known``; and what is known now."""
     found: Named = [None] * len(items)
     of_pool: dict[str, list[int]] = defaultdict(list)
     for n, item in enumerate(items):
         of_pool[item.mode.pool].append(n)
+    now: dict[str, Mapping[Key, Places]] = {}
     for pool in problem.pools:
         ours = of_pool[pool.name]
-        here = [items[n] for n in ours]
-        asked = [(item.job, item.start, item.end, item.replicas) for item in here]
-        if pool.name not in known or known[pool.name][0] != asked:
-            nodes = [node for node in problem.nodes_of(pool.name) if not node.cordoned]
-            named = _by_count if _only_gpus(pool, nodes, here) else _by_place
-            known[pool.name] = (asked, named(pool, nodes, here))
-        for n, placed in zip(ours, known[pool.name][1], strict=True):
+        here, before = [items[n] for n in ours], known.get(pool.name, {})
+        keys = [item.key for item in here]
+        given = _given(problem, pool, here, [before.get(key) for key in keys])
+        for n, placed in zip(ours, given, strict=True):
             found[n] = placed
-    return found
+        now[pool.name] = {k: placed for k, placed in zip(keys, given, strict=True) if placed}
+    return found, now
+
+
+def _given(
+    problem: Problem, pool: Pool, items: Sequence[Item], had: Sequence[Places | None]
+) -> Named:
+    """What a pool gives; where somebody finds no room beside what others ``had``, all anew."""
+    nodes = [node for node in problem.nodes_of(pool.name) if not node.cordoned]
+    named = _by_count if _only_gpus(pool, nodes, items) else _by_place
+    given = named(pool, nodes, items, had)
+    if None not in given or not any(had):
+        return given
+    anew = named(pool, nodes, items, [None] * len(items))
+    return anew if anew.count(None) < given.count(None) else given
 
 
 def _only_gpus(pool: Pool, nodes: Sequence[Node], items: Iterable[Item]) -> bool:
@@ -101,7 +122,9 @@ def _reach(pool: Pool, slots_start: int, slots_end: int) -> int:
 # -- by `planner.place` ----------------------------------------------------------------------------
 
 
-def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named:
+def _by_place(
+    pool: Pool, nodes: Sequence[Node], items: Sequence[Item], had: Sequence[Places | None]
+) -> Named:
     """One gang after the other, on an inventory of the pool."""
     nodes = sorted(nodes, key=lambda n: -n.index)  # of equal ones, those that leave first
     inventory = Inventory.of(nodes, [pool])
@@ -124,7 +147,7 @@ def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named
             spread=mode.spread,
         )
         inventory.open[:] = index < _reach(pool, item.start, item.end)
-        placed = place(inventory, request)
+        placed = _again(inventory, request, had[n]) or place(inventory, request)
         if not isinstance(placed, Refused):
             inventory.take(request, placed)
             ends[item.end].append((request, placed))
@@ -132,253 +155,161 @@ def _by_place(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named
     return found
 
 
+def _again(inventory: Inventory, request: Request, had: Places | None) -> tuple[Spot, ...] | None:
+    """The spots of ``had``, if they are there and free."""
+    if had is None or any(p.node not in inventory.row_of for p in had):
+        return None
+    number = {int(g): n for n, g in enumerate(inventory.stated[0])}
+    spots = tuple(
+        Spot(
+            row=inventory.row_of[p.node],
+            replicas=p.replicas,
+            devices=p.devices,
+            geometries=tuple(number[g] for g in p.geometries),
+        )
+        for p in had
+    )
+    free = all(inventory.open[s.row] and _free(inventory, request.amounts, s) for s in spots)
+    return spots if free else None
+
+
+def _free(inventory: Inventory, amounts: Amounts, spot: Spot) -> bool:
+    """Whether a node has free what a spot takes of it."""
+    row = spot.row
+    if spot.replicas * amounts.cpu_milli > inventory.cpu_milli[row]:
+        return False
+    if spot.replicas * amounts.memory_bytes > inventory.memory_bytes[row]:
+        return False
+    if amounts.mig:
+        return _instances_free(inventory, amounts, spot)
+    milli = min(amounts.gpu_milli, GPU_MILLI)
+    return all(
+        spot.devices.count(d) * milli <= inventory.gpu_milli[row, d]
+        and spot.devices.count(d) * amounts.gpu_memory_bytes <= inventory.gpu_memory_bytes[row, d]
+        for d in set(spot.devices)
+    )
+
+
+def _instances_free(inventory: Inventory, amounts: Amounts, spot: Spot) -> bool:
+    """Whether its devices are whole or in its geometries, with that many instances free."""
+    profile = inventory.profiles.index(amounts.mig[0][0])
+    for device, geometry in set(zip(spot.devices, spot.geometries, strict=True)):
+        state = inventory.geometry[spot.row, device]
+        whole = state == WHOLE and inventory.gpu_milli[spot.row, device] == GPU_MILLI
+        has = inventory.geometries[geometry] if whole else inventory.instances[spot.row, device]
+        if not whole and state != geometry:
+            return False
+        if spot.devices.count(device) > has[profile]:
+            return False
+    return True
+
+
 # -- by count --------------------------------------------------------------------------------------
 
 
-class Asked(NamedTuple):
-    """Items in the order in which they choose (n)."""
-
-    start: Longs
-    end: Longs
-    replicas: Longs
-    gpus: Longs  # of one replica
-    by_end: Longs  # items in order of end
-
-
-class Lists(NamedTuple):
-    """Nodes by their number of free GPUs."""
-
-    mask: Longs  # (nodes) free GPUs, a bit each
-    head: Longs  # (GPUs + 1) first node of each list, -1: none
-    after: Longs  # (nodes)
-    before: Longs  # (nodes)
-
-
-class Given(NamedTuple):
-    """What items got: item n has rows ``first[n]`` to ``first[n] + rows[n]``."""
-
-    first: Longs
-    rows: Longs
-    node: Ints
-    mask: Longs
-
-
-def _by_count(pool: Pool, nodes: Sequence[Node], items: Sequence[Item]) -> Named:
+def _by_count(
+    pool: Pool, nodes: Sequence[Node], items: Sequence[Item], had: Sequence[Places | None]
+) -> Named:
     sizes = {item.mode.amounts.gpus for item in items}
-    alike = len(sizes) <= 1 and len({w.nodes for w in pool.windows}) == 1
-    order = sorted(range(len(items)), key=lambda n: _rank(items[n], alike))
+    stay = len({w.nodes for w in pool.windows}) == 1
+    pivot = min(pool.windows, key=lambda w: w.nodes).start
+    order = sorted(range(len(items)), key=lambda n: _rank(items[n], pivot, len(sizes) > 1))
     ranked = [items[n] for n in order]
-    end = np.array([item.end for item in ranked], dtype=np.int64)
     asked = Asked(
         start=np.array([item.start for item in ranked], dtype=np.int64),
-        end=end,
+        end=np.array([item.end for item in ranked], dtype=np.int64),
         replicas=np.array([item.replicas for item in ranked], dtype=np.int64),
         gpus=np.array([item.mode.amounts.gpus for item in ranked], dtype=np.int64),
-        by_end=np.argsort(end, kind="stable"),
+        stays=np.zeros(len(ranked), dtype=np.bool_),
+        kept=np.zeros(len(ranked), dtype=np.bool_),
     )
     masks = np.array([sum(1 << d for d in node.healthy_gpus()) for node in nodes], dtype=np.int64)
-    room = int((asked.replicas * asked.gpus).sum() // max(1, pool.gpus_per_node)) + len(items) + 1
-    absent = None if alike else _absences(pool, nodes, masks)
-    while (given := _give(asked, masks, absent, pool.gpus_per_node, room)) is None:
-        room *= 2
-    return _placements(nodes, order, ranked, given)
+    row_of = {node.name: row for row, node in enumerate(nodes)}
+    before = [had[n] for n in order]
+    held = _held(before, row_of)
+    simple = len(sizes) <= 1 and stay
+    absent = None if simple else _absences(pool, nodes, masks)
+    given = give(asked, masks, absent, pool.gpus_per_node, held)
+    placed = _placements(nodes, ranked, given, ~asked.kept)
+    found: Named = [None] * len(items)
+    for n, places, was, kept in zip(order, placed, before, asked.kept.tolist(), strict=True):
+        found[n] = was if kept else places
+    return found
 
 
-def _rank(item: Item, alike: bool) -> tuple[int, ...]:
-    """Who chooses first: by start; else the larger, and services, which cannot go anywhere else."""
-    first = () if alike else (-item.mode.amounts.gpus, not item.layer)
-    return (*first, item.start, -item.replicas, item.job)
+def _rank(item: Item, pivot: int, mixed: bool) -> tuple[int, ...]:
+    """Who chooses first: the larger, and services, which go nowhere else; then by time.
+
+    From ``pivot`` outwards: who runs then, who ends before, and who starts later.
+    """
+    first = (-item.mode.amounts.gpus, not item.layer) if mixed else ()
+    if item.end <= pivot:
+        return (*first, 1, -item.end, -item.replicas, item.job)
+    later = 2 if item.start > pivot else 0
+    return (*first, later, item.start, -item.replicas, item.job)
+
+
+def _held(had: Sequence[Places | None], row_of: Mapping[str, int]) -> Rows:
+    """The placements as rows; those on nodes that are no more are left out, item by item."""
+    item: list[int] = []
+    node: list[int] = []
+    mask: list[int] = []
+    masks: dict[tuple[int, ...], int] = {}
+    for n, places in enumerate(had):
+        if places is None:
+            continue
+        there = [row_of.get(p.node, -1) for p in places]
+        if -1 in there:
+            continue
+        item += [n] * len(there)
+        node += there
+        for p in places:
+            if p.devices not in masks:
+                masks[p.devices] = sum(1 << d for d in p.devices)
+            mask.append(masks[p.devices])
+    if not item:
+        return none_held()
+    return Rows(
+        item=np.array(item, dtype=np.int32),
+        node=np.array(node, dtype=np.int32),
+        mask=np.array(mask, dtype=np.int64),
+        used=np.array([len(item)], dtype=np.int64),
+    )
 
 
 def _absences(pool: Pool, nodes: Sequence[Node], masks: Longs) -> Longs:
-    """(nodes, slots): GPUs that are not there."""
+    """(slots, nodes): GPUs that are not there."""
     index = np.array([node.index for node in nodes], dtype=np.int64)
-    found = np.zeros((len(nodes), pool.windows[-1].end), dtype=np.int64)
+    found = np.zeros((pool.windows[-1].end, len(nodes)), dtype=np.int64)
     for window in pool.windows:
-        gone = index >= window.nodes
-        found[gone, window.start : window.end] = masks[gone, None]
+        found[window.start : window.end] = np.where(index >= window.nodes, masks, 0)
     return found
-
-
-def _give(asked: Asked, masks: Longs, held: Longs | None, gpus: int, room: int) -> Given | None:
-    """What each item gets; None where ``room`` rows do not hold it."""
-    given = Given(
-        first=np.zeros(asked.start.size, dtype=np.int64),
-        rows=np.zeros(asked.start.size, dtype=np.int64),
-        node=np.zeros(room, dtype=np.int32),
-        mask=np.zeros(room, dtype=np.int64),
-    )
-    if held is not None:
-        free = np.zeros(masks.size, dtype=np.int64)
-        return given if give_over(asked, masks, held.copy(), free, gpus, given) else None
-    lists = Lists(
-        mask=masks.copy(),
-        head=np.full(gpus + 1, -1, dtype=np.int64),
-        after=np.full(masks.size, -1, dtype=np.int64),
-        before=np.full(masks.size, -1, dtype=np.int64),
-    )
-    for n in range(masks.size - 1, -1, -1):
-        link(lists, n)
-    return given if give_in_turn(asked, lists, given) else None
-
-
-@lean
-def bits(mask: int) -> int:
-    """How many bits are set."""
-    count = 0
-    while mask:
-        mask &= mask - 1
-        count += 1
-    return count
-
-
-@lean
-def lowest(mask: int, count: int) -> int:
-    """The ``count`` lowest bits that are set."""
-    taken = 0
-    for _ in range(count):
-        bit = mask & -mask
-        taken |= bit
-        mask ^= bit
-    return taken
-
-
-@lean
-def link(lists: Lists, n: int) -> None:
-    """Put a node into the list that it belongs to."""
-    free = bits(lists.mask[n])
-    first = lists.head[free]
-    lists.after[n], lists.before[n] = first, -1
-    if first >= 0:
-        lists.before[first] = n
-    lists.head[free] = n
-
-
-@lean
-def unlink(lists: Lists, n: int) -> None:
-    before, after = lists.before[n], lists.after[n]
-    if after >= 0:
-        lists.before[after] = before
-    if before >= 0:
-        lists.after[before] = after
-    else:
-        lists.head[bits(lists.mask[n])] = after
-
-
-@lean
-def give_in_turn(asked: Asked, lists: Lists, given: Given) -> bool:
-    """Fill ``given`` in order of start; whether its rows were enough."""
-    at, ended = 0, 0
-    for n in range(asked.start.size):
-        while ended < asked.end.size and asked.end[asked.by_end[ended]] <= asked.start[n]:
-            give_back(lists, given, asked.by_end[ended])
-            ended += 1
-        given.first[n] = at
-        left, each = asked.replicas[n], asked.gpus[n]
-        for free in range(each, lists.head.size):
-            while lists.head[free] >= 0 and left > 0:
-                if at == given.node.size:
-                    return False
-                node = lists.head[free]
-                here = min(left, free // each)
-                taken = lowest(lists.mask[node], here * each)
-                unlink(lists, node)
-                lists.mask[node] ^= taken
-                link(lists, node)
-                given.node[at], given.mask[at] = node, taken
-                given.rows[n] += 1
-                at += 1
-                left -= here
-        if left > 0:  # all or none
-            give_back(lists, given, n)
-            at = given.first[n]
-            given.rows[n] = 0
-    return True
-
-
-@lean
-def give_back(lists: Lists, given: Given, n: int) -> None:
-    for row in range(given.first[n], given.first[n] + given.rows[n]):
-        node = given.node[row]
-        unlink(lists, node)
-        lists.mask[node] |= given.mask[row]
-        link(lists, node)
-
-
-@lean
-def free_over(masks: Longs, held: Longs, start: int, end: int, each: int, free: Longs) -> int:
-    """Fill ``free`` (nodes) with GPUs that are free throughout: replicas that they hold."""
-    room = 0
-    for node in range(masks.size):
-        left = masks[node]
-        for t in range(start, end):
-            left &= ~held[node, t]
-            if left == 0:
-                break
-        free[node] = left
-        room += bits(free[node]) // each
-    return room
-
-
-@lean
-def give_over(
-    asked: Asked, masks: Longs, held: Longs, free: Longs, gpus: int, given: Given
-) -> bool:
-    """Fill ``given`` by what is free for all of each stretch; whether its rows were enough.
-
-    ``held`` (nodes, slots): GPUs that are taken or away. Of equally tight nodes the last go first:
-    those leave first. ``free`` is scratch.
-    """
-    at = 0
-    for n in range(asked.start.size):
-        start, end, each = asked.start[n], asked.end[n], asked.gpus[n]
-        given.first[n], left = at, asked.replicas[n]
-        if free_over(masks, held, start, end, each, free) < left:
-            continue
-        for count in range(each, gpus + 1):
-            for node in range(masks.size - 1, -1, -1):
-                if left == 0 or bits(free[node]) != count:
-                    continue
-                if at == given.node.size:
-                    return False
-                here = min(left, count // each)
-                taken = lowest(free[node], here * each)
-                for t in range(start, end):
-                    held[node, t] |= taken
-                given.node[at], given.mask[at] = node, taken
-                given.rows[n] += 1
-                at += 1
-                left -= here
-            if left == 0:
-                break
-    return True
 
 
 def _placements(
-    nodes: Sequence[Node], order: Sequence[int], ranked: Sequence[Item], given: Given
-) -> Named:
-    """The rows as values; equal ones are one object."""
+    nodes: Sequence[Node], ranked: Sequence[Item], given: Rows, wanted: Flags
+) -> list[Places | None]:
+    """The rows of ``wanted`` items as values; equal ones are one object."""
     devices: dict[int, tuple[int, ...]] = {}
     known: dict[tuple[int, int, int], Placement] = {}
-    found: Named = [None] * len(ranked)
-    rows_node, rows_mask = given.node.tolist(), given.mask.tolist()
-    ends = (given.first + given.rows).tolist()
-    for n, (first, end, item) in enumerate(zip(given.first.tolist(), ends, ranked, strict=True)):
-        placed, each = [], item.mode.amounts.gpus
-        for row in range(first, end):
-            node, mask = rows_node[row], rows_mask[row]
+    gpus = [item.mode.amounts.gpus for item in ranked]
+    placed: list[list[Placement]] = [[] for _ in ranked]
+    there = wanted[given.item]
+    columns = (column[there].tolist() for column in (given.item, given.node, given.mask))
+    for n, node, mask in zip(*columns, strict=True):
+        each = gpus[n]
+        key = (node, mask, each)
+        if key not in known:
             if mask not in devices:
                 devices[mask] = tuple(d for d in range(MASK_GPUS) if mask >> d & 1)
-            key = (node, mask, each)
-            if key not in known:
-                replicas = len(devices[mask]) // each
-                known[key] = Placement(
-                    node=nodes[node].name, replicas=replicas, devices=devices[mask]
-                )
-            placed.append(known[key])
-        if placed:
-            found[order[n]] = tuple(sorted(placed, key=lambda p: p.node))
-    return found
+            replicas = len(devices[mask]) // each
+            known[key] = Placement(node=nodes[node].name, replicas=replicas, devices=devices[mask])
+        placed[n].append(known[key])
+    return [tuple(sorted(places, key=_node_of)) or None for places in placed]
+
+
+def _node_of(place: Placement) -> str:
+    return place.node
 
 
 def layers(replicas: Sequence[int], first: int) -> Iterator[tuple[int, int, int]]:

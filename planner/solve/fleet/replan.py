@@ -2,8 +2,10 @@
 
 What is kept: the prices (they prove a bound for the new question at once, and a few passes mend
 them), the columns of every job that is the same value as before, and each job's mode and start,
-which it leaves only where that saves more than `move_usd`, the price of moving it. Whom a smaller
-fleet no longer holds is taken out, least price of moving first, and put back where it costs least.
+which it leaves only where that saves more than the price of moving it (`planner.churn`). Whom a
+smaller fleet no longer holds is taken out, least price of moving first, and put back where it costs
+least. Nodes are kept too: whoever stays is on those it had, unless they are gone or a gang that is
+new has no room beside it.
 """
 
 from __future__ import annotations
@@ -12,13 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from planner.churn import promise_usd
 from planner.problem import Problem
 from planner.solve.fleet.columns import Columns, Floats, Ints
+from planner.solve.fleet.naming import Known
 from planner.solve.fleet.reading import Before, read
 from planner.solve.fleet.state import State, empty, put_all, take_out
-
-CHURN = 1e-2  # of its cost: what changing a job's place is worth at least, before it has started
-LEAST_CHURN_USD = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Memory:
     prices: Floats  # (R, T)
     mode: Ints  # (J) -1: left out
     start: Ints  # (J)
+    known: Known  # and its nodes
 
 
 def remembered(memory: Memory, problem: Problem) -> Columns:
@@ -47,7 +49,7 @@ def remembered(memory: Memory, problem: Problem) -> Columns:
     c.jobs["kept_mode"][stays] = c.jobs["first"][stays] + place
     c.jobs["kept_start"][stays] = memory.start[was]
     usd = c.modes["usd"][c.jobs["kept_mode"][stays]]
-    c.jobs["move_usd"][stays] = np.maximum(LEAST_CHURN_USD, CHURN * usd)
+    c.jobs["move_usd"][stays] = [promise_usd(each) for each in usd.tolist()]
     return c
 
 
