@@ -67,6 +67,7 @@ class Part:
     save_seconds: float
     redone_work: float
     paid_slots: float  # from its start: restoring, work, saving
+    egress_usd: float  # where the job was in no such pool before
 
 
 def chain(pieces: Sequence[Booking]) -> Booking:
@@ -116,14 +117,16 @@ def kept_if_same(table: Table, booking: Booking) -> Booking:
 
 def parts(table: Table, booking: Booking) -> Iterator[Part]:
     """What each piece of a batch job does."""
-    option = table.options[booking.option]
-    job, seconds = table.problem.jobs[option.job], table.problem.grid.slot_seconds
+    job = table.problem.jobs[table.options[booking.option].job]
+    seconds = table.problem.grid.slot_seconds
     pieces = list(booking.pieces())
     left = _todo(table, job, booking)
     lost = left - work_left(table.problem, job, kept=True)
+    brought: set[int] = set()  # pools that hold its data by now
     for k, piece in enumerate(pieces):
         last = k == len(pieces) - 1
-        mode = job.modes[table.options[piece.option].mode]
+        option = table.options[piece.option]
+        mode = job.modes[option.mode]
         work = left if last else _work_seconds(table, job, pieces, k) / hours_for(1.0, mode) / 3600
         restart = _restart_seconds(table, job, booking, k)
         save = 0.0 if last else job.interruption.save_seconds
@@ -134,7 +137,9 @@ def parts(table: Table, booking: Booking) -> Iterator[Part]:
             save_seconds=save,
             redone_work=min(work, lost),
             paid_slots=(restart + hours_for(work, mode) * 3600 + save) / seconds,
+            egress_usd=0.0 if option.pool in brought else option.egress_usd,
         )
+        brought.add(option.pool)
         left -= work
         lost -= min(work, lost)
 
@@ -156,17 +161,17 @@ def _work_seconds(table: Table, job: Job, pieces: Sequence[Booking], k: int) -> 
 
 def spent_by(table: Table, booking: Booking, first: int, last: int) -> float:
     """Money and moving of the job between two slots, by its share."""
-    return math.fsum(_spent(table, booking, first, last, lambda _: True))
+    return math.fsum(_spent(table, booking, first, last, lambda _: 1.0))
 
 
 def own_usd(table: Table, booking: Booking) -> float:
     """Money and moving of the job beside whole-node bills."""
     pools = table.problem.pools
 
-    def counts(option: Option) -> bool:
-        return pools[option.pool].billing is not Billing.NODE
+    def billed(option: Option) -> float:
+        return float(pools[option.pool].billing is not Billing.NODE)
 
-    return math.fsum(_spent(table, booking, 0, table.problem.grid.slots, counts))
+    return math.fsum(_spent(table, booking, 0, table.problem.grid.slots, billed))
 
 
 def usd_of(table: Table, booking: Booking) -> float:
@@ -179,18 +184,20 @@ def usd_of(table: Table, booking: Booking) -> float:
 
 
 def _spent(
-    table: Table, booking: Booking, first: int, last: int, counts: Callable[[Option], bool]
+    table: Table, booking: Booking, first: int, last: int, share: Callable[[Option], float]
 ) -> Iterator[float]:
+    """``share`` of what each option costs by the hour, and all that bringing data costs."""
     if not booking.slots:
         for piece in booking.pieces():  # of a mix, two at once
             option = table.options[piece.option]
-            if counts(option):
-                pool = table.problem.pools[option.pool]
-                yield spent_usd(pool, option, piece.start, first, last)
+            brought = option.egress_usd if first <= piece.start < last else 0.0
+            pool = table.problem.pools[option.pool]
+            yield share(option) * (spent_usd(pool, option, piece.start, first, last) - brought)
+            yield brought
         return
     for part in parts(table, booking):
         option, begin = table.options[part.piece.option], part.piece.start
-        if counts(option):
-            a, b = max(begin, first), min(begin + part.paid_slots, last)
-            slots = cost.priced_slots(table.problem.pools[option.pool], a, max(a, b))
-            yield slots * option.peak * option.usd_per_replica_slot
+        a, b = max(begin, first), min(begin + part.paid_slots, last)
+        slots = cost.priced_slots(table.problem.pools[option.pool], a, max(a, b))
+        yield share(option) * slots * option.peak * option.usd_per_replica_slot
+        yield part.egress_usd if first <= begin < last else 0.0

@@ -214,6 +214,7 @@ def _work(problem: Problem, job: Job, segments: list[Segment]) -> Iterator[str]:
     again = math.fsum(s.redone_work for s in segments)
     if not math.isclose(again, lost, rel_tol=1e-6, abs_tol=1e-9):
         yield f"{job.name}: does {again:g} {job.need.unit} again, {lost:g} are lost"
+    yield from _brought(problem, job, segments)
     before: Segment | None = None
     for s, behind in zip(segments, [*segments[1:], None], strict=True):
         mode = job.modes[s.mode]
@@ -305,6 +306,20 @@ def _demand(problem: Problem, job: Job, need: Demand, segments: list[Segment]) -
     for strand in _strands(job, segments):
         for a, b in pairwise(strand):
             yield from _stays(job, a, b)
+    yield from _brought(problem, job, segments)
+
+
+def _brought(problem: Problem, job: Job, segments: list[Segment]) -> Iterator[str]:
+    """Data are brought to each pool with the first start there, unless the job runs there."""
+    running = problem.running_by_job.get(job.name)
+    there = {job.modes[running.mode].pool} if running is not None else set()
+    for s in segments:  # in order of start
+        mode = job.modes[s.mode]
+        usd = 0.0 if mode.pool in there else mode.egress_usd
+        there.add(mode.pool)
+        if not math.isclose(s.egress_usd, usd, rel_tol=1e-9, abs_tol=1e-6):
+            said, due = f"${s.egress_usd:,.2f}", f"${usd:,.2f}"
+            yield f"{job.name}: {said} for its data in {mode.pool} from slot {s.start}, {due} due"
 
 
 def _carries(job: Job, s: Segment) -> float:
@@ -661,7 +676,8 @@ def _parts(problem: Problem, s: Segment, first: int, last: int) -> tuple[float, 
 
 def _segment_usd(problem: Problem, s: Segment, first: int, last: int) -> float:
     """What the segment costs its job from slot ``first`` to ``last``."""
-    return math.fsum(_parts(problem, s, first, last))
+    brought = s.egress_usd if first <= s.start < last else 0.0
+    return math.fsum((*_parts(problem, s, first, last), brought))
 
 
 def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
@@ -776,6 +792,7 @@ def _would_fit(
     hours = _hours(job.need.amount, mode.replicas, mode)
     worth = hours * mode.replicas * mode.usd_per_replica_hour
     worth *= max(_price(pool, w) for w in pool.windows) / (_price(pool, pool.windows[0]) or 1.0)
+    worth += mode.egress_usd
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
@@ -856,6 +873,7 @@ def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
 def _moving(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
     for s in segments:
         pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
+        yield s.egress_usd
         if pool.billing is not Billing.NODE:
             yield _parts(problem, s, 0, problem.grid.slots)[1]
 

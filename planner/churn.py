@@ -5,10 +5,12 @@ the last checkpoint and restarts, one that does not is promised another time. So
 only where that saves.
 
 Price    of moving a running job: what it did since its checkpoint, done again at the new place, and
-         its restart there, at what its new gang costs an hour (USD). Of one that has not started: a
-         part of what it costs where it was promised to be (`promise_usd`).
+         its restart there, at what its new gang costs an hour; and where that is in another pool,
+         bringing its data there (USD). Of one that has not started: a part of what it costs where
+         it was promised to be (`promise_usd`).
 Saving   the reduced cost of the old place less that of the new, both at the new plan's prices:
              money + lateness + sum over slots of GPUs x shadow price
+             + of a job that has not started, bringing its data there
          Where the old place is no more (a node lost, a pool smaller), it is what leaving the job
          out would cost instead: the move is *forced*, and may save less than its price.
 """
@@ -80,27 +82,31 @@ def _move(
     forced: bool,
 ) -> Move:
     job = problem.job_by_name[now[0].job]
-    to = reduced_usd(problem, dear, now)
-    saving = (job.unplaced_usd if forced else reduced_usd(problem, dear, was)) - to
+    to, at = reduced_usd(problem, dear, now), reduced_usd(problem, dear, was)
     if running is None:
-        price_usd = promise_usd(math.fsum(cost.segment_usd(problem, s) for s in was))
+        to += math.fsum(s.egress_usd for s in now)
+        brought = math.fsum(s.egress_usd for s in was)
+        at += brought
+        price_usd = promise_usd(math.fsum(cost.segment_usd(problem, s) for s in was) + brought)
     else:
         price_usd = move_usd(job, job.modes[now[0].mode], running)
+        price_usd += math.fsum(s.egress_usd for s in now[1:])  # of pools that it goes on to
     return Move(
         job=job.name,
         was=was,
         now=now,
         price_usd=price_usd,
-        saving_usd=saving,
+        saving_usd=(job.unplaced_usd if forced else at) - to,
         forced=forced,
     )
 
 
 def move_usd(job: Job, to: Mode, running: Running) -> float:
-    """What moving a running job to mode ``to`` throws away (USD): lost work, and the restart."""
+    """What moving a running job to mode ``to`` costs (USD): lost work, the restart, its data."""
+    brought = 0.0 if to.pool == job.modes[running.mode].pool else to.egress_usd
     again_hours = running.work_since_checkpoint / (to.replicas * to.work_per_replica_hour)
     hours = again_hours + job.interruption.restart_seconds / 3600
-    return hours * to.replicas * to.usd_per_replica_hour
+    return hours * to.replicas * to.usd_per_replica_hour + brought
 
 
 def promise_usd(usd: float) -> float:

@@ -5,7 +5,8 @@ The bill for such a pool is not the sum of shares but of whole nodes from launch
 (`rentals`); the difference is idle time and start-up, which belongs to the pool and to no job.
 
 What a job pays to restore, to save, and to do lost work again is *moving*. On a pool billed by node
-it is none: the bill, which is money, holds that time.
+it is none: the bill, which is money, holds that time. Bringing the job's data to a pool is moving
+everywhere: no bill for GPUs holds it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def segment_usd(problem: Problem, segment: Segment) -> float:
 
 
 def segment_moving_usd(problem: Problem, segment: Segment) -> float:
-    """What moving adds to the segment: restoring, saving, and doing lost work again."""
+    """What stops add to the segment: restoring, saving, and doing lost work again."""
     if not (segment.restart_seconds or segment.save_seconds or segment.redone_work):
         return 0.0
     mode = mode_of(problem, segment)
@@ -68,11 +69,13 @@ def segment_moving_usd(problem: Problem, segment: Segment) -> float:
 
 
 def spent_usd(problem: Problem, segment: Segment, first: int, last: int) -> float:
-    """The segment's share of money and moving between two slots."""
+    """The segment's share of money and moving between two slots; its data are paid at its start."""
     mode = mode_of(problem, segment)
     end = _work_end(problem, segment) + segment.save_seconds / problem.grid.slot_seconds
     slots = _priced(problem, segment, max(segment.start, first), min(end, last))
-    return slots * problem.grid.slot_hours * segment.replicas * mode.usd_per_replica_hour
+    brought = segment.egress_usd if first <= segment.start < last else 0.0
+    usd = slots * problem.grid.slot_hours * segment.replicas * mode.usd_per_replica_hour
+    return usd + brought
 
 
 def segment_full_usd(problem: Problem, segment: Segment) -> float:
@@ -210,7 +213,9 @@ def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]
     late = [lateness_usd(problem, problem.job_by_name[name], end) for name, end in ends.items()]
     return Costs(
         money=math.fsum(shares + bills),
-        moving=math.fsum(segment_moving_usd(problem, s) for s in shared),
+        moving=math.fsum(
+            [*(segment_moving_usd(problem, s) for s in shared), *(s.egress_usd for s in segments)]
+        ),
         lateness=math.fsum(late),
         not_running=math.fsum(problem.job_by_name[name].unplaced_usd for name in unplaced),
     )

@@ -76,6 +76,7 @@ class Way:
     lateness_usd: float
     capacity_usd: float  # what it takes, at the shadow prices
     fits: bool
+    egress_usd: float = 0.0  # of bringing its data there
     change_usd: float | None = None  # of the plan's objective; None where it does not fit
     displaces: tuple[str, ...] = ()
     binds: tuple[Binding, ...] = ()  # why it does not fit
@@ -83,7 +84,7 @@ class Way:
     @property
     def own_usd(self) -> float:
         """What it costs by itself."""
-        return self.money_usd + self.lateness_usd
+        return self.money_usd + self.egress_usd + self.lateness_usd
 
     @property
     def total_usd(self) -> float:
@@ -177,6 +178,7 @@ class _Case:
             money_usd=sum(cost.segment_usd(self.problem, s) for s in self.mine),
             lateness_usd=cost.lateness_usd(self.problem, self.job, end),
             capacity_usd=sum(map(self.worth.of_segment, self.mine)),
+            egress_usd=sum(s.egress_usd for s in self.mine),
             fits=True,
             change_usd=0.0,
         )
@@ -226,7 +228,8 @@ class _Case:
             layout=modes[0].layout,
             start=start,
             end=end,
-            money_usd=sum(part.usd for part in parts),
+            money_usd=sum(part.usd - part.egress_usd for part in parts),
+            egress_usd=sum(part.egress_usd for part in parts),
             lateness_usd=self.table.late_usd(self.number, end),
             capacity_usd=float(self._capacity_usd(option, np.array([start]))[0]),
             fits=booking is not None,
@@ -239,7 +242,7 @@ class _Case:
         there = placement.unnamed_segments(self.table, [booking])
         out = [u.job for u in self.plan.unplaced if u.job != self.job.name]
         moved = cost.costs(self.problem, [*self.others, *there], out)
-        return moved.objective + self.plan.costs.moving - self.plan.costs.objective
+        return moved.objective - self.plan.costs.objective
 
     def _blocked(self, way: Way, option: Option) -> Way:
         """The same with what it does not fit beside."""
@@ -318,7 +321,8 @@ class _Case:
         """Money of the whole job in a mode that is no option for want of time."""
         if isinstance(self.job.need, Demand):
             return math.inf
-        return hours_of(self.job, mode) * mode.replicas * mode.usd_per_replica_hour
+        usd = hours_of(self.job, mode) * mode.replicas * mode.usd_per_replica_hour
+        return usd + mode.egress_usd
 
     def _first(self, now: Way) -> int:
         ours = (self.table.options[i] for i in self.table.of_job[self.number])

@@ -183,6 +183,7 @@ def _segments(
             end=start + end,
             work=cost.served(live.bare, job, start + begin, start + end),
             placement=_placement(way, spots, replicas),
+            egress_usd=0.0 if begin else way.egress_usd,
         )
         for begin, end, replicas in runs
     )
@@ -251,7 +252,9 @@ def _spent(live: Live, job: Job, way: Way, at: int) -> str:
     for i in mine:
         queue, first, end = live.purses[i]
         inside = max(0, min(at + way.length, end) - max(at, first))
-        if way.usd * inside / way.length > live.purse_usd[i] + 1e-6:
+        usd = (way.usd - way.egress_usd) * inside / way.length
+        usd += way.egress_usd if first <= at < end else 0.0
+        if usd > live.purse_usd[i] + 1e-6:
             return queue
     return ""
 

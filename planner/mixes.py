@@ -16,12 +16,12 @@ MOST = 6  # of a service
 MOST_JOBS = 300  # of a problem in which mixes are offered: beyond, each is a mode more to look at
 
 
-def offered(job: Job, pools: Mapping[str, Pool]) -> tuple[Mix, ...]:
+def offered(job: Job, pools: Mapping[str, Pool], slot_hours: float = 1.0) -> tuple[Mix, ...]:
     """The cheapest mixes of a timed service, none dearer than its dearest mode by itself."""
     if not isinstance(job.need, Demand) or not job.modes or not any(_asked(job)):
         return ()
-    dearest = max(_usd(job, mode) for mode in job.modes)
-    priced = ((_mix_usd(job, mix), mix) for mix in _possible(job, pools))
+    dearest = max(_usd(job, mode, slot_hours) for mode in job.modes)
+    priced = ((_mix_usd(job, mix, slot_hours), mix) for mix in _possible(job, pools))
     ranked = sorted(
         (each for each in priced if each[0] <= dearest),
         key=lambda each: (each[0], each[1].base, each[1].rest, each[1].replicas),
@@ -64,14 +64,15 @@ def _peak(job: Job, mode: Mode) -> int:
     return max(_replicas(job, mode))
 
 
-def _usd(job: Job, mode: Mode) -> float:
-    """The share of a mode by itself, for each hour of a slot."""
-    return sum(_replicas(job, mode)) * mode.usd_per_replica_hour
+def _usd(job: Job, mode: Mode, slot_hours: float) -> float:
+    """The share of a mode by itself, and what bringing the data there costs."""
+    replica_hours = sum(_replicas(job, mode)) * slot_hours
+    return replica_hours * mode.usd_per_replica_hour + mode.egress_usd
 
 
-def _mix_usd(job: Job, mix: Mix) -> float:
-    base, rest = halves(job, mix)
-    return _usd(base, job.modes[mix.base]) + _usd(rest, job.modes[mix.rest])
+def _mix_usd(job: Job, mix: Mix, slot_hours: float) -> float:
+    parts = zip(halves(job, mix), (job.modes[mix.base], job.modes[mix.rest]), strict=True)
+    return sum(_usd(half, mode, slot_hours) for half, mode in parts)
 
 
 def _most(pool: Pool, mode: Mode) -> int:

@@ -369,7 +369,7 @@ def _service_segments(table: Table, job: Job, need: Demand, booking: Booking) ->
     able = {t: sum(each[t] for each in carries) for t in carries[0]}
     for (piece, option), mine in zip(pieces, carries, strict=True):
         spots = piece.spots or ((),) * len(option.runs)
-        for run, counts, held in zip(option.runs, piece.counts, spots, strict=True):
+        for r, (run, counts, held) in enumerate(zip(option.runs, piece.counts, spots, strict=True)):
             at, until = piece.start + run.start, piece.start + run.end
             served = (need.per_slot[t] * (mine[t] / (able[t] or 1.0)) for t in range(at, until))
             yield Segment(
@@ -380,6 +380,7 @@ def _service_segments(table: Table, job: Job, need: Demand, booking: Booking) ->
                 end=until,
                 work=math.fsum(served) * table.problem.grid.slot_hours,
                 placement=_placed(table, option.pool, counts, held),
+                egress_usd=0.0 if r else option.egress_usd,
             )
 
 
@@ -406,6 +407,7 @@ def _batch_segment(table: Table, job: Job, part: Part) -> Segment:
         restart_seconds=part.restart_seconds,
         save_seconds=part.save_seconds,
         redone_work=part.redone_work,
+        egress_usd=part.egress_usd,
     )
 
 

@@ -56,6 +56,7 @@ class Segment:
     restart_seconds: float = 0.0  # at its start: a checkpoint is restored
     save_seconds: float = 0.0  # behind its work: one is saved
     redone_work: float = 0.0  # of its work, what was done before and lost
+    egress_usd: float = 0.0  # at its start: the job's data are brought to the pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

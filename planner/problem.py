@@ -20,6 +20,9 @@ Between the two it works without pause: only the last stretch may hold time that
 
 A job that runs already (`Running`) goes on where it is for nothing. Put anywhere else, or later, it
 begins with a restart and does again what it did since its checkpoint: that work is *moving* too.
+
+So is bringing its data to where it runs (`Mode.egress_usd`): that is paid for once in each pool
+that it uses, when it first starts there, whoever owns the nodes. Where it runs already they are.
 """
 
 from __future__ import annotations
@@ -271,6 +274,7 @@ class Mode:
     together: str = ""  # topology level that holds the gang, or empty
     together_required: bool = False
     spread: str = ""  # topology level that no two replicas share, or empty
+    egress_usd: float = 0.0  # of bringing the job's data to the pool, once: all modes there say it
 
     @property
     def gpus(self) -> int:
@@ -436,17 +440,23 @@ class Problem:
             if name not in known:
                 raise ValueError(f"{place} names {name!r}, which the problem does not hold")
         for job in self.jobs:
-            if isinstance(job.need, Demand) and len(job.need.per_slot) != self.grid.slots:
-                raise ValueError(
-                    f"job {job.name} states {len(job.need.per_slot)} slots of demand, "
-                    f"the grid has {self.grid.slots}"
-                )
-            if not all(_sound(job, mix) for mix in job.mixes):
-                raise ValueError(f"job {job.name} has a mix that is none of two pools")
+            self._check_job(job)
         if len(self.running_by_job) != len(self.running):
             raise ValueError("a job of the problem runs twice")
         for running in self.running:
             self._check_running(running)
+
+    def _check_job(self, job: Job) -> None:
+        if isinstance(job.need, Demand) and len(job.need.per_slot) != self.grid.slots:
+            raise ValueError(
+                f"job {job.name} states {len(job.need.per_slot)} slots of demand, "
+                f"the grid has {self.grid.slots}"
+            )
+        if not all(_sound(job, mix) for mix in job.mixes):
+            raise ValueError(f"job {job.name} has a mix that is none of two pools")
+        brought = {mode.pool: mode.egress_usd for mode in job.modes}
+        if any(mode.egress_usd != brought[mode.pool] for mode in job.modes):
+            raise ValueError(f"job {job.name} brings its data to a pool at two prices")
 
     def _check_running(self, running: Running) -> None:
         job = self.job_by_name[running.job]
@@ -501,6 +511,14 @@ def hours_for(work: float, mode: Mode) -> float:
     """Hours that the gang takes for ``work``; inf where the mode does none."""
     rate = mode.replicas * mode.work_per_replica_hour
     return work / rate if rate > 0 else math.inf
+
+
+def egress_usd(problem: Problem, job: Job, mode: Mode) -> float:
+    """What bringing the job's data to the pool of ``mode`` costs: nothing where it runs already."""
+    running = problem.running_by_job.get(job.name)
+    if running is not None and job.modes[running.mode].pool == mode.pool:
+        return 0.0
+    return mode.egress_usd
 
 
 def work_left(problem: Problem, job: Job, *, kept: bool) -> float:

@@ -65,7 +65,7 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     for i, manifest in enumerate(manifests.jobs):
         jobs[i] = _timed(jobs[i], manifest, grid, by_name)
     if len(jobs) <= MOST_JOBS:
-        jobs = [replace(job, mixes=offered(job, by_name)) for job in jobs]
+        jobs = [replace(job, mixes=offered(job, by_name, grid.slot_hours)) for job in jobs]
     problem = Problem(
         grid=grid,
         pools=pools,
@@ -303,7 +303,8 @@ def _dearest(
         if pool.billing is Billing.NODE:
             hours = grid.slots_for(hours) * grid.slot_hours + pool.startup_seconds / 3600
             alone = pool.gpus_per_node / (pool.gpu_share(mode.amounts) or 1.0)
-        return hours * mode.replicas * mode.full_usd_per_replica_hour * alone
+        usd = hours * mode.replicas * mode.full_usd_per_replica_hour * alone
+        return usd + mode.egress_usd
 
     return max(map(run_usd, modes), default=0.0)
 

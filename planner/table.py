@@ -10,6 +10,9 @@ hold and cost together, however it is cut: what a proof may count on. A job that
 mode does a share of its work in each of its options, and its share of both.
 
 A mix of a service is two options, one a pool: its base, which the job has, and with it ``rest``.
+
+All options of a job in one pool pay the same for its data there (``egress_usd``), and are paid for
+it once together. So a share of an option, which pays that share of it, never pays too much.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ from planner.problem import (
     Problem,
     Running,
     Work,
+    egress_usd,
     halves,
     hours_for,
     replicas_for,
@@ -87,6 +91,7 @@ class Option:
     held: tuple[int, ...] = ()  # replicas by node where the job runs already, and goes on
     prices: tuple[float, ...] = ()  # its money by start from ``first`` on; empty: always ``usd``
     rest: int = -1  # of a mix's base: the option that is chosen with it, which no job has by itself
+    egress_usd: float = 0.0  # of its money, what its first start in the pool costs at once
 
     def usd_from(self, start: int) -> float:
         """Its share of money and moving when it starts at ``start``."""
@@ -395,7 +400,7 @@ def _option(ask: _Ask, held: tuple[int, ...] = ()) -> Option | Reason:
     if option.least_usd > spendable_usd(ask.problem, job) + 1e-6:
         return Reason.BUDGET
     # On a node that others keep running it costs nothing more, whatever its share.
-    least = 0.0 if pool.billing is Billing.NODE else option.least_usd
+    least = option.egress_usd if pool.billing is Billing.NODE else option.least_usd
     least += cost.lateness_usd(ask.problem, job, stretch.first + stretch.length)
     if not ask.kept and least >= job.unplaced_usd:
         return Reason.NOT_WORTH
@@ -408,8 +413,10 @@ def _mixed(mix: Mix, first: _Ask, second: _Ask) -> tuple[Option, Option] | None:
     base, rest = (_option(replace(ask, job=half)) for ask, half in halved)
     if isinstance(base, Reason) or isinstance(rest, Reason) or not rest.peak:
         return None  # a base that carries all is a mode by itself
-    shares = ((ask, o.least_usd) for ask, o in ((first, base), (second, rest)))
-    sure = math.fsum(usd for ask, usd in shares if ask.pool.billing is not Billing.NODE)
+    sure = math.fsum(
+        o.egress_usd if ask.pool.billing is Billing.NODE else o.least_usd
+        for ask, o in ((first, base), (second, rest))
+    )
     spends = base.least_usd + rest.least_usd
     too_dear = spends > spendable_usd(first.problem, first.job) + 1e-6
     worth = first.kept or sure < first.job.unplaced_usd
@@ -473,10 +480,11 @@ def _priced(ask: _Ask, stretch: _Stretch, held: tuple[int, ...], per_node: int) 
         stops=ask.job.may_stop,
         shares=ask.job.may_stop and ask.job.switches > 0,
         held=held,
+        egress_usd=egress_usd(ask.problem, ask.job, ask.mode),
     )
     starts = range(option.first, max(option.first, option.last) + 1)
     if pool.one_price:
-        prices = [option.paid_slots * option.peak * option.usd_per_replica_slot]
+        prices = [option.paid_slots * option.peak * option.usd_per_replica_slot + option.egress_usd]
         if len(option.runs) > 1:
             prices = [spent_usd(pool, option, option.first, 0, grid.slots)]
     else:
@@ -499,7 +507,8 @@ def _least_usd(pool: Pool, option: Option) -> float:
         ),
         default=1.0,
     )
-    return option.least_slots * option.peak * option.usd_per_replica_slot * ratio
+    usd = option.least_slots * option.peak * option.usd_per_replica_slot * ratio
+    return usd + option.egress_usd
 
 
 def _startup_usd(ask: _Ask, stretch: _Stretch, per_node: int) -> float:
@@ -513,13 +522,14 @@ def _startup_usd(ask: _Ask, stretch: _Stretch, per_node: int) -> float:
 
 def spent_usd(pool: Pool, option: Option, start: int, first: int, last: int) -> float:
     """Money and moving of ``option`` between two slots, if it starts at ``start``."""
+    brought = option.egress_usd if first <= start < last else 0.0
     total = 0.0
     for run in option.runs:
         begin = max(start + run.start, first)
         end = min(start + min(run.end, option.paid_slots), last)
         if begin < end:
             total += run.replicas * cost.priced_slots(pool, begin, end)
-    return total * option.usd_per_replica_slot
+    return total * option.usd_per_replica_slot + brought
 
 
 def spendable_usd(problem: Problem, job: Job) -> float:
@@ -719,8 +729,8 @@ def refuse(problem: Problem) -> None:
 
 def _refuse_job(job: Job) -> list[str]:
     found: dict[str, None] = defaultdict()
-    rates = (m.replicas * m.usd_per_replica_hour for m in job.modes)
-    if max(job.unplaced_usd, job.lateness_usd_per_hour, *rates) > MOST_USD:
+    sums = (max(m.replicas * m.usd_per_replica_hour, m.egress_usd) for m in job.modes)
+    if max(job.unplaced_usd, job.lateness_usd_per_hour, *sums) > MOST_USD:
         found[f"job {job.name}: sums above ${MOST_USD:,.0f}"] = None
     if isinstance(job.need, Demand) and (job.due is not None or job.after):
         found[f"job {job.name}: a service with a due time or with dependencies"] = None

@@ -45,7 +45,8 @@ class Way(NamedTuple):
     length: int  # slots
     last: int  # latest start
     paid_slots: float  # of its length, what it pays for: the rest of the last slot is idle
-    usd: float  # money of the whole run
+    usd: float  # money of the whole run, bringing its data included
+    egress_usd: float  # of it, what bringing its data costs, at the start
     startup_usd: float  # of the nodes it needs, if all had to be started for it
 
     @property
@@ -73,6 +74,7 @@ class Columns(NamedTuple):
     last: Ints
     paid_slots: Floats
     usd: Floats
+    egress_usd: Floats
     startup_usd: Floats
     toll_usd: Floats  # of queue limits and budgets, at their prices
     gpus: Floats
@@ -96,7 +98,7 @@ def ways_of(live: Live, job: Job) -> list[Way]:
         if way is None or way.usd > spendable + 1e-6:
             continue
         # On a node that others keep running it costs nothing more, whatever its share.
-        least = 0.0 if left.pool.billing is Billing.NODE else way.usd
+        least = way.egress_usd if left.pool.billing is Billing.NODE else way.usd
         if least < worth:
             found.append(way)
     return found
@@ -117,10 +119,11 @@ def _way(grid: Grid, job: Job, number: int, left: Left) -> Way | None:
     if last < job.release or length < 1:
         return None
     nodes = -(-replicas * mode.amounts.gpus // max(1, left.pool.gpus_per_node))
-    usd, startup_usd = replica_hours * mode.usd_per_replica_hour, nodes * left.startup_usd
+    brought, startup_usd = mode.egress_usd, nodes * left.startup_usd
+    usd = replica_hours * mode.usd_per_replica_hour + brought
     batch = isinstance(job.need, Work)
     paid = replica_hours / mode.replicas / grid.slot_hours if batch else float(length)
-    return Way(number, mode, left, replicas, length, last, paid, usd, startup_usd)
+    return Way(number, mode, left, replicas, length, last, paid, usd, brought, startup_usd)
 
 
 def replicas_by_slot(need: Demand, mode: Mode, start: int, end: int) -> list[int]:
@@ -139,6 +142,7 @@ def columns_of(live: Live, job: Job, ways: Sequence[Way], *, capped: bool = True
         last=np.array([w.last for w in ways]),
         paid_slots=np.array([w.paid_slots for w in ways]),
         usd=np.array([w.usd for w in ways]),
+        egress_usd=np.array([w.egress_usd for w in ways]),
         startup_usd=np.array([w.startup_usd for w in ways]),
         toll_usd=np.array([_toll_usd(live, job, w) for w in ways]),
         gpus=np.array([w.gpus for w in ways]),
@@ -200,7 +204,11 @@ def fits(rows: Ints, months: Ints, purse_usd: Floats, now: int, begin: int, ways
             for m in range(purse_usd.size):
                 paid = ways.paid_slots[w]
                 inside = min(t + paid, months[m, 1]) - max(t, months[m, 0])
-                if max(inside, 0.0) * ways.usd[w] / paid > purse_usd[m] + 1e-6:
+                brought = ways.egress_usd[w]
+                usd = max(inside, 0.0) * (ways.usd[w] - brought) / paid
+                if months[m, 0] <= t < months[m, 1]:
+                    usd += brought
+                if usd > purse_usd[m] + 1e-6:
                     found[w, t] = False
     return found
 

@@ -152,7 +152,8 @@ def _queue_usd(price: QueuePrice, more: float) -> Range:
 def _of_demand(problem: Problem, plan: Plan, change: Change) -> Range:
     worth = Worth(problem, plan)
     mine = [s for s in plan.segments if s.job == change.name]
-    taken = sum(cost.segment_usd(problem, s) + worth.of_segment(s) for s in mine)
+    bare = (replace(s, egress_usd=0.0) for s in mine)  # its data do not grow with it
+    taken = sum(cost.segment_usd(problem, s) + worth.of_segment(s) for s in bare)
     usd = (change.number(1.0) - 1.0) * taken
     return usd, usd
 
@@ -199,7 +200,7 @@ def cheaper(after: Problem, base: Plan, plan: Plan) -> Plan:
         segments=base.segments,
         unplaced=base.unplaced,
         costs=costs,
-        full_cost_usd=costs.money + cost.sunk_usd(after),
+        full_cost_usd=costs.money + costs.moving + cost.sunk_usd(after),
         useful_flops=base.useful_flops,
     )
     return plan if violations(after, kept) else kept

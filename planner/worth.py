@@ -35,7 +35,7 @@ class Worth:
         mode = cost.mode_of(self.problem, segment)
         runs = [(0, segment.end - segment.start, segment.replicas)]
         slots = (segment.end - segment.start) * segment.replicas
-        usd = cost.segment_usd(self.problem, segment)
+        usd = cost.segment_usd(self.problem, segment) + segment.egress_usd
         job = self.problem.job_by_name[segment.job]
         of_pool = float(self.of_all(mode, np.array([segment.start]), runs)[0])
         return of_pool + self.of_queues(job, mode, slots, usd)

@@ -73,7 +73,7 @@ def _plan(table: Table, placed: dict[int, Booking]) -> Plan:
             for j in sorted(out, key=lambda j: j.name)
         ),
         costs=costs,
-        full_cost_usd=costs.money + cost.sunk_usd(problem),
+        full_cost_usd=costs.money + costs.moving + cost.sunk_usd(problem),
         useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
         bound=Bound(usd=0.0),
         method="first come, first served",

@@ -347,7 +347,7 @@ class Master:
         by_node = self.table.problem.pools[o.pool].billing is Billing.NODE
         shares = sum(part.least_usd for part in self.table.parts(o))
         late = self.table.floor_usd(o) - shares  # of a service none
-        return late + (0.0 if by_node else o.least_usd)
+        return late + (o.egress_usd if by_node else o.least_usd)
 
     def _define_bills(
         self, model: mathopt.Model, x: Sequence[mathopt.Variable]
@@ -388,7 +388,7 @@ def bill_floors(table: Table, p: int) -> list[dict[int, float]]:
     pool, grid = table.problem.pools[p], table.problem.grid
     slot_usd = min(w.usd_per_node_hour for w in pool.windows) * grid.slot_hours
     options = [table.options[i] for i in table.of_pool[p]]
-    floors = [{o.index: o.least_usd for o in options}]
+    floors = [{o.index: o.least_usd - o.egress_usd for o in options}]
     for beside in {*_longest_parts(table, p), -1}:
         measure = Measure(pool=p, resource=NODES, beside=beside)
         taken = {
@@ -409,9 +409,9 @@ def _least_spent(table: Table, o: Option, first: int, last: int) -> float:
     """The least that ``o`` spends between two slots, wherever it is."""
     pool = table.problem.pools[o.pool]
     if o.stops:
-        if (slots := _least_held(o, first, last)) <= 0:
-            return 0.0
-        return o.least_usd * slots / o.least_slots
+        brought = o.egress_usd if first <= o.first and o.until <= last else 0.0
+        slots = max(0.0, _least_held(o, first, last))
+        return (o.least_usd - o.egress_usd) * slots / o.least_slots + brought
     starts = {o.first, o.last} if pool.one_price else range(o.first, o.last + 1)
     return min(spent_usd(pool, o, at, first, last) for at in starts)
 

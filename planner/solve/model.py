@@ -339,6 +339,11 @@ def _define_gang(m: Model, o: Option, nodes: int) -> None:
 
 def _define_bills(m: Model, p: int, ours: Sequence[int], booked: Sequence[Booking]) -> None:
     pool = m.table.problem.pools[p]
+    for pieces in m.pieces.values():
+        m.terms += stops.egress(pieces, 0, m.table.problem.grid.slots, {p})
+    if pool.billing is Billing.NODE:
+        brought = ((i, m.table.options[i].egress_usd) for i in ours)
+        m.terms += [Term(m.chosen[i], usd) for i, usd in brought if usd]
     if pool.billing is not Billing.NODE:
         for i in ours:
             m.terms += _share(m, m.table.options[i])
@@ -583,7 +588,7 @@ def _define_budgets(m: Model, fixed: Sequence[Booking]) -> None:
                 for term in _spent(m, m.table.options[i], first, last)
             ]
             for j in jobs & m.pieces.keys():
-                terms += stops.money(m.pieces[j], first, last, [*m.pieces[j].modes])
+                terms += stops.spent(m.pieces[j], first, last)
             spent = math.fsum(
                 spent_by(m.table, b, first, last)
                 for b in fixed
@@ -614,7 +619,23 @@ def _spent(m: Model, o: Option, first: int, last: int) -> list[Term]:
     m.cp.add_implication(ends, x)
     m.cp.add_linear_constraint(start + o.length, first + 1, last).only_enforce_if(ends)
     usd = o.peak * o.usd_per_replica_slot
-    return [Term(slots, usd, o.length), Term(ends, usd * (o.paid_slots - o.length))]
+    terms = [Term(slots, usd, o.length), Term(ends, usd * (o.paid_slots - o.length))]
+    return [*terms, *_brought(m, o, first, last)]
+
+
+def _brought(m: Model, o: Option, first: int, last: int) -> list[Term]:
+    """What bringing its data costs where ``o`` starts between two slots."""
+    if not o.egress_usd or o.last < first or o.first >= last:
+        return []
+    begins = m.cp.new_bool_var(f"begins[{o.index},{first}]")
+    before = m.cp.new_bool_var(f"before[{o.index},{first}]")
+    behind = m.cp.new_bool_var(f"behind[{o.index},{first}]")
+    m.cp.add(before + begins + behind == 1).only_enforce_if(m.chosen[o.index])
+    start = m.starts[o.job]
+    m.cp.add(start <= first - 1).only_enforce_if(before)
+    m.cp.add_linear_constraint(start, first, last - 1).only_enforce_if(begins)
+    m.cp.add(start >= last).only_enforce_if(behind)
+    return [Term(begins, o.egress_usd)]
 
 
 def _define_cap(m: Model, jobs: frozenset[int], most: float) -> None:

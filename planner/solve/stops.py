@@ -11,6 +11,7 @@ Variables
     y[m, t]       m is the mode of the piece at t, or of the last one before
     re[m, t]      the piece that begins with t restores;  sv[m, t]: the one that ends with it saves
     z[m, t]       seconds of t, the last slot, that are left when all is done
+    bring[p, t]   the first piece in pool p begins with t: the job's data are brought there
 
 Model, with u the literal that leaves j out
     one      sum of x[m, t] over m <= 1;  sum of begin[t] + u = 1;  sum of last[t] + u = 1
@@ -25,14 +26,17 @@ Model, with u the literal that leaves j out
              - what re and sv take of t >= 0;
              sum of w[m, t] / seconds that all of j takes in m >= what is to be done
 
-A job pays for all the time that it holds but z, at the prices of its slots.
+    bring    x[m, t] <= sum of bring[p, s] for s <= t and m of p;  bring[p, t] <= sum of go[m, t];
+             sum of bring[p, t] over t <= 1
+
+A job pays for all the time that it holds but z, at the prices of its slots; and for ``bring``.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ortools.sat.python import cp_model
@@ -70,6 +74,7 @@ class Pieces:
     idle: Literals = field(default_factory=dict)
     # Units by (mode, slot, node, device, state), where GPUs are told apart (`planner.solve.parts`).
     units: dict[tuple[int, int, int, int, int], cp_model.IntVar] = field(default_factory=dict)
+    bring: Literals = field(default_factory=dict)  # by pool
     begin: dict[int, cp_model.IntVar] = field(default_factory=dict)
     last: dict[int, cp_model.IntVar] = field(default_factory=dict)
     kept: cp_model.IntVar | None = None
@@ -124,9 +129,9 @@ def define(
     _define_mode(p)
     _define_stops(p)
     _define_work(p)
+    _define_bringing(p)
     if p.its.max_cost_usd is not None:
-        terms = list(money(p, 0, table.problem.grid.slots, [*modes]))
-        keep_within(cp, terms, p.its.max_cost_usd)
+        keep_within(cp, spent(p, 0, table.problem.grid.slots), p.its.max_cost_usd)
     return p
 
 
@@ -270,6 +275,32 @@ def _define_work(p: Pieces) -> None:
     lost = round(moved - kept) * p.kept if p.kept is not None else 0
     needed = math.floor(moved - ENOUGH * PARTS * slot)
     p.cp.add(sum(done) >= needed - lost).only_enforce_if(p.left_out.negated())
+
+
+def _define_bringing(p: Pieces) -> None:
+    for q in sorted({o.pool for o in p.modes.values() if o.egress_usd}):
+        held = sorted((t, m) for m, t in p.x if p.modes[m].pool == q)
+        for t in sorted({t for t, _ in held}):
+            p.bring[q, t] = p.bool(f"bring{q},{t}")
+            p.cp.add(p.bring[q, t] <= sum(p.go[m, s] for s, m in held if s == t))
+        p.cp.add_at_most_one(b for (pool, _), b in p.bring.items() if pool == q)
+        for t, m in held:
+            before = [b for (pool, s), b in p.bring.items() if pool == q and s <= t]
+            p.cp.add(p.x[m, t] <= sum(before))
+
+
+def spent(p: Pieces, first: int, last: int) -> list[Term]:
+    """All that the job spends by its share from slot ``first`` to ``last``."""
+    pools = {o.pool for o in p.modes.values()}
+    return [*money(p, first, last, [*p.modes]), *egress(p, first, last, pools)]
+
+
+def egress(p: Pieces, first: int, last: int, pools: Container[int]) -> Iterator[Term]:
+    """What bringing the job's data to ``pools`` costs from slot ``first`` to ``last``."""
+    usd = {o.pool: o.egress_usd for o in p.modes.values()}
+    for (q, t), literal in p.bring.items():
+        if q in pools and first <= t < last:
+            yield Term(literal, usd[q])
 
 
 def money(p: Pieces, first: int, last: int, modes: Sequence[int]) -> Iterator[Term]:

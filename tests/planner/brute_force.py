@@ -51,7 +51,8 @@ class Way:
     """One way to run a job."""
 
     holds: tuple[Hold, ...]
-    spent: tuple[tuple[str, int, float], ...]  # (pool, slot, USD): its share of money and moving
+    # (pool, slot, USD): its share of money and moving; what is nobody's bill is of no pool
+    spent: tuple[tuple[str, int, float], ...]
     late_usd: float
     lasts: bool = False  # what it holds is one service, and no piece that may move to the next
 
@@ -214,12 +215,24 @@ def _listed(problem: Problem, job: Job, begins: set[Begin]) -> list[Way]:
     listed = _service_ways if isinstance(job.need, Demand) else _batch_ways
     found = [
         way
-        for way in listed(problem, job, begins)
+        for bare in listed(problem, job, begins)
+        for way in [_with_its_data(problem, job, bare)]
         if job.max_cost_usd is None or way.usd <= job.max_cost_usd + 1e-6
     ]
     found.sort(key=lambda way: _sure_usd(problem, way))
     parts = {p.name for p in problem.pools if _has_parts(problem, p.name)}
     return _undominated(found, parts) if _may_stop(job) else found
+
+
+def _with_its_data(problem: Problem, job: Job, way: Way) -> Way:
+    """The way with what it pays in the first slot that it is in each pool, but where it runs."""
+    running = _running(problem, job)
+    at_home = job.modes[running.mode].pool if running else ""
+    first: dict[str, tuple[int, float]] = {}
+    for hold in sorted(way.holds, key=lambda h: h.start):
+        first.setdefault(hold.pool, (hold.start, job.modes[hold.mode].egress_usd))
+    paid = ((slot, usd) for pool, (slot, usd) in first.items() if pool != at_home and usd)
+    return replace(way, spent=(*way.spent, *(("", slot, usd) for slot, usd in paid)))
 
 
 def _modes_of(job: Job, number: int) -> tuple[Mode, ...]:
@@ -282,8 +295,12 @@ def _paying(problem: Problem, job: Job) -> set[Begin]:
 def _least_usd(problem: Problem, job: Job, number: int, kept: bool) -> float:
     """The share of a way to begin with a mode, at its cheapest, and the lateness of the first."""
     if isinstance(job.need, Demand):
-        return min((w.usd for w in _service_ways(problem, job, {(number, kept)})), default=math.inf)
+        ways = _service_ways(problem, job, {(number, kept)})
+        return min((_with_its_data(problem, job, w).usd for w in ways), default=math.inf)
     mode, grid = job.modes[number], problem.grid
+    running = _running(problem, job)
+    at_home = running is not None and job.modes[running.mode].pool == mode.pool
+    brought = 0.0 if at_home else mode.egress_usd
     pool = _pool(problem, mode.pool)
     if _may_stop(job):
         first, seconds = _first(problem, job, pool, kept), _seconds(problem, job, mode, kept)
@@ -296,7 +313,7 @@ def _least_usd(problem: Problem, job: Job, number: int, kept: bool) -> float:
         end = first + _length(grid, seconds / 3600)
         if job.switches:
             end = _earliest_end(problem, job)
-        return usd + _late(grid, job, end)
+        return usd + brought + _late(grid, job, end)
     seconds = _seconds(problem, job, mode, kept)
     first, length = _first(problem, job, pool, kept), _length(grid, seconds / 3600)
     last = first if kept else min(job.deadline, grid.slots) - length
@@ -304,7 +321,7 @@ def _least_usd(problem: Problem, job: Job, number: int, kept: bool) -> float:
         math.fsum(usd for _, _, usd in _spending(problem, mode, start, seconds))
         for start in range(first, last + 1)
     ]
-    return min(by_start, default=math.inf) + _late(grid, job, first + length)
+    return min(by_start, default=math.inf) + brought + _late(grid, job, first + length)
 
 
 def _may_stop(job: Job) -> bool:

@@ -198,6 +198,7 @@ WITHOUT: dict[str, Callable[[Problem], Problem]] = {
     ),
     "MIG": each_mode(unpartitioned),
     "several geometries": each_pool(lambda p: replace(p, mig_geometries=p.mig_geometries[:1])),
+    "data elsewhere": each_mode(lambda m: replace(m, egress_usd=0.0)),
     "racks": each_pool(lambda p: replace(p, topology_levels=())),
     "unhealthy GPUs": each_node(lambda n: replace(n, devices=())),
 }

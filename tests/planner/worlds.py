@@ -226,6 +226,7 @@ def random_problem(seed: int, *, timed: bool = False) -> Problem:
         unhealthy=frozenset([rng.choice(gpus)] if rng.random() < 0.2 else []),
     )
     made = _random_running(rng, made) if timed and rng.random() < 0.3 else made
+    made = _random_data(random.Random(f"data {seed}"), made) if timed else made
     return _random_rights(random.Random(f"rights of {seed}"), made)
 
 
@@ -244,6 +245,7 @@ def larger_problem(seed: int, *, timed: bool = False) -> Problem:
         queues=queues,
     )
     made = _random_running(rng, made) if timed and rng.random() < 0.5 else made
+    made = _random_data(random.Random(f"data {seed}"), made) if timed else made
     return _random_rights(random.Random(f"rights of {seed}"), made)
 
 
@@ -270,6 +272,17 @@ def _with_rights(rng: random.Random, queue: Queue, pools: tuple[Pool, ...]) -> Q
     gpus = min(gpus, dict(queue.limit).get(accelerator, gpus))
     lent = rng.choice([None, ((accelerator, 0),), ((accelerator, gpus - 1),)])
     return replace(queue, guaranteed=((accelerator, gpus),), lendable=lent)
+
+
+def _random_data(rng: random.Random, made: Problem) -> Problem:
+    """Some jobs whose data are elsewhere than some of the pools."""
+    jobs = []
+    for j in made.jobs:
+        has = rng.random() < 0.3
+        usd = {p.name: rng.choice([0.0, round(rng.uniform(0.2, 8.0), 2)]) for p in made.pools}
+        modes = tuple(replace(m, egress_usd=usd[m.pool]) for m in j.modes)
+        jobs.append(replace(j, modes=modes) if has else j)
+    return replace(made, jobs=tuple(jobs))
 
 
 def _random_stops(rng: random.Random, jobs: tuple[Job, ...], slots: int) -> tuple[Job, ...]:

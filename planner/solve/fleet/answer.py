@@ -106,6 +106,7 @@ def _segments(
             end=end,
             work=cost.served(problem, job, first, end),
             placement=_first(places, wanted[first], mode.amounts.gpus) if _tied(mode) else places,
+            egress_usd=float(c.modes["egress_usd"][i]) if first == start else 0.0,
         )
 
 

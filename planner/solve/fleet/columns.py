@@ -38,7 +38,8 @@ JOB = np.dtype(
 )
 MODE = np.dtype(
     [
-        ("usd", np.float64),  # money of the whole run
+        ("usd", np.float64),  # money of the whole run, bringing its data included
+        ("egress_usd", np.float64),  # of it, what bringing its data costs, at the start
         ("work", np.float64),  # slots, before rounding up
         ("length", np.int32),  # slots
         ("first", np.int32),  # earliest start

@@ -172,7 +172,7 @@ class _Answer:
             segments=segments,
             unplaced=answer.unplaced(problem, c, named.placed),
             costs=costs,
-            full_cost_usd=costs.money + cost.sunk_usd(problem),
+            full_cost_usd=costs.money + costs.moving + cost.sunk_usd(problem),
             useful_flops=sum(cost.segment_flops(problem, s) for s in segments),
             bound=Bound(
                 usd=bound, method="Lagrangian ascent (volume algorithm)", relaxes=self._relaxes()

@@ -9,7 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from planner.problem import GPU_MILLI, Demand, Job, Mode, Node, Pool, Problem, Work, replicas_for
+from planner.problem import (
+    GPU_MILLI,
+    Demand,
+    Job,
+    Mode,
+    Node,
+    Pool,
+    Problem,
+    Work,
+    egress_usd,
+    replicas_for,
+)
 from planner.quotas import Cap, caps
 from planner.solve.fleet.columns import (
     BUDGET,
@@ -37,6 +48,7 @@ class Row(NamedTuple):
     """A mode, as `MODE` has it but for its pair; those of a job stand in this order."""
 
     usd: float
+    egress_usd: float
     number: int
     cls: int
     takes: int
@@ -197,13 +209,15 @@ class _Reader:
         takes = mode.replicas * self.problem.pool_by_name[mode.pool].counted_milli(mode.amounts)
         if last < begin or not self._fits(job, mode, mode.replicas):
             return None
+        brought = egress_usd(self.problem, job, mode)
         return Row(
             number=m,
             cls=self._class(mode.pool, job.queue),
             takes=takes,
             length=length,
             work=hours / grid.slot_hours,
-            usd=hours * mode.replicas * mode.usd_per_replica_hour,
+            usd=hours * mode.replicas * mode.usd_per_replica_hour + brought,
+            egress_usd=brought,
             first=begin,
             last=last,
             profile=-1,
@@ -223,13 +237,15 @@ class _Reader:
         self.profiles.append(takes.astype(np.int32))
         self.replicas.append(replicas.astype(np.int32))
         self.profile_cls.append(cls)
+        brought = egress_usd(self.problem, job, mode)
         return Row(
             number=m,
             cls=cls,
             takes=int(np.max(takes)),
             length=end - first,
             work=float(end - first),
-            usd=float(replicas.sum()) * grid.slot_hours * mode.usd_per_replica_hour,
+            usd=float(replicas.sum()) * grid.slot_hours * mode.usd_per_replica_hour + brought,
+            egress_usd=brought,
             first=first,
             last=first,
             profile=len(self.profiles) - 1,

@@ -82,14 +82,16 @@ def fraction(random: npt.NDArray[np.uint64]) -> float:
 def spent(c: Columns, i: int, s: int, b: int) -> float:
     """Money of mode ``i`` from ``s`` that falls into budget ``b``'s month."""
     m, first, end = c.modes[i], c.budgets[b]["first"], c.budgets[b]["end"]
+    brought = m["egress_usd"] if first <= s < end else 0.0
+    hourly = m["usd"] - m["egress_usd"]
     if m["profile"] < 0:
         inside = max(0.0, min(s + m["work"], float(end)) - max(s, first))
-        return float(m["usd"] * inside / m["work"])
+        return float(hourly * inside / m["work"] + brought)
     within, all_of_it = 0, 0
     for t in range(s, s + m["length"]):
         all_of_it += c.profiles[m["profile"], t]
         within += c.profiles[m["profile"], t] if first <= t < end else 0
-    return float(m["usd"] * within / max(1, all_of_it))
+    return float(hourly * within / max(1, all_of_it) + brought)
 
 
 @lean
