@@ -28,6 +28,7 @@ from planner.manifests.schema import (
     TaskSpec,
     TrainingSpec,
 )
+from planner.near import Link, Near
 from planner.problem import (
     GPU_MILLI,
     Amounts,
@@ -92,13 +93,19 @@ def place_of(manifest: GpuPool, pool: Pool) -> Place:
     return Place(pool, manifest.spec.power, accelerator, watts)
 
 
-def draft(manifest: GpuJob, names: Mapping[tuple[str, str], str], places: Sequence[Place]) -> Job:
-    """The job without its times, which need the grid."""
+def draft(
+    manifest: GpuJob,
+    names: Mapping[tuple[str, str], str],
+    places: Sequence[Place],
+    near: Near,
+) -> Job:
+    """The job without its times, which need the grid. Raises `UnknownPlace`."""
     spec, metadata = manifest.spec, manifest.metadata
+    links = near.links(spec.placement.near) if spec.placement.near else {}
     modes: list[Mode] = []
     excluded: list[Excluded] = []
     for place in places:
-        for found in _modes(manifest, place):
+        for found in _modes(manifest, place, links.get(place.pool.name)):
             if isinstance(found, Excluded):
                 excluded.append(found)
             else:
@@ -159,15 +166,18 @@ def _interruption(checkpoint: Checkpoint) -> Interruption:
     )
 
 
-def _modes(manifest: GpuJob, place: Place) -> Iterator[Mode | Excluded]:
-    if (barred := _barred(manifest, place.pool)) is not None:
+def _modes(manifest: GpuJob, place: Place, link: Link | None) -> Iterator[Mode | Excluded]:
+    barred = _barred(manifest, place.pool) or _too_far(manifest.spec.placement, place.pool, link)
+    if barred is not None:
         yield barred
         return
+    data_gib, usd_per_gib = manifest.spec.placement.data_gib, link.usd_per_gib if link else None
+    brought_usd = data_gib * (usd_per_gib or 0.0)
     for rate in _rates(manifest, place):
         if isinstance(rate, Excluded):
             yield rate
             continue
-        mode = _mode(manifest, place, rate)
+        mode = _mode(manifest, place, rate, brought_usd)
         if mode.work_per_replica_hour > 0:
             yield mode
         else:
@@ -194,6 +204,18 @@ def _barred(manifest: GpuJob, pool: Pool) -> Excluded | None:
     if level := _unknown_level(wanted, pool):
         return _no(pool, "topology", f"where its nodes are at level {level} is not stated")
     return _task_barred(manifest.spec.task, pool) if manifest.spec.task is not None else None
+
+
+def _too_far(wanted: PlacementSpec, pool: Pool, link: Link | None) -> Excluded | None:
+    """Why the pool is none for the job's users."""
+    if link is None or not wanted.max_latency_ms:
+        return None
+    if link.round_trip_ms is None:
+        return _no(pool, "latency", f"how far it is from {link.of} is not known: {link.missing}")
+    if link.round_trip_ms > wanted.max_latency_ms:
+        far, most = f"{link.round_trip_ms:.0f} ms", f"{wanted.max_latency_ms:g} ms"
+        return _no(pool, "latency", f"about {far} from {link.of} and back, allowed: {most}")
+    return None
 
 
 def _task_barred(task: TaskSpec, pool: Pool) -> Excluded | None:
@@ -378,7 +400,7 @@ def _hourly(
     return watts, money, list_usd + (energy_usd if owned else 0.0)
 
 
-def _mode(manifest: GpuJob, place: Place, rate: _Rate) -> Mode:
+def _mode(manifest: GpuJob, place: Place, rate: _Rate, egress_usd: float) -> Mode:
     spec, pool = manifest.spec, place.pool
     replicas, amounts = _gang(manifest, pool, rate)
     gpus = pool.gpu_share(amounts)
@@ -397,6 +419,7 @@ def _mode(manifest: GpuJob, place: Place, rate: _Rate) -> Mode:
         together=together.level if together else "",
         together_required=together.required if together else False,
         spread=spread.level if spread else "",
+        egress_usd=egress_usd,
     )
 
 

@@ -17,6 +17,7 @@ from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest, Preempts
 from planner.mixes import MOST_JOBS, offered
+from planner.near import Near, UnknownPlace, no_price
 from planner.options import draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
 from planner.quotas import too_many_keepers
@@ -47,8 +48,9 @@ class Built:
 @paused()
 def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
+    near = Near(manifests.pools)
     faults = [*_faults(manifests), *_price_faults(manifests), *_size_faults(manifests)]
-    faults += _quota_faults(manifests)
+    faults += [*_quota_faults(manifests), *_place_faults(manifests, near)]
     if faults:
         raise ManifestErrors(faults)
     start = horizon.start or _default_start(manifests, now)
@@ -57,7 +59,7 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     pools = tuple(pool_of(p, hourly) for p in manifests.pools)
     names = _names(manifests.jobs)
     places = tuple(map(place_of, manifests.pools, pools))
-    jobs = [draft(job, names, places) for job in manifests.jobs]
+    jobs = [draft(job, names, places, near) for job in manifests.jobs]
     slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(jobs, seconds)
     grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))
     pools = tuple(pool_of(p, grid) for p in manifests.pools)
@@ -87,13 +89,27 @@ def _faults(manifests: Manifests) -> Iterator[Fault]:
     for job in manifests.jobs:
         spec = job.spec
         for path, wanted in (
-            ("spec.placement.maxLatencyMs", spec.placement.max_latency_ms > 0),
-            ("spec.placement.dataGib", spec.placement.data_gib > 0),
             ("spec.due", spec.inference is not None and spec.due is not None),
             ("spec.dependsOn", spec.inference is not None and bool(spec.depends_on)),
         ):
             if wanted:
                 yield _fault(manifests, job, path, "not planned yet (see the README's limits)")
+
+
+def _place_faults(manifests: Manifests, near: Near) -> Iterator[Fault]:
+    """Places that are none, and places of data that have no price of egress."""
+    for job in manifests.jobs:
+        wanted = job.spec.placement
+        if not wanted.near:
+            continue
+        try:
+            links = near.links(wanted.near)
+        except UnknownPlace as error:
+            yield _fault(manifests, job, "spec.placement.near", str(error))
+            continue
+        if wanted.data_gib and any(link.usd_per_gib is None for link in links.values()):
+            origin = next(link.of for link in links.values())
+            yield _fault(manifests, job, "spec.placement.dataGib", no_price(origin))
 
 
 def _price_faults(manifests: Manifests) -> Iterator[Fault]:

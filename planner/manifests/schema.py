@@ -164,6 +164,8 @@ Seconds = Annotated[int, Strict(), Field(ge=0, le=10**9)]
 Quantity = Annotated[float, Strict(), Field(ge=0)]
 PositiveQuantity = Annotated[float, Strict(), Field(gt=0, le=1e30)]
 Fraction = Annotated[float, Strict(), Field(ge=0, le=1)]
+Latitude = Annotated[float, Strict(), Field(ge=-90, le=90)]
+Longitude = Annotated[float, Strict(), Field(ge=-180, le=180)]
 Instant = Annotated[datetime, BeforeValidator(_instant)]
 AcceleratorId = Annotated[
     str, Strict(), StringConstraints(max_length=100), AfterValidator(_accelerator_id)
@@ -229,6 +231,29 @@ class Site(Part):
     jurisdiction: Annotated[str, Strict(), StringConstraints(pattern=r"^([A-Z]{2})?$")] = Field(
         default="", description="Whose law holds: ISO 3166 country of two letters, or EU."
     )
+    latitude: Latitude | None = Field(
+        default=None,
+        description="Degrees, north above 0; not stated: the catalog's.",
+    )
+    longitude: Longitude | None = Field(
+        default=None,
+        validate_default=True,
+        description="Degrees, east above 0; not stated: the catalog's.",
+    )
+    egress_usd_per_gib: Quantity | None = Field(
+        default=None,
+        description="Price of data that leave it; not stated: the catalog's, of the provider. "
+        "Of a site of one's own: 0.",
+    )
+
+    @field_validator("longitude")
+    @classmethod
+    def _both(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if (value is None) != (info.data.get("latitude", value) is None):
+            raise rule(
+                "one of latitude and longitude", "both of latitude and longitude, or none", up=1
+            )
+        return value
 
 
 class Price(Part):
@@ -458,10 +483,18 @@ class PlacementSpec(Part):
     )
     together: Together | None = Field(default=None, description="The gang inside one domain.")
     spread: Spread | None = Field(default=None, description="Replicas apart.")
-    near: Text = Field(default="", description="Region of its users and its data.")
-    max_latency_ms: Quantity = Field(default=0.0, description="From `near`; 0: no limit.")
+    near: Text = Field(
+        default="",
+        description="Where its users and its data are: provider/region, a region, or a pool.",
+    )
+    max_latency_ms: Quantity = Field(
+        default=0.0,
+        description="Round trip to `near` and back, estimated from the distance; 0: no limit.",
+    )
     data_gib: Quantity = Field(
-        default=0.0, description="Moved from `near` when it runs elsewhere (egress)."
+        default=0.0,
+        description="Moved from `near` to each other place that it runs at, once, at the price of "
+        "egress. The time it takes is not planned.",
     )
 
     @field_validator("max_latency_ms", "data_gib")

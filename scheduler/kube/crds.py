@@ -240,6 +240,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             reason="FieldValueForbidden",
         ),
     ),
+    "Site": (
+        Rule(
+            "has(self.latitude) == has(self.longitude)", "both of latitude and longitude, or none"
+        ),
+    ),
     "Availability": (Rule("self.to > self.from", "a time later than from", field="to"),),
     "Topology": (
         Rule(

@@ -510,21 +510,122 @@ def test_a_pool_without_the_level_that_a_job_must_have_is_excluded(
     assert job.excluded[0].message == "where its nodes are at level rack is not stated"
 
 
+# -- where users and data are ---------------------------------------------------------------------
+
+VIRGINIA: Fields = POOL | {"site": {"provider": "aws", "region": "us-east-1"}}
+FRANKFURT: Fields = POOL | {"site": {"provider": "aws", "region": "eu-central-1"}}
+OREGON: Fields = POOL | {"site": {"provider": "aws", "region": "us-west-2"}}
+OWN: Fields = POOL | {"site": {"kind": "onprem", "provider": "own", "region": "cellar"}}
+
+
+def near(place: str, **wanted: float) -> Fields:
+    return {"task": TASK, "placement": {"near": place, **wanted}}
+
+
+def egress_usd(folder: Path, spec: Fields, **pools: Fields) -> dict[str, float]:
+    return {m.pool: m.egress_usd for m in job_of(folder, spec, **pools).modes}
+
+
+def test_a_pool_further_than_the_latency_allowed_is_excluded(tmp_path: Path) -> None:
+    # Ashburn to Frankfurt: 6,549 km, at 199.86 km/ms there and back, times 1.4, and 2 ms: 93.8 ms.
+    pools = {"here": VIRGINIA, "there": FRANKFURT}
+    job = job_of(tmp_path, near("aws/us-east-1", maxLatencyMs=90), **pools)
+    assert [m.pool for m in job.modes] == ["here"]
+    assert [(e.pool, e.reason) for e in job.excluded] == [("there", "latency")]
+    said = "about 94 ms from aws/us-east-1 and back, allowed: 90 ms"
+    assert job.excluded[0].message == said
+    assert excluded(tmp_path, near("aws/us-east-1", maxLatencyMs=95), **pools) == []
+
+
+def test_a_pool_whose_place_is_not_stated_is_excluded_and_says_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    spec = near("us-east-1", maxLatencyMs=500)
+    (found,) = excluded(tmp_path, spec, here=VIRGINIA, own=OWN)
+    assert found[:2] == ("own", "latency")
+    assert found[2] == (
+        "how far it is from aws/us-east-1 is not known: "
+        "site.latitude and site.longitude of own/cellar are not stated"
+    )
+
+
+def test_a_site_that_states_its_coordinates_is_measured_by_them(tmp_path: Path) -> None:
+    paris = OWN | {"site": {"kind": "edge", "latitude": 48.86, "longitude": 2.35}}
+    # Frankfurt to Paris: 479 km, 2 x 479 / 199.86 x 1.4 + 2 = 8.7 ms.
+    pools = {"frankfurt": FRANKFURT, "paris": paris}
+    assert excluded(tmp_path, near("frankfurt", maxLatencyMs=9), **pools) == []
+    (far,) = excluded(tmp_path, near("frankfurt", maxLatencyMs=8), **pools)
+    assert far == ("paris", "latency", "about 9 ms from aws/eu-central-1 and back, allowed: 8 ms")
+
+
+def test_data_cost_what_their_provider_charges_for_the_way_to_each_pool(tmp_path: Path) -> None:
+    # 1,000 GiB from AWS: to another of its regions at $0.02, out of it at $0.09, else nothing.
+    pools = {"here": VIRGINIA, "there": FRANKFURT, "own": OWN}
+    found = egress_usd(tmp_path, near("aws/us-east-1", dataGib=1000), **pools)
+    assert found == pytest.approx({"here": 0.0, "there": 20.0, "own": 90.0})
+
+
+def test_data_on_own_premises_leave_for_nothing_unless_a_price_is_stated(tmp_path: Path) -> None:
+    spec = near("own", dataGib=1000)
+    assert egress_usd(tmp_path, spec, own=OWN, aws=VIRGINIA) == {"own": 0.0, "aws": 0.0}
+    site = {"kind": "onprem", "provider": "own", "region": "cellar", "egressUsdPerGib": 0.03}
+    priced = OWN | {"site": site}
+    found = egress_usd(tmp_path, spec, own=priced, aws=VIRGINIA)
+    assert found == pytest.approx({"own": 0.0, "aws": 30.0})
+
+
+def test_a_pool_a_region_and_a_region_of_a_provider_name_one_place(tmp_path: Path) -> None:
+    pools = {"here": VIRGINIA, "there": FRANKFURT}
+    for place in ("here", "us-east-1", "aws/us-east-1", "AWS/us-east-1"):
+        found = egress_usd(tmp_path, near(place, dataGib=100), **pools)
+        assert found == pytest.approx({"here": 0.0, "there": 2.0})
+
+
+def test_pools_of_one_place_pass_data_to_each_other_for_nothing(tmp_path: Path) -> None:
+    nameless = {"a": POOL, "b": POOL, "c": VIRGINIA, "d": VIRGINIA}
+    found = egress_usd(tmp_path, near("c", dataGib=100), **nameless)
+    assert found == pytest.approx({"a": 9.0, "b": 9.0, "c": 0.0, "d": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("atlantis", "found 'atlantis', which is no pool and no known region"),
+        ("aws/us-east-9", "PROVIDER/REGION or a pool, such as aws/us-east-2, aws/us-east-1"),
+        ("us", "found 'us', which is several places; allowed: crusoe/us, lambda/us"),
+    ],
+)
+def test_a_place_that_is_none_is_a_fault_that_names_those_there_are(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    with pytest.raises(ManifestErrors) as raised:
+        job_of(tmp_path, near(place), p=VIRGINIA)
+    (line,) = raised.value.errors
+    assert "(GpuJob j): spec.placement.near: found" in line
+    assert said in line
+
+
+def test_data_whose_egress_has_no_price_are_a_fault(tmp_path: Path) -> None:
+    rented = POOL | {"site": {"provider": "acme", "region": "x1"}}
+    with pytest.raises(ManifestErrors) as raised:
+        job_of(tmp_path, near("acme/x1", dataGib=5), a=rented, b=VIRGINIA)
+    (line,) = raised.value.errors
+    assert "spec.placement.dataGib: found no price of what leaves acme/x1, allowed: " in line
+    assert "site.egressUsdPerGib of a pool there, or a place of aws, azure" in line
+    assert egress_usd(tmp_path, near("acme/x1", dataGib=5), a=rented, b=rented) == {"a": 0, "b": 0}
+
+
 # -- what is not planned -------------------------------------------------------------------------
 
 
-def test_all_that_cannot_be_planned_is_named_at_once_with_its_field(tmp_path: Path) -> None:
-    asked: list[tuple[str, Fields]] = [
-        ("spec.placement.maxLatencyMs", {"placement": {"maxLatencyMs": 5, "near": "us-east-1"}}),
-        ("spec.placement.dataGib", {"placement": {"dataGib": 5, "near": "us-east-1"}}),
-    ]
-    jobs = [
-        document("GpuJob", f"j{i}", {"task": TASK, **spec}) for i, (_, spec) in enumerate(asked)
-    ]
+def test_what_cannot_be_planned_is_named_with_its_field(tmp_path: Path) -> None:
+    service = {"model": "llama-3.1-8b", "promptTokens": 9, "outputTokens": 9}
+    service |= {"requestsPerSecond": 1.0}
+    late = document("GpuJob", "j", {"inference": service, "due": "2026-12-01T00:00:00Z"})
     with pytest.raises(ManifestErrors) as raised:
-        built(tmp_path, document("GpuPool", "p", POOL), *jobs)
-    for line, (field, _) in zip(raised.value.errors, asked, strict=True):
-        assert f"{field}: not planned yet" in line
+        built(tmp_path, document("GpuPool", "p", POOL), late)
+    (line,) = raised.value.errors
+    assert "spec.due: not planned yet" in line
 
 
 def test_a_pool_without_a_price_that_the_catalog_does_not_know_either_is_named(

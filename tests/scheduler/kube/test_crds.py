@@ -19,6 +19,7 @@ BY_KIND = {each["spec"]["names"]["kind"]: each for each in crds.definitions().va
 # What each check of a type has become. One that is not here was forgotten in the cluster.
 CARRIED = {
     "Availability._after_from": "Availability: self.to > self.from",
+    "Site._both": "Site: has(self.latitude) == has(self.longitude)",
     "Topology._nested": "Topology: % self.nodesPerDomain[far - 1] == 0",
     "GpuPoolSpec._apart": "GpuPoolSpec: one.to <= other.from",
     "GpuPoolSpec._of_its_levels": "GpuPoolSpec: self.topologyLevels.size()",
