@@ -26,11 +26,12 @@ FLOPS_PER_PFLOP = 1e15
 
 
 class LineKind(StrEnum):
-    """What the GPUs of a line did."""
+    """What the GPUs of a line did, or what else was paid for."""
 
     WORK = "work"
     IDLE = "idle"  # paid for, and nothing ran
     STARTUP = "startup"  # rented, and not ready yet
+    EGRESS = "egress"  # no GPUs: a job's data brought to the pool
 
 
 class Key(StrEnum):
@@ -52,6 +53,7 @@ class Line:
     """One stretch of time on one pool, for one job or for nobody.
 
     Lines of kind idle and startup belong to the pool: their team, project, queue and job are empty.
+    A line of kind egress takes no time and holds no GPUs.
     """
 
     start: datetime
@@ -73,6 +75,11 @@ class Line:
     joules: float = 0.0
     grams_co2: float = 0.0
     useful_flops: float = 0.0
+
+    @property
+    def unused(self) -> bool:
+        """Whether it belongs to the pool: GPUs that are paid for and do no work."""
+        return self.kind in (LineKind.IDLE, LineKind.STARTUP)
 
     def __post_init__(self) -> None:
         if self.start.tzinfo is None or self.end.tzinfo is None:

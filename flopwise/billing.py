@@ -3,6 +3,9 @@
 Work is billed to its job at its own price. What is left of a whole-node bill is the pool's: the
 start-up of its nodes, and the hours in which GPUs of a rented node do nothing. The nodes of owned
 and reserved pools cost their annuity all the time: work carries its share, idleness the rest.
+
+Bringing a job's data to a pool is *moving* to the plan. It is money all the same: it has lines of
+its own, so the bill is the plan's money and that, and the report's *moving* is what is left.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ class Entry:
 
 
 def ledger(problem: Problem, plan: Plan) -> Ledger:
-    """The plan's bill: its money is ``plan.costs.money``, its full cost that and what is sunk.
+    """The plan's bill: ``plan.costs.money`` and what bringing data costs; in full with the sunk.
 
     Raises ValueError where the plan's stated money is not what its segments cost.
     """
@@ -49,7 +52,8 @@ def ledger(problem: Problem, plan: Plan) -> Ledger:
     billed = math.fsum(e.usd for e in entries)
     if not math.isclose(billed, plan.costs.money, rel_tol=1e-6, abs_tol=0.005):
         raise ValueError(f"the plan says ${plan.costs.money:,.2f}, its parts ${billed:,.2f}")
-    money = apportion(micros(plan.costs.money), [e.usd for e in entries])
+    entries += [_egress(problem, s) for s in plan.segments if s.egress_usd]
+    money = apportion(micros(plan.costs.money + _egress_usd(plan)), [e.usd for e in entries])
     sunk = apportion(micros(math.fsum(e.sunk_usd for e in entries)), [e.sunk_usd for e in entries])
     lines = (
         replace(entry.line, usd_micros=usd, full_usd_micros=usd + beside)
@@ -146,6 +150,19 @@ def _work(problem: Problem, pool: Pool, segment: Segment) -> Entry:
     )
 
 
+def _egress(problem: Problem, segment: Segment) -> Entry:
+    """The job's data brought to the segment's pool, paid at its start."""
+    job, pool = problem.job_by_name[segment.job], cost.mode_of(problem, segment).pool
+    at = segment.start * problem.grid.slot_seconds
+    line = _line(problem, problem.pool_by_name[pool], LineKind.EGRESS, at, at)
+    whose = replace(line, team=job.team, project=job.project, queue=job.queue, job=job.name)
+    return Entry(line=whose, usd=segment.egress_usd)
+
+
+def _egress_usd(plan: Plan) -> float:
+    return math.fsum(s.egress_usd for s in plan.segments)
+
+
 def _startup(problem: Problem, pool: Pool, bill: Rental) -> Entry:
     start, end = bill.launch_seconds, bill.launch_seconds + pool.startup_seconds
     line = _line(problem, pool, LineKind.STARTUP, start, end)
@@ -221,7 +238,7 @@ def outcome(problem: Problem, plan: Plan) -> Outcome:
     return Outcome(
         ledger=ledger(problem, plan),
         jobs=len({s.job for s in plan.segments}),
-        moving_usd=plan.costs.moving,
+        moving_usd=max(0.0, plan.costs.moving - _egress_usd(plan)),
         lateness_usd=plan.costs.lateness,
         left_out=tuple(
             LeftOut(

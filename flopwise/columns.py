@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 NONE = "-"
 NUMBERS = frozenset(  # headings of columns that end alike
     (
-        *("GPUS", "BUSY", "JOBS", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", "LATE", "HOURS"),
+        *("GPUS", "BUSY", "JOBS", "MONEY", "MOVING", "DATA", "LATENESS", "NOT RUNNING"),
+        *("TOTAL", "LATE", "HOURS"),
         *("COST", "CAPACITY", "PLAN COSTS", "OBJECTIVE", "CHANGE", "BOUND", "GAP"),
         *("WEIGHT", "FAIR", "PLAN", "SLOWEST FAIR", "SLOWEST PLAN"),
     )

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MOST_WAYS = 8  # of a plain table; -o wide has all
 MOST_CLOSED = 6
 HEAD = (
-    *("WAY", "POOL", "GPUS", "START", "END", "MONEY", "LATENESS", "CAPACITY", "TOTAL"),
-    *("PLAN COSTS", "FITS"),
+    *("WAY", "POOL", "GPUS", "START", "END", "MONEY", "DATA", "LATENESS"),
+    *("CAPACITY", "TOTAL", "PLAN COSTS", "FITS"),
 )
 
 
@@ -114,6 +114,7 @@ def _plain(grid: Grid, way: Way) -> dict[str, Any]:
         "start": grid.time(way.start).isoformat(),
         "end": grid.time(way.end).isoformat(),
         "costUsd": way.money_usd,
+        "egressUsd": way.egress_usd,
         "latenessUsd": way.lateness_usd,
         "capacityUsd": way.capacity_usd,
         "totalUsd": way.total_usd,
@@ -178,6 +179,7 @@ def _line(grid: Grid, name: str, way: Way, wide: bool) -> list[str]:
         timed(grid.time(way.start)),
         timed(grid.time(way.end)),
         dollars(way.money_usd),
+        dollars(way.egress_usd) if way.egress_usd else NONE,
         dollars(way.lateness_usd) if way.lateness_usd else NONE,
         dollars(way.capacity_usd) if way.capacity_usd else NONE,
         dollars(way.total_usd),

@@ -22,7 +22,7 @@ LEVELS = " ▁▂▃▄▅▆▇█"
 CENT = 0.01
 CSV_FIELDS = (
     *("job", "team", "pool", "gpus", "replicas", "nodes", "start", "end", "hours", "costUsd"),
-    *("flops", "layout", "reason", "message"),
+    *("flops", "layout", "reason", "message", "egressUsd"),
 )
 
 
@@ -90,7 +90,7 @@ def _row(problem: Problem, name: str, segments: Sequence[Segment]) -> Row:
         start=problem.grid.time(start),
         end=problem.grid.time(end),
         hours=sum(hours),
-        usd=sum(cost.segment_usd(problem, s) for s in segments),
+        usd=sum(cost.segment_usd(problem, s) + s.egress_usd for s in segments),
         layout=modes[0].layout,
         late_hours=late * problem.grid.slot_hours,
     )
@@ -114,21 +114,22 @@ def _totals(made: PlanFile) -> str:
     """The plan, what is proved and what others would pay, by the parts of the objective."""
     plan, other = made.plan, made.baseline
     proved = plan.status in (Status.OPTIMAL, Status.FEASIBLE)
-    lines = [["", "MONEY", "LATENESS", "NOT RUNNING", "TOTAL", ""]]
+    lines = [["", "MONEY", "MOVING", "LATENESS", "NOT RUNNING", "TOTAL", ""]]
     lines.append(["this plan", *_parts(plan), _proof(plan)])
     if proved:
-        lines.append(["proved minimum", NONE, NONE, NONE, dollars(plan.bound.usd), ""])
+        lines.append(["proved minimum", *[NONE] * 4, dollars(plan.bound.usd), ""])
     if other is not None:
         lines.append(["first come, first served", *_parts(other), _missed(made.problem, other)])
     if all(p.costs.objective == p.costs.money for p in (plan, other) if p):
-        lines = [[label, total, remark] for label, _, _, _, total, remark in lines]
+        lines = [[label, total, remark] for label, *_, total, remark in lines]
         lines[0][1] = "MONEY"
     return f"{table(without_empty(lines))}\n{_remarks(plan, other if proved else None)}"
 
 
 def _parts(plan: Plan) -> list[str]:
     costs = plan.costs
-    extra = [dollars(part) if part else NONE for part in (costs.lateness, costs.not_running)]
+    parts = (costs.moving, costs.lateness, costs.not_running)
+    extra = [dollars(part) if part else NONE for part in parts]
     return [dollars(costs.money), *extra, dollars(costs.objective)]
 
 
@@ -156,7 +157,7 @@ def _remarks(plan: Plan, other: Plan | None) -> str:
         lines.append(_saved(plan, other))
     if plan.useful_flops:
         lines.append(f"Costs ${plan.usd_per_pflop:.3g} per useful PFLOP.")
-    if plan.full_cost_usd - plan.costs.money > 0.005:
+    if plan.full_cost_usd - plan.costs.money - plan.costs.moving > 0.005:
         full = dollars(plan.full_cost_usd)
         lines.append(f"Owned and reserved pools count their energy; with all they cost: {full}.")
     return "".join(f"{line}\n" for line in lines)

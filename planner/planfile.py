@@ -116,6 +116,7 @@ def _segment(problem: Problem, segment: Segment) -> dict[str, Any]:
         "end": problem.grid.time(segment.end).isoformat(),
         "hours": cost.segment_hours(problem, segment),
         "costUsd": cost.segment_usd(problem, segment),
+        **({"egressUsd": segment.egress_usd} if segment.egress_usd else {}),
         "flops": cost.segment_flops(problem, segment),
         "layout": mode.layout,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from cost_models.ledger import MICROS_PER_USD, Key, Ledger, LineKind, total
+from cost_models.ledger import MICROS_PER_USD, Key, Ledger, total
 from cost_models.report import words
 from cost_models.report.look import (
     ACCENT,
@@ -68,7 +68,7 @@ def _parts(ledger: Ledger, key: Key, groups: Sequence[str]) -> dict[Part, list[t
 
 def idle(ledger: Ledger) -> Figure | None:
     """What GPUs that stood idle or started up cost, by pool: full cost, owned hardware included."""
-    unused = ledger.only(lambda line: line.kind is not LineKind.WORK)
+    unused = ledger.only(lambda line: line.unused)
     pools = {p: t for p, t in unused.by(Key.POOL).items() if t.full_usd_micros}
     if not pools:
         return None

@@ -57,8 +57,8 @@ def colours_of(ledger: Ledger) -> dict[Part, str]:
 
 
 def part_of(line: Line) -> Part:
-    """What a line counts as in a stack of colours."""
-    return line.kind, line.team
+    """What a line counts as in a stack of colours: a job's data as its work."""
+    return (line.kind if line.unused else LineKind.WORK), line.team
 
 
 def part_name(part: Part) -> str:

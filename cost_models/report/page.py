@@ -23,11 +23,12 @@ from cost_models.report.values import Report
 
 HOW = (
     "Money is what the decision changes: the rent of rented hardware (whole nodes from launch to"
-    " termination where they are billed so) and the energy of owned and reserved hardware. Full"
-    " cost adds what is paid already, whether it works or not: the annuity of owned nodes and the"
-    " commitment of reserved ones. Useful FLOPs are those that the models need, not those that the"
-    " hardware could do; 1 PFLOP is 10¹⁵ of them. The objective is money, moving, lateness and what"
-    " not running is said to cost; the proven least is a lower bound on it over all feasible plans."
+    " termination where they are billed so), the energy of owned and reserved hardware, and what"
+    " bringing data to a pool costs. Full cost adds what is paid already, whether it works or not:"
+    " the annuity of owned nodes and the commitment of reserved ones. Useful FLOPs are those that"
+    " the models need, not those that the hardware could do; 1 PFLOP is 10¹⁵ of them. The objective"
+    " is money, moving, lateness and what not running is said to cost; the proven least is a lower"
+    " bound on it over all feasible plans."
 )
 USE = "Mean GPUs over each hour, by team. Hatched: paid for and not at work. Dotted: all there are."
 IDLE = (

@@ -120,7 +120,7 @@ def idle(ledger: Ledger) -> Table:
     """GPU-hours paid for by pool: at work, idle, starting; and what the last two cost."""
     pools = sorted(ledger.by(Key.POOL))
     by_pool = {p: [line for line in ledger.lines if line.pool == p] for p in pools}
-    unused = {p: [x for x in by_pool[p] if x.kind is not LineKind.WORK] for p in pools}
+    unused = {p: [x for x in by_pool[p] if x.unused] for p in pools}
     sums = {p: total(unused[p]) for p in pools}
     usd = cents([sums[p].usd_micros for p in pools])
     full = cents([sums[p].full_usd_micros for p in pools])

@@ -14,7 +14,12 @@ MINUS = "\N{MINUS SIGN}"
 JOULES_PER_KWH = 3.6e6
 FCFS = "First-come-first-served"
 NOBODY = "Idle and start-up"  # what no job carries
-KINDS = {LineKind.WORK: "Work", LineKind.IDLE: "Idle", LineKind.STARTUP: "Start-up"}
+KINDS = {
+    LineKind.WORK: "Work",
+    LineKind.IDLE: "Idle",
+    LineKind.STARTUP: "Start-up",
+    LineKind.EGRESS: "Data brought",
+}
 
 
 def number(value: float, decimals: int = 0) -> str:
@@ -99,7 +104,7 @@ def group_of(key: Key) -> Callable[[Line], str]:
 
     def group(line: Line) -> str:
         name: str = getattr(line, key.value)
-        return named(key, name) if name or line.kind is LineKind.WORK else NOBODY
+        return NOBODY if line.unused and not name else named(key, name)
 
     return group
 
@@ -122,8 +127,8 @@ def pflop(total: Totals) -> str:
 
 
 def work_by(ledger: Ledger, key: Key) -> dict[str, Totals]:
-    """Totals of the work alone, by ``key``."""
-    return ledger.only(lambda line: line.kind is LineKind.WORK).by(key)
+    """Totals of the work alone, and of its data, by ``key``."""
+    return ledger.only(lambda line: not line.unused).by(key)
 
 
 def meaning(report: Report) -> str:
@@ -224,7 +229,7 @@ def use_title(ledger: Ledger) -> str:
 
 def idle_title(ledger: Ledger) -> str:
     """What idleness costs, and where most."""
-    idle = ledger.only(lambda line: line.kind is not LineKind.WORK)
+    idle = ledger.only(lambda line: line.unused)
     if not idle.lines:
         return "No GPU that is paid for stands idle"
     dearest = max(idle.by(Key.POOL).items(), key=lambda item: item[1].full_usd)

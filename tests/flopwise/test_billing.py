@@ -342,3 +342,31 @@ def test_runs_stand_beside_the_launch_that_they_carried_out() -> None:
     assert (run.job, run.pool, run.status) == ("a", "gpu", "succeeded")
     assert (run.planned_start, run.planned_end) == (hour(1), hour(3))
     assert (run.start, run.end) == (hour(1.1), hour(3.2))
+
+
+def test_data_brought_to_a_pool_have_a_line_and_are_money_on_the_bill() -> None:
+    # 2 h of eight GPUs at $4 a GPU-hour: $64; the data $12.50, paid as the job starts.
+    cloud = pool("cloud", Billing.GPU, (0, 10, 2, 32.0))
+    one = job("x", "cloud", gpus=8, usd=32.0, full=32.0, hours=2.0)
+    asked = problem((cloud,), replace(one, modes=(replace(one.modes[0], egress_usd=12.5),)))
+    made = plan(asked, replace(segment("x", 3, 5, work=2.0, node="cloud-0"), egress_usd=12.5))
+    assert (made.costs.money, made.costs.moving) == (64.0, 12.5)
+    found = billing.outcome(asked, made)
+    assert told(found.ledger) == [("egress", 3.0, 3.0, 0.0, 12.5), ("work", 3.0, 5.0, 8.0, 64.0)]
+    assert found.ledger.by(Key.TEAM)["nlp"].usd == 76.5
+    assert found.moving_usd == 0.0
+    assert found.objective_usd == made.costs.objective
+
+
+def test_data_brought_to_whole_nodes_are_beside_their_bill() -> None:
+    # A node of $32 an hour for 2 h, half of it idle: $64, and $5 of data that no node's bill holds.
+    rented = pool("cloud", Billing.NODE, (0, 10, 2, 32.0))
+    one = job("x", "cloud", gpus=4, usd=16.0, full=16.0, hours=2.0)
+    asked = problem((rented,), replace(one, modes=(replace(one.modes[0], egress_usd=5.0),)))
+    made = plan(asked, replace(segment("x", 0, 2, work=2.0, node="cloud-0"), egress_usd=5.0))
+    by_kind = billing.ledger(asked, made).by(Key.KIND)
+    assert {kind: sums.usd for kind, sums in by_kind.items()} == {
+        "work": 32.0,
+        "idle": 32.0,
+        "egress": 5.0,
+    }

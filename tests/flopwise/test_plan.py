@@ -445,3 +445,72 @@ def test_a_plan_that_costs_more_than_first_come_first_served_says_so() -> None:
     assert "Costs $8.00 (25.0 %) more than first come, first served" in text
     same = plan_text.as_text(replace(file, plan=made), wide=False)
     assert "Costs as much as first come, first served" in same
+
+
+ELSEWHERE = """
+apiVersion: flopwise.dev/v1alpha1
+kind: GpuPool
+metadata: {name: virginia}
+spec:
+  accelerator: h100
+  gpusPerNode: 8
+  nodes: 1
+  site: {provider: aws, region: us-east-1, jurisdiction: US}
+  price: {usdPerGpuHour: 4.0, billing: gpu}
+---
+apiVersion: flopwise.dev/v1alpha1
+kind: GpuPool
+metadata: {name: kansas}
+spec:
+  accelerator: h100
+  gpusPerNode: 8
+  nodes: 1
+  site: {provider: nebius, region: us-central1, jurisdiction: US}
+  price: {usdPerGpuHour: 2.0, billing: gpu}
+---
+apiVersion: flopwise.dev/v1alpha1
+kind: GpuJob
+metadata: {name: tune}
+spec:
+  placement: {near: aws/us-east-1, dataGib: %s, maxLatencyMs: %s}
+  task: {gpus: 8, hours: {h100: 4}}
+"""
+
+
+@pytest.mark.parametrize(("gib", "money", "moving"), [(500, 64.0, 45.0), (1000, 128.0, 0.0)])
+def test_data_are_moved_to_cheaper_gpus_where_that_pays(
+    flopwise: Command, tmp_path: Path, gib: int, money: float, moving: float
+) -> None:
+    # 32 GPU-hours are $128 in Virginia and $64 in Kansas; a GiB leaves AWS for $0.09.
+    path = tmp_path / "data.yaml"
+    path.write_text(ELSEWHERE % (gib, 0), encoding="utf-8")
+    ended = flopwise("plan", "-f", path, "-o", "json")
+    assert ended.code == 0
+    plan = json.loads(ended.out)
+    assert (plan["costUsd"], plan["movingUsd"]) == pytest.approx((money, moving))
+    (segment,) = plan["segments"]
+    assert segment.get("egressUsd", 0.0) == pytest.approx(moving)
+
+
+def test_what_moving_data_costs_is_shown_beside_the_money(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text(ELSEWHERE % (500, 0), encoding="utf-8")
+    lines = flopwise("plan", "-f", path).out.splitlines()
+    (head,) = (line.split() for line in lines if "MOVING" in line)
+    (this,) = (line.split() for line in lines if line.startswith("this plan"))
+    assert head == ["MONEY", "MOVING", "TOTAL"]
+    assert this[2:5] == ["$64.00", "$45.00", "$109.00"]
+    (job_line,) = (line.split() for line in lines if line.startswith("tune"))
+    assert job_line[-1] == "$109.00"
+
+
+def test_explain_says_that_a_pool_is_too_far(flopwise: Command, tmp_path: Path) -> None:
+    # Ashburn to Kansas City: 1,475 km, 2 x 1,475 / 199.86 x 1.4 + 2 = 22.7 ms.
+    path, plan = tmp_path / "data.yaml", tmp_path / "plan.json"
+    path.write_text(ELSEWHERE % (500, 20), encoding="utf-8")
+    assert flopwise("plan", "-f", path, "--out", plan).code == 0
+    out = flopwise("explain", "tune", "-f", plan).out
+    assert "kansas" in out
+    assert "about 23 ms from aws/us-east-1 and back, allowed: 20 ms" in out

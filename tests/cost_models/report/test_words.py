@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from cost_models.ledger import Key, Ledger
+from cost_models.ledger import Key, Ledger, LineKind
 from cost_models.report import LeftOut, Outcome, Report, words
 
 DAY = datetime(2026, 12, 1, tzinfo=UTC)
@@ -137,3 +137,18 @@ def test_lateness_counts_in_what_is_saved(sample: Report) -> None:
     assert saved == pytest.approx(money + 700.0)
     assert fraction == pytest.approx(saved / (sample.baseline.ledger.total.usd + 707.0))
     assert "less money and lateness than" in words.against(ours, theirs)
+
+
+def test_a_jobs_data_count_as_its_own_and_not_as_idle_gpus(sample: Report) -> None:
+    ledger = sample.plan.ledger
+    line = next(x for x in ledger.lines if x.team == "nlp")
+    brought = replace(
+        line, kind=LineKind.EGRESS, end=line.start, gpus=0.0, gpu_hours=0.0, useful_flops=0.0,
+        usd_micros=7_000_000, full_usd_micros=7_000_000, joules=0.0, grams_co2=0.0, nodes=(),
+    )  # fmt: skip
+    more = replace(ledger, lines=(*ledger.lines, brought))
+    before, after = (words.work_by(x, Key.TEAM)["nlp"] for x in (ledger, more))
+    assert after.usd_micros - before.usd_micros == 7_000_000
+    assert after.gpu_hours == before.gpu_hours
+    assert words.idle_title(more) == words.idle_title(ledger)
+    assert words.group_of(Key.JOB)(brought) == line.job
