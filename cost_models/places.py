@@ -18,20 +18,14 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
-
-from cost_models.tables import Country, Text, read_bundled, read_table
+from cost_models.tables import Country, Latitude, Longitude, Text, read_bundled, read_table
 
 EARTH_RADIUS_KM = 6371.0088  # mean (IUGG)
 LIGHT_KM_PER_MS = 299.792458
 FIBRE_KM_PER_MS = LIGHT_KM_PER_MS * 2 / 3  # refractive index 1.5
 ROUTE_FACTOR = 1.4  # length of cable over the great circle
 FLOOR_MS = 2.0  # equipment at both ends, and the way inside a region
-
-Latitude = Annotated[float, Field(ge=-90, le=90)]
-Longitude = Annotated[float, Field(ge=-180, le=180)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ T = TypeVar("T")
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]  # a fraction, never percent
+Latitude = Annotated[float, Field(ge=-90, le=90)]  # degrees, north above 0
+Longitude = Annotated[float, Field(ge=-180, le=180)]  # degrees, east above 0
 Count = Annotated[int, Field(ge=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
