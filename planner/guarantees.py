@@ -35,6 +35,7 @@ from planner.problem import (
     Problem,
     Queue,
     Work,
+    egress_usd,
     hours_for,
     replicas_for,
     work_left,
@@ -189,6 +190,7 @@ class _Ledger:
         problem, pool = self.problem, self.problem.pool_by_name[mode.pool]
         by_node = pool.billing is Billing.NODE  # on a node that others keep it may cost nothing
         usd = 0.0 if by_node and isinstance(job.need, Work) else hours * mode.usd_per_replica_hour
+        usd += egress_usd(problem, job, mode)
         pays = usd <= spendable_usd(problem, job) + 1e-6 and (
             job.required or usd < job.unplaced_usd
         )
