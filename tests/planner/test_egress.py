@@ -205,11 +205,13 @@ def test_moving_a_running_job_to_another_pool_costs_its_data_as_well() -> None:
 def test_a_plan_that_has_a_waiting_job_elsewhere_saves_less_by_what_its_data_cost() -> None:
     one = job("j", mode(NEAR, hours=2), away(mode(FAR, hours=2), 1.9))
     asked = problem((NEAR, FAR), (one,))
-    here, there = (solve(problem(asked.pools, (j,))) for j in (one, one))
+    there = solve(asked)
     here = solve(replace(asked, jobs=(replace(one, modes=(one.modes[0],)),)))
     (move,) = moved(here, there, asked)
-    # $6 here, $2 and $1.9 there.
-    assert (move.price_usd, move.saving_usd) == pytest.approx((0.0, 2.1))
+    # $6 here, of which a hundredth is the promise; $2 and $1.9 there.
+    assert (move.price_usd, move.saving_usd) == pytest.approx((0.06, 2.1))
+    (back,) = moved(there, here, asked)
+    assert (back.price_usd, back.saving_usd) == pytest.approx((0.039, -2.1))
 
 
 def test_explain_says_what_bringing_the_data_costs_on_each_way() -> None:

@@ -68,8 +68,7 @@ def every_node() -> list[tuple[str, dict[str, Any]]]:
 
 def test_the_chart_holds_the_definitions_that_the_types_make() -> None:
     wanted = {
-        name: crds.HEADING + plain_yaml(document)
-        for name, document in crds.definitions().items()
+        name: crds.HEADING + plain_yaml(document) for name, document in crds.definitions().items()
     }
     held = {path.name: path.read_text() for path in crds.CHART_CRDS.iterdir()}
     assert held == wanted, "run `python -m scheduler.kube.crds`"
