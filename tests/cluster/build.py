@@ -350,7 +350,7 @@ def _compile(
             if not line.startswith("go: downloading"):
                 progress.count(line.strip())
     if building.returncode != 0:
-        told = "".join(heard[-15:])
+        told = "".join([line for line in heard if " " in line][-15:])  # not a package's path alone
         raise CannotBuild(f"{out.name} does not build (`{' '.join(command)}` in {module}):\n{told}")
 
 

@@ -417,6 +417,18 @@ class Cluster:
 
         eventually(ready, f"{len(names)} nodes are ready", within_seconds=120, every_seconds=0.3)
 
+    def lose_node(self, name: str) -> None:
+        """Lets a KWOK node fail: it is heard of no more, and seconds later its pods are evicted.
+
+        Another node must be well: a controller that sees none takes itself for cut off, and waits.
+        """
+        path = f"/api/v1/nodes/{name}"
+        self.api.patch(path, {"metadata": {"annotations": {"kwok.x-k8s.io/node": None}}})
+        node = self.api.get(path)
+        for condition in node["status"]["conditions"]:
+            condition.update(status="Unknown", reason="NodeStatusUnknown")
+        self.api.patch(f"{path}/status", {"status": {"conditions": node["status"]["conditions"]}})
+
     def remove_nodes(self, names: Sequence[str]) -> None:
         """Deletes them; pods that were there are collected a while later."""
         for name in names:

@@ -76,6 +76,31 @@ def test_a_pod_fails_when_its_annotation_says(
     eventually(lambda: phase(wide, namespace, "bad") == "Failed", "the pod fails")
 
 
+def test_a_lost_node_is_tainted_and_its_pods_go(
+    wide: Cluster, namespace: str, nodes: AddNodes
+) -> None:
+    # The pod says that it bears a lost node for no second; the default would be five minutes.
+    names = nodes("l4", 2)
+    made = pod("one", 1)
+    unreachable = {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}
+    made["spec"]["tolerations"] = [
+        {**unreachable, "operator": "Exists", "tolerationSeconds": 0},
+    ]
+    made["spec"]["nodeName"] = names[0]
+    pods = f"/api/v1/namespaces/{namespace}/pods"
+    wide.api.post(pods, made)
+    eventually(lambda: phase(wide, namespace, "one") == "Running", "the pod runs")
+    wide.lose_node(names[0])
+
+    def is_going() -> bool:
+        found = wide.api.get(pods)["items"]
+        return all("deletionTimestamp" in one["metadata"] for one in found)
+
+    eventually(is_going, "the pod is evicted")
+    taints = {taint["key"] for taint in wide.api.get(f"/api/v1/nodes/{names[0]}")["spec"]["taints"]}
+    assert "node.kubernetes.io/unreachable" in taints
+
+
 def test_a_job_completes_through_the_job_controller(
     wide: Cluster, namespace: str, nodes: AddNodes
 ) -> None:
