@@ -12,6 +12,7 @@ Mark a test with ``@pytest.mark.cluster`` and take what it needs::
   account. Programs get ``wide.kubeconfig`` or ``wide.kubeconfig_of(account, namespace)``.
 - ``wide.processes["kube-apiserver"]`` can be paused, killed and started; ``wide.stop_api_server``
   and ``wide.restart_etcd`` wait until all is well again.
+- ``kinds`` is ``wide`` with our custom resources, as the chart has them.
 - ``wide.audit(user=...)`` yields what that user asked of the API server.
 - A pod runs until it is deleted, or ends after as long as its annotations say:
   ``tests.flopwise.dev/succeeds-after: 3s``, ``tests.flopwise.dev/fails-after: 3s``.
@@ -39,6 +40,7 @@ from typing import Protocol
 
 import pytest
 
+from scheduler.kube.crds import CHART_CRDS
 from tests.cluster import build, image
 from tests.cluster import deep as real
 from tests.cluster.cluster import WIDE, Cluster
@@ -117,6 +119,13 @@ def fresh_namespace(cluster: Cluster) -> Iterator[str]:
         yield name
     finally:
         cluster.remove_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def kinds(wide: Cluster) -> Cluster:
+    """The wide cluster with the custom resources of the chart."""
+    wide.install(*sorted(CHART_CRDS.glob("*.yaml")))
+    return wide
 
 
 @pytest.fixture
