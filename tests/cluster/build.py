@@ -37,9 +37,6 @@ COMPILERS = 2
 EVERY_SECONDS = 10  # a line of progress
 KEEP_DAYS = 30  # folders of former locks
 
-# Before a command: it is killed when the thread that started it ends, however that ends.
-DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-
 Say = Callable[[str], None]
 Ensure = Callable[..., None]
 """``ensure("kubernetes", "kwok")`` builds what is missing of those modules."""
@@ -333,7 +330,7 @@ def _compile(
     go: Path, module: Path, how: Module, out: Path, package: str, progress: _Progress
 ) -> None:
     command = [str(go), "build", "-v", *_flags(how), "-o", str(out), package]
-    started = [*DIES_WITH_US, "nice", "-n", "5", *command]
+    started = [*dying_with_us(), "nice", "-n", "5", *command]
     heard: list[str] = []
     with subprocess.Popen(
         started,
@@ -352,6 +349,16 @@ def _compile(
     if building.returncode != 0:
         told = "".join([line for line in heard if " " in line][-15:])  # not a package's path alone
         raise CannotBuild(f"{out.name} does not build (`{' '.join(command)}` in {module}):\n{told}")
+
+
+def dying_with_us() -> list[str]:
+    """What to put before a command, so that it is killed when the thread that starts it ends.
+
+    However that ends: the kernel sends the signal. Asked too late, it would not; so the command
+    does not start where we have ended before it could ask.
+    """
+    unless_late = 'test "$PPID" = "$0" && exec "$@"'
+    return ["setpriv", "--pdeathsig", "KILL", "--", "sh", "-c", unless_late, str(os.getpid())]
 
 
 def _copy(go: Path, module: Path, of: str, inside: str, to: Path) -> None:

@@ -8,6 +8,7 @@ They are made here, without a registry: Debian's packages by mmdebstrap, Ray and
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -63,9 +64,10 @@ def locked_for(name: str, lock: str) -> list[str]:
 
 def folder() -> Path:
     """Where the images are, or will be."""
-    digest = hashlib.sha256(Path(__file__).read_bytes() + build.key_of("node").encode())
-    digest.update("".join(locked_for("ray", LOCK.read_text())).encode())
-    return cache_folder() / "images" / digest.hexdigest()[:12]
+    how = [inspect.getsource(function) for function in (_install_ray, _debian, pack)]
+    what = [SUITE, PYTHON, *WHEELS, *PACKAGES, PAUSE, RAY, repr(ENVIRONMENT), build.key_of("node")]
+    text = "\n".join([*how, *what, *locked_for("ray", LOCK.read_text())])
+    return cache_folder() / "images" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def ensure(say: Say = to_standard_error) -> Path:
@@ -147,7 +149,7 @@ def _debian(layer: Path, packages: Path) -> None:
 def _run(scratch: Path, *command: str) -> None:
     """Runs a command that keeps its temporary files there, where they go whatever happens."""
     done = subprocess.run(
-        [*build.DIES_WITH_US, "nice", "-n", "5", *command],
+        [*build.dying_with_us(), "nice", "-n", "5", *command],
         env={**os.environ, "TMPDIR": str(scratch)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.cluster.build import DIES_WITH_US
+from tests.cluster.build import dying_with_us
 
 
 class Died(Exception):
@@ -40,7 +40,7 @@ class Process:
         assert not self.alive, f"{self.name} runs already"
         with self.log.open("ab") as log:
             self._running = subprocess.Popen(
-                [*DIES_WITH_US, *self.command],
+                [*dying_with_us(), *self.command],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
