@@ -1,4 +1,4 @@
-"""``flopwise catalog``: which accelerators, models and prices are known, and whether a file is."""
+"""``flopwise catalog``: what accelerators, models, prices and places are known; is a file right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-app = typer.Typer(help="Accelerators, models and prices.", no_args_is_help=True)
+app = typer.Typer(help="Accelerators, models, prices and places.", no_args_is_help=True)
 
 BAD_INPUT, NOT_FOUND = 2, 4  # exit codes
 
@@ -26,6 +26,8 @@ class Catalog(StrEnum):
     ACCELERATORS = "accelerators"
     MODELS = "models"
     PRICES = "prices"
+    PLACES = "places"
+    EGRESS = "egress"
 
 
 class Output(StrEnum):
@@ -62,6 +64,8 @@ SHORT = {
         "instance_type",
         "date",
     ),
+    Catalog.PLACES: ("provider", "region", "jurisdiction", "latitude", "longitude", "location"),
+    Catalog.EGRESS: ("provider", "way", "usd_per_gib", "date"),
 }
 
 
@@ -102,12 +106,18 @@ def check(
 def _rows(catalog: Catalog) -> list[Row]:
     from cost_models.accelerators import accelerators
     from cost_models.architectures import architectures
+    from cost_models.egress import egress_prices
+    from cost_models.places import regions
     from cost_models.prices import offerings
 
     if catalog is Catalog.ACCELERATORS:
         return [dataclasses.asdict(row) for row in accelerators().values()]
     if catalog is Catalog.MODELS:
         return [_model(row) for row in architectures().values()]
+    if catalog is Catalog.PLACES:
+        return [dataclasses.asdict(row) for row in regions().values()]
+    if catalog is Catalog.EGRESS:
+        return [dataclasses.asdict(row) for row in egress_prices().values()]
     rows = sorted(offerings(), key=lambda o: (o.accelerator, o.purchase, o.usd_per_gpu_hour))
     return [dataclasses.asdict(row) for row in rows]
 
@@ -144,12 +154,16 @@ def _read(file: Path) -> dict[Catalog, int]:
     """Rows of a user's file, read as the catalog that its columns look like."""
     from cost_models.accelerators import read_accelerators
     from cost_models.architectures import read_architectures
+    from cost_models.egress import read_egress_prices
+    from cost_models.places import read_regions
     from cost_models.prices import read_offerings
 
     readers: dict[Catalog, Callable[[Path], Sequence[Any]]] = {
         Catalog.ACCELERATORS: read_accelerators,
         Catalog.MODELS: read_architectures,
         Catalog.PRICES: read_offerings,
+        Catalog.PLACES: read_regions,
+        Catalog.EGRESS: read_egress_prices,
     }
     catalog = _kind(file)
     return {catalog: len(readers[catalog](file))}
@@ -159,12 +173,16 @@ def _kind(file: Path) -> Catalog:
     """The catalog that shares the most columns with the file's first line."""
     from cost_models.accelerators import Accelerator
     from cost_models.architectures import Architecture
+    from cost_models.egress import EgressPrice
+    from cost_models.places import Region
     from cost_models.prices import Offering
 
     types = {
         Catalog.ACCELERATORS: Accelerator,
         Catalog.MODELS: Architecture,
         Catalog.PRICES: Offering,
+        Catalog.PLACES: Region,
+        Catalog.EGRESS: EgressPrice,
     }
     try:
         with file.open(encoding="utf-8-sig", errors="replace") as lines:

@@ -102,7 +102,9 @@ class Near:
         provider = near.lower().partition("/")[0]
         ours = [name for name in known if name.startswith(f"{provider}/")]
         close = nearest(near, known) or ours or list(self.spots)
-        return f", allowed: PROVIDER/REGION or a pool, such as {', '.join(close[:MOST_NAMED])}"
+        such = ", ".join(close[:MOST_NAMED])
+        listed = "flopwise catalog list places"
+        return f"; allowed: a pool, or PROVIDER/REGION of `{listed}`, such as {such}"
 
 
 def _spot(name: str, site: Site, sites: Sequence[Site]) -> Spot:

@@ -20,6 +20,8 @@ CLI = CliRunner()
         ("accelerators", "h100-sxm5-80gb"),
         ("models", "llama-3.1-8b"),
         ("prices", "p5.48xlarge"),
+        ("places", "eu-central-1"),
+        ("egress", "cross_region"),
     ],
 )
 @pytest.mark.parametrize("output", ["table", "wide", "json", "csv"])

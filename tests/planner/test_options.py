@@ -591,7 +591,7 @@ def test_pools_of_one_place_pass_data_to_each_other_for_nothing(tmp_path: Path) 
     ("place", "said"),
     [
         ("atlantis", "found 'atlantis', which is no pool and no known region"),
-        ("aws/us-east-9", "PROVIDER/REGION or a pool, such as aws/us-east-2, aws/us-east-1"),
+        ("aws/us-east-9", "list places`, such as aws/us-east-2, aws/us-east-1"),
         ("us", "found 'us', which is several places; allowed: crusoe/us, lambda/us"),
     ],
 )
