@@ -73,6 +73,8 @@ def test_the_catalogs_that_ship_are_without_errors() -> None:
         "accelerators",
         "models",
         "prices",
+        "places",
+        "egress",
     ]
 
 
