@@ -114,16 +114,43 @@ def decide_case(live: Live, case: Case, now: int) -> Placed | Unplaced:
     return _cheapest(live, case, now, begin, may)
 
 
+def start_at(live: Live, case: Case, slot: int) -> Placed | Unplaced | None:
+    """The cheapest way to start the job in just that slot, or None where none fits. Books nothing.
+
+    `Unplaced` only where that is not worth it. Whether what the job waits for has ended by then is
+    left to the caller.
+    """
+    if max(slot, case.job.release) > min(slot, case.latest):
+        return None
+    may = fits(live.rows, *budgets_of(live, case.job), slot, slot, case.columns)
+    may[:, slot + 1 :] = False
+    found = _least(live, case, slot, may)
+    return found[1] if isinstance(found, tuple) else found
+
+
 def _cheapest(live: Live, case: Case, now: int, begin: int, may: Flags) -> Placed | Unplaced:
     """The least (way, start) of what ``may`` be for which there are nodes."""
+    found = _least(live, case, begin, may.copy())
+    if found is None:
+        return _crowded_out(live, case, now, begin)
+    if isinstance(found, Unplaced):
+        return found
+    w, placed = found
+    sooner = begin < placed.start
+    return _waiting(live, case, w, placed, now, begin, may) if sooner else placed
+
+
+def _least(
+    live: Live, case: Case, begin: int, asked: Flags
+) -> tuple[int, Placed] | Unplaced | None:
+    """The way and its place; or that it is not worth it; or None. Uses up what was ``asked``."""
     job, ways, columns, _ = case
     due = live.grid.slots if job.due is None else job.due
     late_usd = job.lateness_usd_per_hour * live.grid.slot_hours
-    asked = may.copy()
     while True:
         w, start, usd, reduced_usd = least(asked, live.dear, begin, due, late_usd, columns)
         if w < 0:
-            return _crowded_out(live, case, now, begin)
+            return None
         if reduced_usd >= job.unplaced_usd and not job.required:
             return _not_worth(job, ways[w], reduced_usd)
         spots = _spots(live, ways[w], start)
@@ -131,9 +158,7 @@ def _cheapest(live: Live, case: Case, now: int, begin: int, may: Flags) -> Place
         if segments and live.over_budget(job, segments):
             asked[w, start] = False  # a service does not spend the same in every slot
         elif segments:
-            placed = Placed(segments=segments, usd=usd, reduced_usd=reduced_usd)
-            sooner = begin < start
-            return _waiting(live, case, w, placed, now, begin, may) if sooner else placed
+            return w, Placed(segments=segments, usd=usd, reduced_usd=reduced_usd)
         else:
             asked[w, start : _next_start(ways[w], start + 1)] = False
 

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from planner.guarantees import with_guarantees
 from planner.manifests.schema import Preempts
 from planner.plan import Plan, Price, QueuePrice, Segment
 from planner.problem import (
@@ -80,7 +81,6 @@ class Cause(StrEnum):
     DELETED = "deleted"
     FAILED = "failed"
     FINISHED = "finished"
-    KEPT_BACK = "kept-back"  # what is free is kept for a queue that does not lend it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +148,11 @@ class QueueRules:
     within_queue: Preempts = Preempts.LOWER_PRIORITY
     reclaim: Preempts = Preempts.ANY
 
+    @property
+    def planned(self) -> Queue:
+        """The queue as the plan of the whole queue has it."""
+        return replace(self.queue, reclaims=self.reclaim is Preempts.ANY)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -173,6 +178,8 @@ class State:
     queue_prices: tuple[QueuePrice, ...] = ()
     prices_grid: Grid | None = None  # on which these were made; None: there was none yet
     settings: Settings = Settings()
+    refused: str = ""  # why the last change of the queues was not taken
+    slot_seen: datetime | None = None  # the slot that began then was looked at for what is due
     decision: int = 0  # counts up: the id of what was decided last
 
     @property
@@ -482,14 +489,15 @@ def _problem(state: State) -> Problem:
         jobs.append(replace(asked(one, now.grid, 0, done), after=after))
         if held is not None:
             running.append(held)
-    return Problem(
+    problem = Problem(
         grid=now.grid,
         pools=now.pools,
         nodes=now.nodes,
         jobs=tuple(jobs),
-        queues=tuple(rules.queue for rules in now.queues),
+        queues=tuple(rules.planned for rules in now.queues),
         running=tuple(running),
     )
+    return with_guarantees(problem)
 
 
 def _open(one: Tracked) -> bool:

@@ -10,7 +10,7 @@ import pytest
 
 from planner import cost
 from planner.check import violations
-from planner.fast import Placed, decide
+from planner.fast import Case, Placed, case_of, decide, start_at
 from planner.live import Live
 from planner.plan import Plan, Price, QueuePrice, Reason, Segment, Status, Unplaced
 from planner.problem import Billing, Demand, Excluded, Job, Pool, Problem, Queue
@@ -155,6 +155,23 @@ def test_room_in_pieces_that_no_node_has_is_not_room() -> None:
     answer = decide(found, job("spread", mode(ROW, replicas=2, spread=HOSTNAME)), 0)
     assert isinstance(answer, Placed)
     assert answer.start == 0
+
+
+def test_a_start_in_just_one_slot_is_there_or_not() -> None:
+    # One GPU is taken until 3; two hours fit from 3 on, and are not worth more than $2.
+    found = live(CHEAP)
+    booked(found, job("first", mode(CHEAP, hours=3)))
+    case = case_of(found, job("then", mode(CHEAP, hours=2)))
+    assert isinstance(case, Case)
+    assert start_at(found, case, 2) is None
+    placed = start_at(found, case, 4)
+    assert isinstance(placed, Placed)
+    assert (placed.start, placed.usd) == (4, 2.0)
+    assert start_at(found, case, 5) is None  # it would end at 7
+    cheap = case._replace(job=replace(case.job, unplaced_usd=1.9))
+    refused = start_at(found, cheap, 4)
+    assert isinstance(refused, Unplaced)
+    assert refused.reason is Reason.NOT_WORTH
 
 
 def test_a_node_that_goes_takes_its_jobs_with_it_and_they_find_another_place() -> None:
