@@ -278,7 +278,7 @@ def test_a_world_in_which_nothing_more_happens_comes_to_rest_and_nobody_takes_tu
         assert not any((victim, by) in pairs for by, victim in pairs), seed
         assert len(set(last)) == len(last), seed  # nobody stops another twice for nothing new
         evictions += len(pairs)
-    assert evictions > 10  # or the worlds were too quiet to say anything
+    assert evictions > 5  # or the worlds were too quiet to say anything
 
 
 @pytest.mark.parametrize("seed", range(3))
