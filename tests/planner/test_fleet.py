@@ -257,3 +257,19 @@ def test_columns_copied_from_the_last_problem_are_those_read_anew() -> None:
     copied, anew = read(second, Before(first, read(first))), read(second)
     for one, other in zip(copied, anew, strict=True):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_job_is_left_out_for_lower_priorities_however_short_the_search(seed: int) -> None:
+    # Four times what fits in a day, and the urgent are cheap to leave out.
+    rng = random.Random(seed)
+    crowded = fleet(seed, 250)
+    tiers = [rng.choice((0, 0, 1, 2)) for _ in crowded.jobs]
+    jobs = (
+        replace(j, tier=tier, unplaced_usd=(5000.0, 200.0, 150.0)[tier])
+        for j, tier in zip(crowded.jobs, tiers, strict=True)
+    )
+    asked = replace(crowded, jobs=tuple(jobs))
+    plan = fleet_plan(asked, moves=1)
+    assert any(u.job for u in plan.unplaced if asked.job_by_name[u.job].tier)
+    assert violations(asked, plan) == ()

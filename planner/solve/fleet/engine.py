@@ -109,6 +109,7 @@ def plan(
     if provable and improver.best is not None:
         proof = prove(c, ascent.prices, improver.best, clock)
         improver.best, improver.bound_usd = proof.best, max(proof.bound_usd, improver.bound_usd)
+    improver.uphold_tiers()
     known = {} if memory is None else memory.known
     return _Answer(problem, c, ascent, priced, clock, known).plan(improver)
 

@@ -194,6 +194,29 @@ class Improver:
         area = m["takes"].astype(float) * m["length"]
         return out[np.lexsort((-area, -c.jobs["penalty_usd"][out] // TIER_WEIGHT))]
 
+    def uphold_tiers(self) -> None:
+        """Put in whom only lower tiers keep out, and those behind, where there is room for them.
+
+        A search that ran out of time may have left such a job out.
+        """
+        c, best = self.columns, self.best
+        if best is None or not self._crowded_out(best.mode):
+            return
+        movable = next(iter(self._orders()))
+        mode, start = best.mode, best.start
+        for tier in self._tiers(movable)[:-1]:
+            out = tier[mode[tier] < 0]
+            lower = movable[self._weight(movable) < self._weight(tier)[0]]
+            above = mode.copy()
+            above[lower] = -1
+            state = restore(c, above, start, self.clock.limits.seed)
+            insert(c, state, self.priced, out)
+            if (state.mode[out] >= 0).any():
+                insert_wanted(c, state, mode[None], start[None], lower)
+                insert(c, state, self.priced, lower)
+                mode, start = state.mode.copy(), state.start.copy()
+        self.best = chosen(c, mode, start)
+
     # -- annealing ---------------------------------------------------------------------------------
 
     def improve(self) -> None:
