@@ -68,7 +68,7 @@ def whatif(
             "--change",
             metavar="CHANGE",
             help="A scenario: pool/NAME.nodes+=8; several changes are joined by commas. "
-            "Fields: pool nodes, price; queue limit.ACCELERATOR, budget; "
+            "Fields: pool nodes, price; queue limit.ACCELERATOR (or guaranteed, lendable), budget; "
             "job demand, deadline, due, unplaced.",
         ),
     ],

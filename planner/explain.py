@@ -25,10 +25,11 @@ import numpy.typing as npt
 
 from planner import cost, placement
 from planner.booking import Booking
+from planner.guarantees import in_words
 from planner.occupancy import Occupancy
 from planner.plan import Plan, Reason, Segment
 from planner.problem import Demand, Excluded, Job, Mode, Problem, hours_of
-from planner.reasons import queue_in_the_way
+from planner.reasons import of_cap, queue_in_the_way
 from planner.table import Option, build
 from planner.worth import Worth
 
@@ -127,7 +128,7 @@ def explain(problem: Problem, plan: Plan, name: str) -> Explanation:
     return Explanation(
         job=name,
         now=now,
-        why=_why(now, ways) if now else _why_out(plan, name),
+        why=_why(now, ways) + _right(problem, name) if now else _why_out(plan, name),
         ways=tuple(ways),
         binds=_distinct((*case.times(now), *_of_better(now, ways))),
         closed=case.closed(),
@@ -249,7 +250,10 @@ class _Case:
         if not self.occupancy.within_limits(option, way.start):
             at = replace(option, first=way.start, last=way.start)
             found = queue_in_the_way(self.occupancy, [at], way.start)
-            if found is None:  # several at once, or the job's own limit
+            if found is None:  # what is full beside it is in its way too
+                over = self.occupancy.caps_over(option, way.start)
+                found = next((of_cap(self.table.caps[i]) for i in over), None)
+            if found is None:  # the job's own limit
                 message = f"the limit of queue {self.job.queue} leaves no room for it"
                 return replace(way, binds=(_binding(Bind.QUEUE_LIMIT, self.job.queue, message),))
             kept = found.reason is Reason.KEPT_BACK
@@ -444,6 +448,12 @@ def _why(now: Way, ways: Sequence[Way]) -> str:
     if (cheaper.change_usd or 0.0) > CENT:
         return f"{less}, but the plan would cost ${cheaper.change_usd:,.2f} more with it there."
     return f"{less}: the search did not find that (the plan is not proved optimal)."
+
+
+def _right(problem: Problem, name: str) -> str:
+    """What is said of its guarantee, where one covers it."""
+    words = in_words(problem, problem.job_by_name[name])
+    return f" It is {words}." if words else ""
 
 
 def _why_out(plan: Plan, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,13 +125,8 @@ class Occupancy:
 
         With ``slots`` for a piece of it: its money is judged with the other pieces (`affordable`).
         """
-        milli = option.takes[0]
         runs = (Run(start=0, end=slots, replicas=option.peak),) if slots else option.runs
-        fits = all(
-            int(np.min(self.quota[i][start + run.start : start + run.end])) >= milli * run.replicas
-            for i in self.limits_of[option.index]
-            for run in runs
-        )
+        fits = next(self._caps_over(option, start, runs), None) is None
         if not fits or slots:
             return fits
         pool = self.table.problem.pools[option.pool]
@@ -140,6 +135,17 @@ class Occupancy:
             for i in self.budgets_of[option.index]
             for (first, last), left in self.budgets[i].left.items()
         )
+
+    def caps_over(self, option: Option, start: int) -> tuple[int, ...]:
+        """Which of the table's caps leave no room for ``option`` from ``start``."""
+        return tuple(self._caps_over(option, start, option.runs))
+
+    def _caps_over(self, option: Option, start: int, runs: Sequence[Run]) -> Iterator[int]:
+        milli = option.takes[0]
+        for i in self.limits_of[option.index]:
+            left = self.quota[i][start:]
+            if any(int(np.min(left[r.start : r.end])) < milli * r.replicas for r in runs):
+                yield i
 
     def affordable(self, booking: Booking) -> bool:
         """Whether the job's own limit and the budgets of its queues allow all of its pieces."""

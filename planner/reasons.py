@@ -146,10 +146,12 @@ def full(job: Job, pools: tuple[str, ...], holders: tuple[str, ...], proof: str)
 
 
 def guarantees_in_the_way(problem: Problem, job: Job, others: Sequence[Job]) -> str:
-    """What is said behind a reason: ``job`` is guaranteed room, or one of ``others`` there is."""
+    """What is said behind a reason: ``job`` is guaranteed room, or another queue's job there is."""
     if job.guarantee:
         return f", though it is {in_words(problem, job)}"
-    first = next((other for other in others if other.guarantee), None)
+    own = problem.queue_path(job.queue)
+    over = (o for o in others if o.guarantee and o.guarantee not in own and o.tier <= job.tier)
+    first = next(over, None)
     return f"; {first.name} is {in_words(problem, first)}" if first else ""
 
 
@@ -186,7 +188,8 @@ def keepers(cap: Cap) -> str:
     return f"queue {names} keeps" if len(cap.keepers) == 1 else f"queues {names} keep"
 
 
-def _of_cap(cap: Cap) -> QueueInTheWay:
+def of_cap(cap: Cap) -> QueueInTheWay:
+    """A cap that leaves no room."""
     if cap.keepers:
         words = f"{keepers(cap)} back {cap.accelerator} that it would need"
         return QueueInTheWay(reason=Reason.KEPT_BACK, names=cap.keepers, what=words)
@@ -204,11 +207,11 @@ def queue_in_the_way(
 ) -> QueueInTheWay | None:
     """The limit, budget or reserve without which an option would fit; of several, the first."""
     queues = occupancy.table.problem.queues
-    of_cap = [_of_cap(cap) for cap in occupancy.table.caps]
+    of_caps = [of_cap(cap) for cap in occupancy.table.caps]
     of_budget = [_of_budget(q.name) for q in queues if q.budget_usd_per_month is not None]
     for o in options:
         limits, purses = occupancy.limits_of[o.index], occupancy.budgets_of[o.index]
-        cases = [(of_cap[i], (_less(limits, i), purses)) for i in limits]
+        cases = [(of_caps[i], (_less(limits, i), purses)) for i in limits]
         cases += [(of_budget[i], (limits, _less(purses, i))) for i in purses]
         cases += [(what, ((), ())) for what, _ in cases[:1]]
         for what, kept in cases:

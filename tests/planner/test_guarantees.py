@@ -8,6 +8,7 @@ import pytest
 
 from planner.changes import apply, parse
 from planner.check import violations
+from planner.explain import explain
 from planner.guarantees import covered, with_guarantees
 from planner.plan import Reason
 from planner.problem import Demand, Job, Problem, Queue
@@ -136,6 +137,9 @@ def test_nobody_who_borrows_pushes_out_what_a_guarantee_covers() -> None:
     assert (left.job, left.reason) == ("guest", Reason.CAPACITY)
     assert left.message == (
         "a is full when it could run: mine; mine is within the guarantee of team: 1 a"
+    )
+    assert explain(made, plan, "mine").why == (
+        "No other way that it has costs it less. It is within the guarantee of team: 1 a."
     )
 
 
