@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.flopwise.command import Command, in_process
+
 CHART = Path(__file__).parent.parent / "charts" / "flopwise"
 TEMPLATES = sorted(path for path in (CHART / "templates").rglob("*.yaml"))
 # Kubernetes' own types: a chart that lists their fields is behind the next release.
@@ -22,6 +24,12 @@ OF_KUBERNETES = {
     *("topologySpreadConstraints", "imagePullSecrets"),
     *("networkPolicy.metricsFrom", "networkPolicy.extraEgress", "extraEnv"),
 }
+
+
+@pytest.fixture
+def flopwise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """The command line."""
+    return in_process(monkeypatch, capsys)
 
 
 def values() -> dict[str, Any]:
@@ -102,6 +110,16 @@ def test_no_template_says_the_namespace_of_what_lies_in_the_release(template: Pa
     # Helm says it. Only what lies in the watched namespaces has one of its own.
     own = re.findall(r"^metadata:\n(?:  .*\n)*?  namespace:", template.read_text(), re.MULTILINE)
     assert bool(own) == (template.stem == "rolebinding-workloads")
+
+
+def test_each_argument_is_an_option_of_the_operator(flopwise: Command) -> None:
+    told = flopwise("operator", "run", "--help")
+    if "No such command" in told.err:
+        pytest.skip("the command line has no operator yet")
+    text = (CHART / "templates" / "deployment.yaml").read_text()
+    options = set(re.findall(r"^ +- (--[a-z-]+)", text, re.MULTILINE))
+    assert len(options) == 7
+    assert options - set(re.findall(r"--[a-z-]+", told.out)) == set()
 
 
 def test_the_chart_is_of_the_packages_version() -> None:

@@ -23,6 +23,7 @@ from tests.cluster import build
 from tests.cluster.api import Api, Object, Refused, eventually
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import AddNodes, can_be_built
+from tests.cluster.rights import granted, refused, rights_of, used
 
 pytestmark = pytest.mark.cluster
 
@@ -82,17 +83,6 @@ def container(objects: list[Object]) -> dict[str, Any]:
     (found,) = the(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
     assert isinstance(found, dict)
     return found
-
-
-def granted(role: Object) -> dict[str, set[str]]:
-    """The verbs of each resource, the core group's by its name alone."""
-    verbs: dict[str, set[str]] = {}
-    for rule in role["rules"]:
-        for group in rule["apiGroups"]:
-            for resource in rule["resources"]:
-                path = f"{group}/{resource}" if group else resource
-                verbs.setdefault(path, set()).update(rule["verbs"])
-    return verbs
 
 
 # -- lint and values ----------------------------------------------------------------------------
@@ -264,9 +254,7 @@ def test_the_operator_has_no_right_but_those_it_uses(helm: Helm) -> None:
 def test_what_the_doctor_asks_for_is_what_the_chart_grants(helm: Helm) -> None:
     objects = rendered(helm)
     roles = (the(objects, "ClusterRole", name) for name in ("-cluster", "-workloads"))
-    rights = {
-        (path, verb) for role in roles for path, verbs in granted(role).items() for verb in verbs
-    }
+    rights = {right for role in roles for right in rights_of(granted(role))}
     asked = {(path_of_right(right), right.verb) for right in doctor.RIGHTS}
     assert asked - rights == set()
 
@@ -381,6 +369,33 @@ def test_it_is_installed_upgraded_and_uninstalled(
     ]
     assert left == []
     assert is_served(wide, "gpujobs")  # people's jobs outlive the operator
+
+
+def test_the_audit_log_tells_which_rights_were_used_and_which_were_missing(
+    on_cluster: Helm, kinds: Cluster, namespace: str
+) -> None:
+    done_well(on_cluster("install", RELEASE, CHART))
+    operator = kinds.api_as(FULL_NAME, namespace)
+    who, since = f"system:serviceaccount:{namespace}:{FULL_NAME}", kinds.audit_offset()
+    policies = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"
+    policy = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "ray"},
+        "spec": {"podSelector": {}},
+    }
+    operator.apply(f"{policies}/ray", policy)
+    operator.get("/api/v1/nodes")
+    with pytest.raises(Refused, match="403 Forbidden"):
+        operator.get(f"/api/v1/namespaces/{namespace}/secrets/token")
+
+    def events() -> list[Object]:
+        return list(kinds.audit(who, since))
+
+    eventually(lambda: len(events()) == 3, "the audit log has the three requests")
+    policy_of = "networking.k8s.io/networkpolicies"
+    assert used(events()) == {(policy_of, "patch"), (policy_of, "create"), ("nodes", "list")}
+    assert refused(events()) == {("secrets", "get")}
 
 
 OURS, RAY, RBAC = "flopwise.dev", "ray.io", "rbac.authorization.k8s.io"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from planner.manifests.status import (
 )
 from planner.manifests.text import documents
 from scheduler.kube.crds import FIXED_BY_LAUNCH
-from tests.cluster import build
 from tests.cluster.api import Object, Refused
 from tests.cluster.cluster import Cluster
 from tests.planner.manifests.test_schema import ALLOWED, POOL, REFUSED, TASK, TRAINING
@@ -466,13 +464,6 @@ def test_a_condition_without_a_reason_is_refused(make: Make, kinds: Cluster) -> 
         kinds.api.patch(f"{path_of(made)}/status", {"status": {"conditions": [bare]}})
 
 
-def kubectl(kinds: Cluster, *arguments: str) -> str:
-    command = [str(build.path_of("kubectl")), f"--kubeconfig={kinds.kubeconfig}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_kubectl_shows_where_a_job_is_and_why(make: Make, kinds: Cluster, namespace: str) -> None:
     made = make(job({"task": TASK, "queue": "research", "priority": 100}))
     status = GpuJobStatus(
@@ -497,11 +488,11 @@ def test_kubectl_shows_where_a_job_is_and_why(make: Make, kinds: Cluster, namesp
         launched=Launched(kind="RayJob", name="job-1", attempt=1),
     )
     report(kinds, made, status)
-    heading, row = kubectl(kinds, "-n", namespace, "get", "gjob").splitlines()
+    heading, row = kinds.kubectl("-n", namespace, "get", "gjob").splitlines()
     assert heading.split() == ["NAME", "QUEUE", "STATE", "POOL", "GPUS", "START", "REASON", "AGE"]
     shown = ["job", "research", "Running", "h100", "8", "2026-12-01T00:05:00Z", "Placed"]
     assert row.split()[:-1] == shown
-    wide = kubectl(kinds, "-n", namespace, "get", "gpujobs", "-o", "wide").splitlines()[1]
+    wide = kinds.kubectl("-n", namespace, "get", "gpujobs", "-o", "wide").splitlines()[1]
     assert "100" in wide.split()
     assert "12.5" in wide.split()
     assert "job-1" in wide.split()
@@ -512,7 +503,7 @@ def test_kubectl_finds_all_kinds_by_their_category(
 ) -> None:
     for of in (pool(POOL, "a-pool"), queue({}, "a-queue"), job({"task": TASK}, "a-job")):
         make(of)
-    names = kubectl(kinds, "-n", namespace, "get", "flopwise", "-o", "name").split()
+    names = kinds.kubectl("-n", namespace, "get", "flopwise", "-o", "name").split()
     assert {
         *("gpupool.flopwise.dev/a-pool", "gpuqueue.flopwise.dev/a-queue"),
         "gpujob.flopwise.dev/a-job",
@@ -520,7 +511,7 @@ def test_kubectl_finds_all_kinds_by_their_category(
 
 
 def test_kubectl_explains_a_field(kinds: Cluster) -> None:
-    told = kubectl(kinds, "explain", "gpujob.spec.task.hours")
+    told = kinds.kubectl("explain", "gpujob.spec.task.hours")
     assert "How long it runs as `replicas`, by accelerator" in told
 
 
@@ -528,5 +519,5 @@ def test_pools_and_queues_show_what_became_of_them(make: Make, kinds: Cluster) -
     ready = (condition("Ready", ConditionStatus.TRUE, "Counted"),)
     made = make(pool(POOL, "shown"))
     report(kinds, made, GpuPoolStatus(conditions=ready, nodes=2, gpus=16, free_gpus=3.5))
-    row = kubectl(kinds, "get", "gpool", "shown").splitlines()[1].split()
+    row = kinds.kubectl("get", "gpool", "shown").splitlines()[1].split()
     assert row[:-1] == ["shown", "l4", "2", "16", "3.5", "True"]
