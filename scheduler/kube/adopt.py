@@ -15,7 +15,7 @@ To run, it is pinned and released by one patch, which fails where somebody has c
 was read. What it said before stands in the annotation ``flopwise.dev/pinned``, so that it can be
 pinned anew after it was suspended. JobSets take no node affinity once they exist: on one node they
 are pinned by node selector; on several their pods come gated, and each is pinned as it comes
-(`pin_pod`).
+(`pin_pod`). Of a RayService the clusters that it has are `outdated` then, and have to be deleted.
 """
 
 from __future__ import annotations
@@ -474,6 +474,26 @@ def pin(raw: Raw, hostnames: Sequence[str], taints: Sequence[Taint] = (), *, job
 def suspend(raw: Raw) -> Raw:
     """The merge patch that stops a workload; where it was pinned stays until it is pinned anew."""
     return {"spec": _suspended(raw, value=True)}
+
+
+def outdated(raw: Raw, clusters: Sequence[Raw]) -> tuple[str, ...]:
+    """RayClusters of a RayService to delete once it was released or suspended.
+
+    KubeRay makes a service's cluster as the service says, and does not change whether one that is
+    there is suspended; deleted, it makes it anew.
+    """
+    wanted = is_suspended(raw)
+    return tuple(
+        sorted(
+            each["metadata"]["name"]
+            for each in clusters
+            if any(
+                owner.get("uid") == raw["metadata"].get("uid")
+                for owner in each["metadata"].get("ownerReferences") or ()
+            )
+            and bool(each["spec"].get("suspend")) != wanted
+        )
+    )
 
 
 def forget_start() -> Raw:

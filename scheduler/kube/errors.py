@@ -95,6 +95,8 @@ def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
     }
     if status == 429:
         return TooMany(message, retry_after_seconds=_patience(said, headers), **known)
+    if status == 500 and message.startswith(_NO_SUCH_FIELD):
+        return Invalid(message, **known)
     if status == 409 and reason == "AlreadyExists":
         return AlreadyExists(message, **known)
     if status >= 500:
@@ -102,6 +104,8 @@ def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
     return _BY_STATUS.get(status, KubeError)(message, **known)
 
 
+# How server-side apply says that a field is unknown: with the status of a failure of its own.
+_NO_SUCH_FIELD = "failed to create typed patch object"
 _BY_STATUS: Mapping[int, type[KubeError]] = {
     400: Invalid,
     401: Refused,

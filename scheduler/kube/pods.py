@@ -91,12 +91,21 @@ def resources(launch: Launch, gang: Gang) -> Raw:
     gpu, count = gang.gpu_request()
     requests = {gpu: str(count)}
     if gang.amounts.cpu_milli:
-        requests["cpu"] = f"{math.floor(gang.amounts.cpu_milli * share)}m"
+        requests["cpu"] = cpus(math.floor(gang.amounts.cpu_milli * share))
     limits = {gpu: str(count)}
     if gang.amounts.memory_bytes:
         memory = str(math.floor(gang.amounts.memory_bytes * share))
         requests["memory"] = limits["memory"] = memory
     return {"requests": requests, "limits": limits}
+
+
+def cpus(milli: int) -> str:
+    """Thousandths of a CPU as Kubernetes writes them itself: what it would rewrite is a change.
+
+    >>> cpus(16000), cpus(1500)
+    ('16', '1500m')
+    """
+    return f"{milli}m" if milli % 1000 else str(milli // 1000)
 
 
 def on_nodes(spec: Raw, gang: Gang) -> Raw:

@@ -71,6 +71,7 @@ def cluster_spec(launch: Launch, settings: Settings, *, by_environment: bool) ->
                 "minReplicas": gang.count,
                 "maxReplicas": gang.count,
                 "numOfHosts": 1,
+                "scaleStrategy": {},  # KubeRay adds it, and without it to apply again was a change
                 "rayStartParams": _worker_params(gang),
                 "template": _worker(launch, settings, gang, image, env),
             }
@@ -178,9 +179,8 @@ def submitter(launch: Launch, settings: Settings, *, by_environment: bool) -> Ra
 
 
 def runtime_env(launch: Launch) -> str:
-    """As YAML, of which JSON is a part; empty for none."""
-    stated = launch.job.spec.run.runtime_env
-    return json.dumps(stated, sort_keys=True) if stated else ""
+    """As YAML, of which JSON is a part."""
+    return json.dumps(launch.job.spec.run.runtime_env, sort_keys=True)
 
 
 # -- Serve -----------------------------------------------------------------------------------------

@@ -124,9 +124,9 @@ def stops_by_deletion(resource: Resource) -> bool:
     return resource is RAY_SERVICES
 
 
-def suspended(value: bool) -> Raw:
+def suspended(*, stop: bool) -> Raw:
     """The merge patch that stops a workload of ours, or lets it run."""
-    return {"spec": {"suspend": value}}
+    return {"spec": {"suspend": stop}}
 
 
 def _refuse(resource: Resource, can: Capabilities) -> None:
@@ -215,9 +215,10 @@ def _ray_job(
     launch: Launch, settings: Settings, can: Capabilities, cluster: Raw, closed: Auth
 ) -> Raw:
     deadline = launch.deadline_seconds
+    # No time to live, so that its GPUs are free at once: its log is the submitter's. What is empty
+    # is left out: KubeRay drops it where it writes the object, and to apply again was a change.
     spec: Raw = {
         "entrypoint": launch.job.spec.run.entrypoint,
-        "runtimeEnvYAML": ray_objects.runtime_env(launch),
         "metadata": {"flopwise-job": launch.job.metadata.name, "attempt": str(launch.attempt)},
         "submissionMode": "K8sJobMode",
         "submitterPodTemplate": ray_objects.submitter(
@@ -225,10 +226,11 @@ def _ray_job(
         ),
         "suspend": True,
         "shutdownAfterJobFinishes": True,  # KubeRay suspends no other
-        "ttlSecondsAfterFinished": 0,  # its GPUs are free at once; its log is the submitter's
         "backoffLimit": settings.back_off_limit,
         "rayClusterSpec": cluster,
     }
+    if launch.job.spec.run.runtime_env:
+        spec["runtimeEnvYAML"] = ray_objects.runtime_env(launch)
     if deadline is not None:
         spec["activeDeadlineSeconds"] = deadline
     if can.pre_running_deadline:

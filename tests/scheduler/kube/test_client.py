@@ -208,6 +208,13 @@ def test_each_refusal_has_its_type_and_the_server_s_words(
     assert len(server.asked) == 1  # nothing is tried again
 
 
+def test_a_field_that_apply_does_not_know_is_the_caller_s_fault(server: Server, kube: Kube) -> None:
+    message = "failed to create typed patch object (a/b; /v1, Kind=X): .y: field not declared"
+    server.answer = lambda *_: status(500, "", message)
+    with pytest.raises(errors.Invalid, match=r"\.y: field not declared"):
+        kube.apply(names.JOBS, named("b", namespace="a"))
+
+
 def test_what_is_no_json_is_an_error_and_not_a_crash(server: Server, kube: Kube) -> None:
     server.answer = lambda *_: (503, b"<html>upstream</html>")
     with pytest.raises(errors.ServerFailed, match="503"):
