@@ -274,6 +274,24 @@ def test_more_data_never_make_a_plan_cheaper(first: int) -> None:
     assert sum(found) >= 4
 
 
+def test_an_arrival_alone_costs_what_the_best_plan_does() -> None:
+    found = []
+    for seed in range(200):
+        world = with_data(random_problem(seed), seed, 1.0)
+        plain = {p.name for p in world.pools if p.billing is not Billing.NODE}
+        one = replace(world.jobs[0], after=(), mixes=(), required=False, guarantee="")
+        whole = (m for m in one.modes if m.pool in plain and m.amounts.gpu_milli % 1000 == 0)
+        one = replace(one, modes=tuple(m for m in whole if not m.amounts.mig))
+        alone = replace(world, jobs=(one,), running=())
+        truth = optimum(alone)
+        assert truth is not None
+        answer = decide(Live(replace(alone, jobs=())), one, 0)
+        usd = answer.usd if isinstance(answer, Placed) else one.unplaced_usd
+        assert usd == pytest.approx(truth.objective_usd), seed
+        found.append(isinstance(answer, Placed) and answer.segments[0].egress_usd > 0)
+    assert sum(found) >= 5
+
+
 @pytest.mark.parametrize("first", range(0, 100, 50))
 def test_the_fleet_method_is_never_below_the_optimum_nor_its_bound_above(first: int) -> None:
     gaps = []

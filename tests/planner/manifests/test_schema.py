@@ -19,6 +19,7 @@ from planner.manifests.schema import (
     InferenceSpec,
     PlacementSpec,
     RunSpec,
+    Site,
     TaskSpec,
     Topology,
     TrainingSpec,
@@ -139,6 +140,16 @@ REFUSED: dict[str, tuple[type[BaseModel], dict[str, Any], str]] = {
         PlacementSpec,
         {"maxLatencyMs": 20},
         "maxLatencyMs: found 20.0 without spec.placement.near, allowed: 0, or a region in near",
+    ),
+    "half a place": (
+        Site,
+        {"latitude": 48.86},
+        ": found one of latitude and longitude, allowed: both of latitude and longitude, or none",
+    ),
+    "a place off the Earth": (
+        Site,
+        {"latitude": 95.0, "longitude": 2.35},
+        "latitude: found 95.0, allowed: 90 or less",
     ),
     "a jurisdiction by its full name": (
         PlacementSpec,
