@@ -69,6 +69,7 @@ def _arrived(found: Pass, job: Tracked) -> None:
         if old.uid == job.uid:
             return
         found.forget(job.name)
+    job = found.desk.renumbered(job) if job.holds else job
     found.put(job)
     found.fresh.add(job.name)
     if job.holds and job.segments and job.segments[-1].end <= found.slot:

@@ -1,0 +1,389 @@
+"""What has to be done in a cluster for it to be as decided, and what its objects tell of the jobs.
+
+`diff(observed, state)` compares the workloads that are there with the state and gives actions,
+those that give room first. It is asked again and again: an action that was carried out is not asked
+for any more, one that was cut off is. So each action has to be safe to do twice:
+
+    Stop      tells a workload that it will be suspended, and suspends it when its time is up
+    Delete    removes the workload of one attempt, if it is that attempt's still
+    Launch    makes the workload of a job that has none, pinned to its nodes and suspended
+    Resume    pins a suspended workload to the nodes of a later attempt; it stays suspended
+    Release   lets the workload run, if it is still that attempt's
+    Report    writes the job's status
+
+A workload carries the number of its attempt and the `Record` of its launch, so whoever comes after
+us knows what was launched where. It is made before it may run: a launch is never done twice,
+however often we are killed.
+
+`learned(observed, state)` gives the events that the workloads tell of, and `recalled` a job as it
+was left by an operator that is no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from planner.plan import Placement, Segment
+from planner.problem import GPU_MILLI, Grid, Work, hours_for
+from scheduler.controller.state import (
+    ENDED,
+    Event,
+    JobFailed,
+    JobFinished,
+    JobStarted,
+    JobStopped,
+    Phase,
+    State,
+    Tracked,
+    Why,
+    gpus_of,
+    notice_seconds,
+    work_left,
+)
+
+
+class Being(StrEnum):
+    """How a workload is."""
+
+    HELD = "Held"  # suspended, and nothing of it runs
+    RELEASED = "Released"  # it may run, and was not seen to work yet
+    WORKING = "Working"
+    LEAVING = "Leaving"  # suspended or deleted, and something of it still runs
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+AWAKE = (Being.RELEASED, Being.WORKING)
+OVER = (Being.SUCCEEDED, Being.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What must outlive an operator: of a launch, and of the job before it."""
+
+    attempt: int = 0
+    failures: int = 0
+    work_done: float = 0.0
+    not_before: datetime | None = None
+    evicted_by: tuple[str, ...] = ()
+    mode: int = 0
+    nodes: tuple[tuple[str, int], ...] = ()  # replicas on each node
+    start: datetime | None = None  # of what the job holds
+    end: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What is told of a job to its owner."""
+
+    job: str
+    phase: Phase
+    why: Why
+    generation: int
+    expected_start: datetime | None = None
+    pool: str = ""
+    nodes: tuple[str, ...] = ()
+    gpus: float = 0.0
+    end: datetime | None = None
+    cost_usd: float = 0.0  # money of what it has left to do, where it is to do it
+    usd_per_pflop: float = 0.0
+    started: datetime | None = None
+    record: Record = Record()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The object in the cluster that does a job's work."""
+
+    job: str
+    being: Being
+    attempt: int = 0  # 0: not launched by us
+    record: Record = Record()
+    adopted: bool = False  # its owner made it: never made nor deleted by us
+    told: datetime | None = None  # when it was given notice
+    started: datetime | None = None
+    ended: datetime | None = None  # when nothing of it ran any more
+    saved: bool = False  # it saved a checkpoint as it stopped
+    message: str = ""
+    final: bool = False  # it failed for good
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What is in the cluster of jobs that we know, by the name of the job."""
+
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Suspend a workload in ``notice_seconds``; at 0, now. The first tells it, the second does."""
+
+    job: str
+    attempt: int
+    notice_seconds: float
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delete:
+    """Remove the workload of an attempt."""
+
+    job: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """Make the workload of a job, suspended."""
+
+    job: str
+    attempt: int
+    record: Record
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """Pin a suspended workload to other nodes, for another attempt."""
+
+    job: str
+    attempt: int
+    record: Record
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Let a workload run."""
+
+    job: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Write a job's status."""
+
+    job: str
+    status: Status
+
+
+Action = Stop | Delete | Launch | Resume | Release | Report
+ORDER = (Stop, Delete, Launch, Resume, Release, Report)
+
+
+def diff(observed: Observed, state: State) -> tuple[Action, ...]:
+    """What is to be done, in order: what gives room first, then by name; the same each time.
+
+    What a job has been through is written before the workload that tells of it is removed.
+    """
+    found: list[Action] = []
+    for name, one in state.jobs.items():
+        found += _workload_actions(observed.workloads.get(name), one, state)
+        status = status_of(one, state)
+        if observed.statuses.get(name) != status:
+            found.append(Report(job=name, status=status))
+    for name, workload in observed.workloads.items():
+        if name not in state.jobs and not workload.adopted and workload.attempt:
+            found.append(Delete(job=name, attempt=workload.attempt))
+    removed = {action.job for action in found if isinstance(action, Delete)}
+    return tuple(sorted(found, key=lambda action: _rank(action, removed)))
+
+
+def _rank(action: Action, removed: set[str]) -> tuple[int, str]:
+    if isinstance(action, Report) and action.job in removed:
+        return ORDER.index(Delete) * 2 - 1, action.job
+    return ORDER.index(type(action)) * 2, action.job
+
+
+def _workload_actions(workload: Workload | None, one: Tracked, state: State) -> Iterator[Action]:
+    if one.foreign:
+        return
+    if one.phase in (Phase.LAUNCHING, Phase.RUNNING):
+        yield from _to_run(workload, one, state)
+    elif workload is None:
+        return
+    elif one.phase is Phase.STOPPING:
+        yield from _to_stop(workload, one, state)
+    elif workload.being in AWAKE and workload.attempt:
+        yield Stop(job=one.name, attempt=workload.attempt, notice_seconds=0.0, why=one.why)
+    elif workload.being is Being.FAILED and one.phase not in ENDED and not workload.adopted:
+        yield Delete(job=one.name, attempt=workload.attempt)  # so that it can be tried again
+
+
+def _to_run(workload: Workload | None, one: Tracked, state: State) -> Iterator[Action]:
+    if workload is None:
+        if one.phase is Phase.LAUNCHING:
+            record = record_of(one, state.grid)
+            yield Launch(job=one.name, attempt=one.attempt, record=record, segments=one.segments)
+    elif workload.attempt < one.attempt:
+        yield from _next_attempt(workload, one, state)
+    elif workload.being is Being.HELD and one.phase is Phase.LAUNCHING:
+        yield Release(job=one.name, attempt=one.attempt)
+
+
+def _next_attempt(workload: Workload, one: Tracked, state: State) -> Iterator[Action]:
+    """The workload is of an attempt before."""
+    if workload.being is Being.HELD:
+        record = record_of(one, state.grid)
+        yield Resume(job=one.name, attempt=one.attempt, record=record, segments=one.segments)
+    elif workload.being in OVER and not workload.adopted:
+        yield Delete(job=one.name, attempt=workload.attempt)
+    elif workload.being in AWAKE and workload.attempt:
+        yield Stop(job=one.name, attempt=workload.attempt, notice_seconds=0.0, why=one.why)
+
+
+def _to_stop(workload: Workload, one: Tracked, state: State) -> Iterator[Action]:
+    if workload.being in AWAKE:
+        seconds = notice_seconds(one, state.settings)
+        if workload.told is None:
+            yield Stop(job=one.name, attempt=one.attempt, notice_seconds=seconds, why=one.why)
+        elif (state.now - workload.told).total_seconds() >= seconds:
+            yield Stop(job=one.name, attempt=one.attempt, notice_seconds=0.0, why=one.why)
+    elif one.deleted and not workload.adopted and workload.being is not Being.LEAVING:
+        yield Delete(job=one.name, attempt=workload.attempt)
+
+
+# -- what is told and remembered -------------------------------------------------------------------
+
+
+def status_of(one: Tracked, state: State) -> Status:
+    """What to tell of a job."""
+    mode = one.mode
+    cost_usd = flops = 0.0
+    if mode is not None and isinstance(one.job.need, Work):
+        left = work_left(one)
+        cost_usd = hours_for(left, mode) * mode.replicas * mode.usd_per_replica_hour
+        flops = left * mode.flops_per_work
+    return Status(
+        job=one.name,
+        phase=one.phase,
+        why=one.why,
+        generation=one.generation,
+        expected_start=state.expected_start(one.name),
+        pool="" if mode is None else mode.pool,
+        nodes=one.nodes,
+        gpus=gpus_of(one),
+        end=state.grid.time(one.segments[-1].end) if one.segments else None,
+        cost_usd=cost_usd,
+        usd_per_pflop=cost_usd / (flops / 1e15) if flops else 0.0,
+        started=one.started,
+        record=record_of(one, state.grid),
+    )
+
+
+def record_of(one: Tracked, grid: Grid) -> Record:
+    """What is to be remembered of a job."""
+    held = one.segments[0] if one.segments else None
+    return Record(
+        attempt=one.attempt,
+        failures=one.failures,
+        work_done=one.work_done,
+        not_before=one.not_before,
+        evicted_by=one.evicted_by,
+        mode=0 if held is None else held.mode,
+        nodes=() if held is None else tuple((p.node, p.replicas) for p in held.placement),
+        start=None if held is None else grid.time(held.start),
+        end=None if held is None else grid.time(held.end),
+    )
+
+
+def recalled(one: Tracked, status: Status | None, workload: Workload | None, grid: Grid) -> Tracked:
+    """The job of a manifest as it was left: by what was told of it, and by its workload.
+
+    A workload of a later attempt than was told of was launched after that: it is believed. What it
+    has done since is not looked at here, but by `learned`.
+    """
+    told = Record() if status is None else status.record
+    if workload is not None and workload.attempt > told.attempt:
+        return _remembered(one, workload.record, Phase.LAUNCHING, grid)
+    if status is None:
+        return one
+    phase = Phase.RUNNING if status.phase is Phase.STOPPING else status.phase
+    if phase is Phase.RESERVED:  # it is promised anew
+        phase = Phase.SUSPENDED if told.attempt else Phase.WAITING
+    found = _remembered(one, told, phase, grid)
+    return replace(found, why=status.why, started=status.started if found.holds else None)
+
+
+def _remembered(one: Tracked, record: Record, phase: Phase, grid: Grid) -> Tracked:
+    found = replace(
+        one,
+        phase=phase,
+        attempt=record.attempt,
+        failures=record.failures,
+        work_done=record.work_done,
+        not_before=record.not_before,
+        evicted_by=record.evicted_by,
+        segments=(),
+    )
+    if not found.holds or record.start is None or record.end is None:
+        return found
+    return replace(found, segments=(_held(one, record, grid),))
+
+
+def _held(one: Tracked, record: Record, grid: Grid) -> Segment:
+    """What a job holds, on the first GPUs of its nodes: which ones is for the node to say."""
+    assert record.start is not None
+    assert record.end is not None
+    amounts = one.job.modes[record.mode].amounts
+    start = grid.floor(record.start)
+    return Segment(
+        job=one.name,
+        mode=record.mode,
+        replicas=sum(replicas for _, replicas in record.nodes),
+        start=start,
+        end=max(start + 1, grid.ceil(record.end)),
+        work=one.job.need.amount if isinstance(one.job.need, Work) else 0.0,
+        placement=tuple(
+            Placement(node=node, replicas=replicas, devices=_devices(replicas, amounts.gpu_milli))
+            for node, replicas in record.nodes
+        ),
+    )
+
+
+def _devices(replicas: int, milli: int) -> tuple[int, ...]:
+    """Numbers of as many GPUs as replicas take: as few as hold their shares, or whole ones."""
+    if milli % GPU_MILLI:
+        each = GPU_MILLI // milli
+        return tuple(r // each for r in range(replicas))
+    return tuple(range(replicas * milli // GPU_MILLI))
+
+
+def learned(observed: Observed, state: State) -> tuple[Event, ...]:
+    """What the workloads tell of jobs that the state does not know yet, by name."""
+    found = []
+    for name, one in sorted(state.jobs.items()):
+        workload = observed.workloads.get(name)
+        if not one.holds:
+            continue
+        if workload is None:
+            if one.phase is not Phase.LAUNCHING:
+                found.append(_gone(one, state.now))
+        elif workload.attempt == one.attempt:
+            found += _told(workload, one, state.now)
+    return tuple(found)
+
+
+def _gone(one: Tracked, now: datetime) -> Event:
+    if one.phase is Phase.STOPPING:
+        return JobStopped(at=now, name=one.name)
+    return JobFailed(at=now, name=one.name, message="its workload is gone")
+
+
+def _told(workload: Workload, one: Tracked, now: datetime) -> Iterator[Event]:
+    """What a workload of the current attempt tells."""
+    when = workload.ended or now
+    if workload.started is not None and one.started is None:
+        yield JobStarted(at=workload.started, name=one.name)
+    if workload.being is Being.SUCCEEDED:
+        yield JobFinished(at=when, name=one.name)
+    elif workload.being is Being.FAILED:
+        yield JobFailed(at=when, name=one.name, message=workload.message, final=workload.final)
+    elif workload.being is Being.HELD and (one.phase is not Phase.LAUNCHING or workload.told):
+        yield JobStopped(at=when, name=one.name, saved=workload.saved)
