@@ -21,8 +21,10 @@ reclaim (``preemption.reclaim`` other than ``Any``) covers none: what it keeps b
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -62,10 +64,13 @@ def covered(problem: Problem) -> dict[str, str]:
         return {}
     ledger = _Ledger(problem, queues)
     by_depth = sorted(queues, key=lambda q: -len(problem.queue_path(q.name)))
-    order = _order(problem)
+    under: dict[str, list[Job]] = defaultdict(list)
+    for job in _order(problem):
+        for name in ledger.paths[job.queue]:
+            under[name].append(job)
     for queue in by_depth:
-        for job in order:
-            if job.name not in ledger.queue_of and queue.name in ledger.paths[job.queue]:
+        for job in under[queue.name]:
+            if job.name not in ledger.queue_of:
                 ledger.cover(job, queue)
     return ledger.queue_of
 
@@ -95,19 +100,21 @@ def _order(problem: Problem) -> list[Job]:
     return [jobs[j] for j in sorted(range(len(jobs)), key=lambda j: (-urgent[j], depth[j], j))]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Spot:
-    """A mode and a start; ``needs`` is what it takes of its accelerator (slots from the start)."""
+class _Ask(NamedTuple):
+    """A mode of a job, and what it asks of a guarantee; first those that could end first."""
 
+    soonest: int  # slot by which it ends, if there is room at once
+    area: int  # thousandths times slots
+    number: int
+    mode: Mode
     accelerator: str
-    start: int
-    end: int
-    needs: Millis
+    needs: Millis  # thousandths by slot from its start; of batch work the same in each
+    replicas: int
+    hours: float  # of all replicas
 
     @property
-    def key(self) -> tuple[int, int]:
-        """The first to end, and of those the smallest."""
-        return self.end, int(self.needs.sum())
+    def first(self) -> int:
+        return self.soonest - self.needs.size
 
 
 @dataclass(slots=True)
@@ -119,9 +126,10 @@ class _Ledger:
     queue_of: dict[str, str] = field(default_factory=dict)  # by job, the queue that covers it
     ends: dict[str, int] = field(default_factory=dict)  # of covered jobs
     free: dict[Key, Millis] = field(default_factory=dict)
-    paths: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    paths: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each queue
     places: dict[str, Places] = field(default_factory=dict)
     room: dict[tuple[object, ...], int] = field(default_factory=dict)
+    spendable: dict[str, float] = field(default_factory=dict)  # by job, USD
 
     def __post_init__(self) -> None:
         problem, have = self.problem, usable(self.problem)
@@ -130,43 +138,46 @@ class _Ledger:
                 if accelerator in have:
                     free = np.minimum(have[accelerator], gpus * GPU_MILLI)
                     self.free[queue.name, accelerator] = free
-        self.paths = {job.queue: problem.queue_path(job.queue) for job in problem.jobs}
+        names = {job.queue for job in problem.jobs} | {queue.name for queue in problem.queues}
+        self.paths = {name: problem.queue_path(name) for name in names}
         for pool in problem.pools:
             nodes = [n for n in problem.nodes_of(pool.name) if not n.cordoned]
             self.places[pool.name] = Places(pool, nodes)
 
     def cover(self, job: Job, queue: Queue) -> None:
-        """Put ``job`` on what is left to ``queue``, if there is room."""
+        """Put ``job`` on what is left to ``queue`` where it ends first, if there is room."""
         if any(name not in self.queue_of for name in job.after):
             return
-        spots = [spot for mode in job.modes for spot in self._spots(job, mode, queue)]
-        if not spots:
+        best: tuple[int, int, _Ask] | None = None  # (end, area, ask)
+        for ask in sorted(self._asks(job, queue), key=lambda a: a[:3]):
+            if best is not None and ask.soonest > best[0]:
+                break
+            end = self._end(job, queue, ask)
+            if end is not None and (best is None or (end, ask.area) < best[:2]):
+                best = end, ask.area, ask
+        if best is None:
             return
-        spot = min(spots, key=lambda s: s.key)
-        self.queue_of[job.name], self.ends[job.name] = queue.name, spot.end
-        for key in self._keys(queue, spot.accelerator):
-            self.free[key][spot.start : spot.end] -= spot.needs
+        end, _, ask = best
+        self.queue_of[job.name], self.ends[job.name] = queue.name, end
+        for free in self._free(queue, ask.accelerator):
+            free[end - ask.needs.size : end] -= ask.needs
 
-    def _keys(self, queue: Queue, accelerator: str) -> list[Key]:
-        """What the queue and those above it are guaranteed of an accelerator."""
-        path = self.problem.queue_path(queue.name)
-        return [(name, accelerator) for name in path if (name, accelerator) in self.free]
+    def _free(self, queue: Queue, accelerator: str) -> list[Millis]:
+        """What the queue and those above it are guaranteed of an accelerator yet."""
+        path = self.paths[queue.name]
+        return [self.free[name, accelerator] for name in path if (name, accelerator) in self.free]
 
-    def _spots(self, job: Job, mode: Mode, queue: Queue) -> Iterator[_Spot]:
-        """Where the mode ends first, if it may run and has room."""
-        accelerator = self.problem.pool_by_name[mode.pool].accelerator
-        if (queue.name, accelerator) not in self.free or mode.work_per_replica_hour <= 0:
-            return
-        first, needs, replicas, hours = self._asked(job, mode)
-        last = min(job.deadline, self.problem.grid.slots) - needs.size
-        if not needs.size or last < first or not self._may(job, mode, replicas, needs, hours):
-            return
-        keys = self._keys(queue, accelerator)
-        free = np.min([self.free[key] for key in keys], axis=0)
-        start = first if isinstance(job.need, Demand) else _first_start(free, needs, first, last)
-        if start <= last and bool(np.all(free[start : start + needs.size] >= needs)):
-            end = start + needs.size
-            yield _Spot(accelerator=accelerator, start=start, end=end, needs=needs)
+    def _asks(self, job: Job, queue: Queue) -> Iterator[_Ask]:
+        """The modes on accelerators that are guaranteed, with time enough."""
+        end = min(job.deadline, self.problem.grid.slots)
+        for number, mode in enumerate(job.modes):
+            accelerator = self.problem.pool_by_name[mode.pool].accelerator
+            if (queue.name, accelerator) not in self.free or mode.work_per_replica_hour <= 0:
+                continue
+            first, needs, replicas, hours = self._asked(job, mode)
+            if needs.size and first + needs.size <= end:
+                area, soonest = int(needs.sum()), first + needs.size
+                yield _Ask(soonest, area, number, mode, accelerator, needs, replicas, hours)
 
     def _asked(self, job: Job, mode: Mode) -> tuple[int, Millis, int, float]:
         """(first slot, thousandths of GPUs by slot, most replicas, replica-hours)."""
@@ -180,10 +191,24 @@ class _Ledger:
             return job.release, replicas * each, int(max(replicas, default=0)), hours
         runs = job.name in problem.running_by_job
         hours = hours_for(work_left(problem, job, kept=True), mode)
-        slots = grid.slots_for(min(hours, grid.slots * grid.slot_hours * 2))
+        slots = min(grid.slots_for(min(hours, 1e9)), grid.slots + 1)  # one more never fits
         first = max([job.release, ready_slot(problem, pool), *(self.ends[b] for b in job.after)])
         needs = np.full(slots, mode.replicas * each, dtype=np.int64)
         return 0 if runs else first, needs, mode.replicas, hours * mode.replicas
+
+    def _end(self, job: Job, queue: Queue, ask: _Ask) -> int | None:
+        """When the job could end first on what is left to the queue; None: it may not, or never."""
+        if not self._may(job, ask.mode, ask.replicas, ask.needs, ask.hours):
+            return None
+        frees = self._free(queue, ask.accelerator)
+        free = frees[0] if len(frees) == 1 else np.min(frees, axis=0)
+        if bool((free[ask.first : ask.soonest] >= ask.needs).all()):
+            return ask.soonest
+        if isinstance(job.need, Demand):
+            return None
+        last = min(job.deadline, self.problem.grid.slots) - ask.needs.size
+        start = _first_start(free, ask.needs, ask.first, last)
+        return start + ask.needs.size if start <= last else None
 
     def _may(self, job: Job, mode: Mode, replicas: int, needs: Millis, hours: float) -> bool:
         """Whether the gang fits its empty pool and its limits, and pays."""
@@ -191,9 +216,7 @@ class _Ledger:
         by_node = pool.billing is Billing.NODE  # on a node that others keep it may cost nothing
         usd = 0.0 if by_node and isinstance(job.need, Work) else hours * mode.usd_per_replica_hour
         usd += egress_usd(problem, job, mode)
-        pays = usd <= spendable_usd(problem, job) + 1e-6 and (
-            job.required or usd < job.unplaced_usd
-        )
+        pays = (job.required or usd < job.unplaced_usd) and usd <= self._spendable(job) + 1e-6
         within = int(needs.max()) <= GPU_MILLI * quota(problem, job, pool)
         inside = mode.together if mode.together_required else ""
         key = (mode.pool, mode.amounts, mode.spread, inside, job.preemptible)
@@ -201,6 +224,11 @@ class _Ledger:
             on_node, in_pool = self.places[mode.pool].room(job, mode)
             self.room[key] = in_pool if on_node else -1
         return pays and within and self.room[key] >= replicas
+
+    def _spendable(self, job: Job) -> float:
+        if job.name not in self.spendable:
+            self.spendable[job.name] = spendable_usd(self.problem, job)
+        return self.spendable[job.name]
 
 
 def _first_start(free: Millis, needs: Millis, first: int, last: int) -> int:
