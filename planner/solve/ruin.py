@@ -4,6 +4,9 @@ The large neighbourhood search of G. Schrimpf, J. Schneider, H. Stamm-Wilbrandt 
 *Record Breaking Optimization Results Using the Ruin and Recreate Principle*, Journal of
 Computational Physics 159 (2000), with G. Dueck's record-to-record travel: a step may lose as long
 as the plan stays within a shrinking distance of the best one.
+
+Jobs that wait for one another are taken out together and put back in their order: a plan could
+otherwise never make room for one of them. Chains of more than `MOST_OUT` jobs stay where they are.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from planner.booking import Booking, own_usd, usd_of
 from planner.occupancy import Occupancy
 from planner.solve import build
 from planner.solve.build import Bookings
-from planner.table import Table
+from planner.table import Table, order_by_dependency
 
 MOST_OUT = 16  # jobs taken out at once
 DEVIATION = 0.001  # of the plan's cost: how far above the best one the first steps may go
@@ -34,6 +37,7 @@ class Ruin:
     placed: Bookings
     rng: random.Random
     occupancy: Occupancy = field(init=False)
+    group: list[tuple[int, ...]] = field(init=False)  # by job: who goes out with it, in their order
     movable: list[int] = field(init=False)
     nothing: npt.NDArray[np.float64] = field(init=False)  # zeros, one an option
 
@@ -41,8 +45,9 @@ class Ruin:
         self.occupancy = Occupancy(self.table)
         for booking in self.placed.values():
             self.occupancy.take(booking)
-        linked = build.linked(self.table)
-        self.movable = [j for j, ours in enumerate(self.table.of_job) if ours and j not in linked]
+        of_job = self.table.of_job
+        self.group = [tuple(k for k in each if of_job[k]) for each in groups(self.table.after)]
+        self.movable = [j for j, ours in enumerate(of_job) if ours and len(self.group[j]) <= MOST_OUT]
         self.nothing = np.zeros(len(self.table.options))
 
     def step(self, threshold: float) -> float:
@@ -83,7 +88,11 @@ class Ruin:
             for j in self.rng.choices(self.movable, k=4 * size)
             if j not in self.placed or self.table.options[self.placed[j].option].pool in pools
         ]
-        return list(dict.fromkeys([seed, *near[:size]]))
+        out: dict[int, None] = {}
+        for j in (seed, *near[:size]):
+            if len(out) + len(self.group[j]) <= MOST_OUT + 1:
+                out |= dict.fromkeys(self.group[j])
+        return list(out)
 
     def _recreate(self, out: list[int]) -> None:
         orders: list[Callable[[int], float]] = [
@@ -95,13 +104,25 @@ class Ruin:
         key = self.rng.choice(orders)
         jobs = self.table.problem.jobs
         ranked = sorted(out, key=lambda j: (-jobs[j].rank, key(j) * self.rng.uniform(0.7, 1.0)))
-        for j in ranked:
+        for j in self._in_order(ranked):
             booking = build.best_booking(
                 self.table, self.occupancy, self.placed, j, None, self.nothing
             )
             if booking is not None:
                 self.occupancy.take(booking)
                 self.placed[j] = booking
+
+    def _in_order(self, ranked: list[int]) -> list[int]:
+        """The same with each job behind what it waits for, which comes as early as it does."""
+        if all(len(self.group[j]) == 1 for j in ranked):
+            return ranked
+        found: dict[int, None] = {}
+        for j in ranked:
+            need = {j}
+            for k in reversed(self.group[j]):
+                need |= set(self.table.after[k]) if k in need else set()
+            found |= dict.fromkeys(k for k in self.group[j] if k in need)
+        return list(found)
 
     def _size(self, j: int) -> float:
         o = self.table.options[self.table.of_job[j][0]]
@@ -123,6 +144,25 @@ class Ruin:
             booking = self.placed[j]
             total += self.table.late_usd(j, booking.end(self.table)) + own_usd(self.table, booking)
         return total + build.bills_usd(self.table, self.placed.values(), pools)
+
+
+def groups(after: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
+    """By job: all that are joined with it by waiting for one another, each behind what it awaits.
+
+    >>> groups(((), (0,), ()))
+    [(0, 1), (0, 1), (2,)]
+    """
+    if not any(after):
+        return [(j,) for j in range(len(after))]
+    members = [[j] for j in range(len(after))]
+    for j, befores in enumerate(after):
+        for b in befores:
+            if members[b] is not members[j]:
+                members[j] += members[b]
+                for k in members[b]:
+                    members[k] = members[j]
+    rank = {j: n for n, j in enumerate(order_by_dependency(after))}
+    return [tuple(sorted(each, key=rank.__getitem__)) for each in members]
 
 
 def improve(
