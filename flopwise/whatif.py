@@ -108,7 +108,7 @@ def whatif(
         problem, base = _base(files, asked)
         changed = [] if first_order else [apply(problem, s) for s in scenarios]
         todo = changed if base else [problem, *changed]
-        plans = _solved(todo, Limits(seconds=seconds, gap=gap, seed=seed), ray)
+        plans = _solved(todo, Limits(seconds=seconds, gap=gap, seed=seed), ray, base)
         base, *plans = [base, *plans] if base else plans
         found = outcomes(problem, base, scenarios, plans)
     except ChangeError as error:
@@ -131,7 +131,9 @@ def _base(files: list[str], horizon: Horizon) -> tuple[Problem, Plan | None]:
     return question(files, horizon), None
 
 
-def _solved(problems: Sequence[Problem], limits: Limits, ray: Ray | None) -> list[Plan]:
+def _solved(
+    problems: Sequence[Problem], limits: Limits, ray: Ray | None, known: Plan | None
+) -> list[Plan]:
     """A plan for each problem; fewer where Ctrl-C stopped it."""
     from planner.scenarios import ScenarioError, solve_here, solve_on
     from planner.solve.clock import Stop
@@ -140,11 +142,13 @@ def _solved(problems: Sequence[Problem], limits: Limits, ray: Ray | None) -> lis
         return []
     if ray is not None:
         try:
-            return solve_on(ray, problems, limits)
+            return solve_on(ray, problems, limits, known)
         except ScenarioError as error:
             raise Fail(str(error), FAILED) from None
     stop, progress = Stop(), Progress(limits.seconds * len(problems))
-    return watched(lambda: list(solve_here(problems, limits, progress.hear, stop)), stop, progress)
+    return watched(
+        lambda: list(solve_here(problems, limits, progress.hear, stop, known)), stop, progress
+    )
 
 
 # -- for scripts -----------------------------------------------------------------------------------

@@ -49,20 +49,33 @@ class Ray:
 
 
 def solve_here(
-    problems: Sequence[Problem], limits: Limits, listen: Callable[[Step], None], stop: Stop
+    problems: Sequence[Problem],
+    limits: Limits,
+    listen: Callable[[Step], None],
+    stop: Stop,
+    known: Plan | None = None,
 ) -> Iterator[Plan]:
-    """The plans, one after the other, until ``stop``; the first is always there."""
+    """The plans, one after the other, until ``stop``; the first is always there.
+
+    ``known`` is a plan of a problem near them, from which each search starts.
+    """
     from planner.solve.pick import solve
 
     for number, problem in enumerate(problems):
         if number and stop.asked:
             return
-        yield solve(problem, limits, listen, stop)
+        yield solve(problem, limits, listen, stop, known=known)
 
 
-def solve_on(ray: Ray, problems: Sequence[Problem], limits: Limits) -> list[Plan]:
-    """The plans, found side by side. Raises `ScenarioError`, `planner.table.Unsupported`."""
-    tasks = [json.dumps({"problem": encode(p), "limits": encode(limits)}) for p in problems]
+def solve_on(
+    ray: Ray, problems: Sequence[Problem], limits: Limits, known: Plan | None = None
+) -> list[Plan]:
+    """The plans, found side by side, from ``known`` as `solve_here` has it.
+
+    Raises `ScenarioError`, `planner.table.Unsupported`.
+    """
+    shared = {"limits": encode(limits), "known": None if known is None else encode(known)}
+    tasks = [json.dumps({"problem": encode(p), **shared}) for p in problems]
     with connected(ray, most=len(tasks)) as library:
         seconds = _patience(limits.seconds, len(tasks), library.cluster_resources().get("CPU", 1.0))
         solve = library.remote(num_cpus=1, max_retries=1)(_solve)
@@ -153,8 +166,11 @@ def _solve(task: str) -> str:
     from planner.table import Unsupported
 
     asked = json.loads(task)
+    known = decode(Plan, asked["known"]) if asked.get("known") else None
     try:
-        plan = solve(decode(Problem, asked["problem"]), decode(Limits, asked["limits"]))
+        plan = solve(
+            decode(Problem, asked["problem"]), decode(Limits, asked["limits"]), known=known
+        )
     except Unsupported as error:
         return json.dumps({"unsupported": str(error)})
     return json.dumps({"plan": encode(plan)})

@@ -11,13 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from planner import cost, placement
-from planner.booking import Booking, chain, own_usd, usd_of
+from planner.booking import Booking, chain, done_by, own_usd, usd_of
 from planner.occupancy import Occupancy
 from planner.plan import Costs
 from planner.problem import Billing
 from planner.table import Option, Table, order_by_dependency
 
 Bookings = dict[int, Booking]  # by job
+
+MOST_PIECES = 6  # of a job that is put in where others leave it room
+WORTH = 4.0  # times what saving and restoring take: a shorter piece does too little
 
 
 def construct(
@@ -298,6 +301,69 @@ def best_booking(
         if best is None or usd < best[0]:
             best = (usd, booking)
     return best[1] if best is not None else None
+
+
+def best_in_pieces(table: Table, occupancy: Occupancy, placed: Bookings, j: int) -> Booking | None:
+    """Where job ``j`` runs if it stops while others hold what it needs, or None where it cannot.
+
+    In one mode, from as early as it can; of its modes, the one in which it then costs least.
+    """
+    if not table.problem.jobs[j].may_stop or any(b not in placed for b in table.after[j]):
+        return None
+    ready = max((placed[b].end(table) for b in table.after[j]), default=0)
+    made = (_in_pieces(table, occupancy, table.options[i], ready) for i in table.of_job[j])
+    return min(
+        (booking for booking in made if booking is not None),
+        key=lambda booking: usd_of(table, booking),
+        default=None,
+    )
+
+
+def _in_pieces(table: Table, occupancy: Occupancy, option: Option, ready: int) -> Booking | None:
+    """``option`` in the stretches that have room, one after the other until its work is done."""
+    if option.pool in occupancy.devices or option.held:
+        return None
+    stop = table.problem.jobs[option.job].interruption
+    seconds = WORTH * (stop.save_seconds + stop.restart_seconds)
+    least = 1 + int(seconds / table.problem.grid.slot_seconds)
+    pieces: list[Booking] = []
+    edges = [int(t) for t in occupancy.edges[option.pool] if t < option.until]
+    for at in sorted({max(option.anew, ready), *edges}):
+        behind = max(option.anew, ready, pieces[-1].until(table) if pieces else 0)
+        if at < behind or len(pieces) == MOST_PIECES:
+            continue
+        piece = _longest(occupancy, option, at)
+        if piece is None or piece.slots < least or _goes_on(table, pieces, piece):
+            continue
+        pieces.append(piece)
+        if (whole := done_by(table, option.job, pieces)) is not None:
+            return whole if occupancy.affordable(whole) else None
+    return None
+
+
+def _goes_on(table: Table, pieces: Sequence[Booking], piece: Booking) -> bool:
+    """Whether ``piece`` would be no piece of its own: it follows at once on the same nodes."""
+    last = pieces[-1] if pieces else None
+    return last is not None and (last.until(table), last.counts) == (piece.start, piece.counts)
+
+
+def _longest(occupancy: Occupancy, option: Option, at: int) -> Booking | None:
+    """The longest piece of ``option`` from ``at`` on nodes that have room throughout."""
+    edges = occupancy.edges[option.pool]
+    ends = [int(t) for t in edges[edges.searchsorted(at, side="right") :] if t < option.until]
+    found: Booking | None = None
+    ends.append(option.until)
+    low, high = 0, len(ends)
+    while low < high:  # room from ``at`` to an end is room to any end before it
+        middle = low if found is None else (low + high) // 2
+        slots = ends[middle] - at
+        counts = placement.nodes(occupancy, option, at, ends[middle]) if slots > 0 else None
+        if counts is not None and occupancy.within_limits(option, at, slots):
+            found = Booking(option=option.index, start=at, counts=(counts,), slots=slots)
+            low = middle + 1
+        else:
+            high = middle
+    return found
 
 
 def evaluate(table: Table, bookings: Mapping[int, Booking]) -> Costs:

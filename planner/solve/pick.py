@@ -10,6 +10,7 @@ Either way the answer is rounded to what it is, its cost computed anew, and re-p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -19,7 +20,7 @@ from planner.plan import Bound, Plan, Reason, Status, Unplaced
 from planner.problem import Problem
 from planner.reasons import why_not
 from planner.scenarios import Ray
-from planner.solve import build, exact, ranging, search
+from planner.solve import build, exact, ranging, search, warm
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.exact import Found
 from planner.solve.fleet import engine, spread
@@ -42,10 +43,13 @@ def solve(
     listen: Callable[[Step], None] | None = None,
     stop: Stop | None = None,
     ray: Ray | None = None,
+    known: Plan | None = None,
 ) -> Plan:
     """The cheapest plan found within ``limits``, or until ``stop``, with what is proved of it.
 
-    With ``ray`` the jobs of a fleet are priced on its workers: same bound, same plan.
+    With ``ray`` the jobs of a fleet are priced on its workers: same bound, same plan. ``known`` is
+    a plan of a question near this one: what is too large for CP-SAT as a whole and is not a fleet
+    is searched from what of it holds here.
 
     Raises `planner.table.Unsupported` for what cannot be planned yet, and
     `planner.scenarios.ScenarioError` where the workers of ``ray`` do not start.
@@ -57,7 +61,7 @@ def solve(
             return _checked(problem, engine.solve(problem, clock, make))
     table = tabulate(problem)
     impossible = [j for i, j in enumerate(problem.jobs) if j.required and not table.of_job[i]]
-    plan = None if impossible else _attempt(table, clock)
+    plan = None if impossible else _attempt(table, clock, known)
     if plan is None or plan.status is Status.INFEASIBLE:
         plan = _without_requirements(problem, clock)
     return _checked(problem, plan)
@@ -107,7 +111,7 @@ def _checked(problem: Problem, plan: Plan) -> Plan:
     return plan
 
 
-def _attempt(table: Table, clock: Clock) -> Plan:
+def _attempt(table: Table, clock: Clock, known: Plan | None = None) -> Plan:
     master = Master(table, clock.stop)
     relaxed = master.relax(seconds=clock.left)
     relaxed = ranging.ranged(master, relaxed, seconds=RANGING_SHARE * clock.left)
@@ -115,6 +119,8 @@ def _attempt(table: Table, clock: Clock) -> Plan:
     if found is not None and (found.optimal or found.infeasible):
         method, bound = "CP-SAT", Bound(usd=found.bound_usd, method="CP-SAT")
     else:
+        if found is None and known is not None:
+            found = Found(bookings=warm.bookings(table, known), bound_usd=-math.inf)
         found = search.search(table, clock, relaxed, master, found)
         method = "relaxation, packing, CP-SAT"
         bound = Bound(

@@ -47,7 +47,9 @@ class Ruin:
             self.occupancy.take(booking)
         of_job = self.table.of_job
         self.group = [tuple(k for k in each if of_job[k]) for each in groups(self.table.after)]
-        self.movable = [j for j, ours in enumerate(of_job) if ours and len(self.group[j]) <= MOST_OUT]
+        self.movable = [
+            j for j, ours in enumerate(of_job) if ours and len(self.group[j]) <= MOST_OUT
+        ]
         self.nothing = np.zeros(len(self.table.options))
 
     def step(self, threshold: float) -> float:
@@ -105,12 +107,25 @@ class Ruin:
         jobs = self.table.problem.jobs
         ranked = sorted(out, key=lambda j: (-jobs[j].rank, key(j) * self.rng.uniform(0.7, 1.0)))
         for j in self._in_order(ranked):
-            booking = build.best_booking(
-                self.table, self.occupancy, self.placed, j, None, self.nothing
-            )
+            booking = self._put(j)
             if booking is not None:
                 self.occupancy.take(booking)
                 self.placed[j] = booking
+
+    def _put(self, j: int) -> Booking | None:
+        """Where job ``j`` costs least; in pieces where it fits no other way, or others wait for it.
+
+        Then now and again: a piece less of its time stopped may be the room that they need.
+        """
+        whole = build.best_booking(self.table, self.occupancy, self.placed, j, None, self.nothing)
+        if not self.table.problem.jobs[j].may_stop:
+            return whole
+        if whole is not None and (len(self.group[j]) == 1 or self.rng.random() < 0.5):
+            return whole
+        pieces = build.best_in_pieces(self.table, self.occupancy, self.placed, j)
+        if pieces is None or (whole and whole.end(self.table) <= pieces.end(self.table)):
+            return whole
+        return pieces
 
     def _in_order(self, ranked: list[int]) -> list[int]:
         """The same with each job behind what it waits for, which comes as early as it does."""

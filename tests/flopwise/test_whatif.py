@@ -95,9 +95,9 @@ def test_on_ray_the_base_is_a_task_too(
 ) -> None:
     asked: list[tuple[Ray, int]] = []
 
-    def on_ray(ray: Ray, problems: list[Problem], limits: Limits) -> list[Plan]:
+    def on_ray(ray: Ray, problems: list[Problem], limits: Limits, known: Plan | None) -> list[Plan]:
         asked.append((ray, len(problems)))
-        return [solve(p, limits) for p in problems]
+        return [solve(p, limits, known=known) for p in problems]
 
     monkeypatch.setattr("planner.scenarios.solve_on", on_ray)
     change = ("--change", "pool/h100.nodes+=1")

@@ -6,8 +6,9 @@ import random
 from itertools import count
 
 from planner.booking import Booking
-from planner.problem import Job
-from planner.solve import ruin
+from planner.occupancy import Occupancy
+from planner.problem import Interruption, Job
+from planner.solve import build, ruin
 from planner.solve.build import Bookings
 from planner.table import Table
 from planner.table import build as tabulate
@@ -51,9 +52,53 @@ def test_jobs_that_wait_for_one_another_make_room_for_who_is_left_out() -> None:
 
 def test_who_waits_is_put_in_though_what_it_waits_for_stands_in_its_way() -> None:
     # ``first`` in the last slots leaves ``then`` none behind it: only together do they fit.
-    table = asked(job("first", mode(ONE, hours=3)), job("then", mode(ONE, hours=3), after=("first",)))
+    table = asked(
+        job("first", mode(ONE, hours=3)), job("then", mode(ONE, hours=3), after=("first",))
+    )
     best = improved(table, 3, -1)
     assert {j: b.start for j, b in best.items()} == {0: 0, 1: 3}
+
+
+def test_a_job_stops_for_another_where_who_waits_for_it_would_else_not_fit() -> None:
+    # ``noon`` can only run in slot 2. In one piece ``long`` fits from 3 to 6 alone, and ``then``
+    # not behind it; from 0 to 2 and from 3 to 4 it does as much, and leaves 4 to 6.
+    table = asked(
+        job("long", mode(ONE, hours=3), interruption=Interruption(checkpoint_seconds=600)),
+        job("then", mode(ONE, hours=2), after=("long",)),
+        job("noon", mode(ONE, hours=1), slots=3, release=2),
+    )
+    best = improved(table, 3, -1, 2)
+    assert [(p.start, p.until(table)) for p in best[0].pieces()] == [(0, 2), (3, 4)]
+    assert (best[1].start, best[2].start) == (4, 2)
+
+
+def in_pieces(hours: float, *, saves: Interruption) -> list[tuple[int, int]] | None:
+    """Where a job of so many hours runs beside one that holds slot 2."""
+    table = asked(
+        job("x", mode(ONE, hours=hours), interruption=saves),
+        job("noon", mode(ONE, hours=1), slots=3, release=2),
+    )
+    occupancy = Occupancy(table)
+    occupancy.take(Booking(option=1, start=2, counts=((1,),)))
+    made = build.best_in_pieces(table, occupancy, {}, 0)
+    return None if made is None else [(p.start, p.until(table)) for p in made.pieces()]
+
+
+def test_pieces_are_longer_by_what_is_saved_and_restored() -> None:
+    # 0.1 h to save: 1.9 h are done by slot 2. 0.1 h to restore and the other 1.1 h: two slots.
+    saves = Interruption(checkpoint_seconds=600, save_seconds=360, restart_seconds=360)
+    assert in_pieces(3, saves=saves) == [(0, 2), (3, 5)]
+
+
+def test_a_piece_that_would_do_too_little_beside_its_save_and_restart_is_not_begun() -> None:
+    # 4 x (0.3 + 0.3) h are more than the two slots before noon: all 3 h behind it, in one piece.
+    saves = Interruption(checkpoint_seconds=600, save_seconds=1080, restart_seconds=1080)
+    assert in_pieces(3, saves=saves) == [(3, 6)]
+
+
+def test_who_may_not_stop_or_has_too_little_time_has_no_pieces() -> None:
+    assert in_pieces(3, saves=Interruption()) is None
+    assert in_pieces(5.5, saves=Interruption(checkpoint_seconds=600)) is None  # 5 h are free
 
 
 def test_a_chain_too_long_to_be_taken_out_at_once_stays_where_it_is() -> None:

@@ -29,6 +29,7 @@ from planner.solve.fleet.state import (
 
 DRAWN = 4  # jobs, of which the one furthest from its best goes
 STARTS = 3  # drawn for each mode
+CROWD = 400  # jobs from which any start is as good as one beside another job
 MOST_OUT = 7  # jobs that one move takes out
 TRIES, HITS = 40, 3  # draws for someone in the way, and who of them are looked at
 
@@ -113,11 +114,37 @@ def _draw_spot(
         if m["profile"] < 0 and m["usd"] + m["takes"] * p.best[m["pair"], m["first"]] > most + heat:
             continue
         for _ in range(STARTS):
-            s = m["first"] + draw(st.random, m["last"] - m["first"] + 1)
+            s = _draw_start(c, st, i)
             cost = usd_at(c, j, i, s) + paid(c, p, i, s) + heat * fraction(st.random)
             if cost < least and not (i == st.mode[j] and s == st.start[j]):
                 which, when, least = i, s, cost
     return which, when
+
+
+@lean
+def _draw_start(c: Columns, st: State, i: int) -> int:
+    """A start of mode ``i``: any, or in a small fleet one that leaves no gap beside another job.
+
+    Few jobs have to stand flush to fill a pool, and of all starts few are.
+    """
+    m = c.modes[i]
+    first, last, r = m["first"], m["last"], c.rows[m["cls"], 0]
+    if c.jobs.size >= CROWD or st.members[r] == 0 or draw(st.random, 2) == 0:
+        return int(first + draw(st.random, last - first + 1))
+    other = st.member[r, draw(st.random, st.members[r])]
+    begin, length = st.start[other], c.modes[st.mode[other]]["length"]
+    way = draw(st.random, 8)
+    if way < 4:
+        s = begin + length  # behind it
+    elif way < 6:
+        s = begin - m["length"]  # before it
+    elif way < 7:
+        s = begin  # beside it, from its start
+    else:
+        s = begin + length - m["length"]  # beside it, until its end
+    if first <= s <= last:
+        return int(s)
+    return int(first) if draw(st.random, 2) == 0 else int(last)
 
 
 @lean
