@@ -33,8 +33,8 @@ def starts(of: Problem, plan: Plan) -> dict[str, tuple[str, int]]:
     }
 
 
-def both(name: str, hours: float, **fields: object) -> Job:
-    return job(name, mode(TWO, hours=hours), mode(DEAR, hours=hours), **fields)
+def both(name: str, hours: float, *after: str) -> Job:
+    return job(name, mode(TWO, hours=hours), mode(DEAR, hours=hours), after=after)
 
 
 def held(of: Problem, **at: tuple[int, int]) -> Plan:
@@ -64,7 +64,7 @@ def test_who_loses_a_node_to_a_larger_one_goes_where_it_costs_least() -> None:
 
 def test_who_waits_for_one_that_lost_its_place_is_put_behind_it_anew() -> None:
     # ``first`` is moved from 0 to 3, behind ``large``; ``then`` at 2 would come before its end.
-    of = (both("large", 3), both("first", 2), both("then", 1, after=("first",)))
+    of = (both("large", 3), both("first", 2), both("then", 1, "first"))
     plan = held(asked(*of), large=(0, 0), first=(0, 0), then=(0, 2))
     found = starts(asked(*of, nodes=1), plan)
     assert found["large"] == ("a", 0)
