@@ -108,9 +108,9 @@ class Cluster:
         self._run("kube-scheduler", self._scheduler())
         self._run("kwok", self._kwok())
         self.start_late()
-        self._wait(self._has_default_account, "the controller-manager makes service accounts")
         self.install(*sorted(build.share_of("kuberay", "crds").glob("*.yaml")))
         self._run("ray-operator", self._ray_operator())
+        self._wait(self._has_default_account, "the controller-manager makes service accounts")
 
     def start_early(self) -> None:
         """What starts beside the API server: nothing here."""

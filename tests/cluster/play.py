@@ -35,48 +35,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (up, hold):
         command.add_argument("kind", choices=sorted(KINDS))
         command.add_argument("--nodes", type=int, default=24, help="GPU nodes (24)")
-    commands.add_parser("down", help="take it down")
+    down = commands.add_parser("down", help="take it down")
+    for command in (up, hold, down):
+        default = cache_folder() / "play"
+        command.add_argument("--at", type=Path, default=default, help="where its kubeconfig lies")
     asked = parser.parse_args(arguments)
+    asked.at.mkdir(parents=True, exist_ok=True)
     try:
         if asked.command == "up":
-            return _up(asked.kind, asked.nodes)
-        return _hold(asked.kind, asked.nodes) if asked.command == "hold" else _down()
+            return _up(asked.at, asked.kind, asked.nodes)
+        if asked.command == "hold":
+            return _hold(asked.at, asked.kind, asked.nodes)
+        return _down(asked.at)
     except CannotBuild as why:
         to_standard_error(f"error: {why}")
         return 1
 
 
-def _place() -> Path:
-    place = cache_folder() / "play"
-    place.mkdir(parents=True, exist_ok=True)
-    return place
-
-
-def _holder() -> int:
+def _holder(at: Path) -> int:
     """The process id of who holds a cluster; 0 where nobody does."""
-    with (_place() / "lock").open("a+") as lock:
+    with (at / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return int((_place() / "pid").read_text())
+            return int((at / "pid").read_text())
     return 0
 
 
-def _up(kind: str, nodes: int) -> int:
-    if _holder():
+def _up(at: Path, kind: str, nodes: int) -> int:
+    if _holder(at):
         to_standard_error("error: a cluster is up already: scripts/cluster down")
         return 1
     _prepare(kind)
-    ready = _place() / "kubeconfig"
+    ready = at / "kubeconfig"
     ready.unlink(missing_ok=True)
-    with (_place() / "log").open("w") as log:
-        command = [sys.executable, "-m", __spec__.name, "hold", kind, f"--nodes={nodes}"]
+    with (at / "log").open("w") as log:
+        command = [
+            sys.executable,
+            "-m",
+            __spec__.name,
+            "hold",
+            kind,
+            f"--nodes={nodes}",
+            f"--at={at}",
+        ]
         holder = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     while not ready.exists():
         if holder.poll() is not None:
-            to_standard_error((_place() / "log").read_text())
+            to_standard_error((at / "log").read_text())
             to_standard_error(f"error: the {kind} cluster did not start")
             return 1
         time.sleep(0.1)
@@ -94,9 +102,9 @@ def _prepare(kind: str) -> None:
         image.ensure()
 
 
-def _hold(kind: str, nodes: int) -> int:
-    with (_place() / "lock").open("w") as lock:
-        (_place() / "pid").write_text(str(os.getpid()))
+def _hold(at: Path, kind: str, nodes: int) -> int:
+    with (at / "lock").open("w") as lock:
+        (at / "pid").write_text(str(os.getpid()))
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
         with KINDS[kind][0]() as cluster:
@@ -105,28 +113,28 @@ def _hold(kind: str, nodes: int) -> int:
                 share = len(range(turn, nodes, len(ACCELERATORS)))
                 added += cluster.add_nodes(accelerator, share)
             cluster.wait_for_nodes(added)
-            making = _place() / "kubeconfig.making"
+            making = at / "kubeconfig.making"
             shutil.copyfile(cluster.kubeconfig, making)
             making.chmod(0o600)
-            making.rename(_place() / "kubeconfig")
+            making.rename(at / "kubeconfig")
             while True:
                 signal.pause()
 
 
-def _down() -> int:
-    holder = _holder()
+def _down(at: Path) -> int:
+    holder = _holder(at)
     if not holder:
         to_standard_error("no cluster is up")
         return 0
     with suppress(ProcessLookupError):
         os.kill(holder, signal.SIGTERM)
     until = time.monotonic() + 60
-    while _holder():
+    while _holder(at):
         if time.monotonic() > until:
             to_standard_error(f"error: process {holder} does not end")
             return 1
         time.sleep(0.1)
-    (_place() / "kubeconfig").unlink(missing_ok=True)
+    (at / "kubeconfig").unlink(missing_ok=True)
     return 0
 
 
