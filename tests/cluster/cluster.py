@@ -76,6 +76,7 @@ class Cluster:
         self.url = f"https://{self.address}:{self.folder.ports['api']}"
         self.kubeconfig = self.path / "admin.kubeconfig"
         self.processes: dict[str, Process] = {}
+        self._added: dict[str, int] = {}  # nodes, by the first part of their name
 
     # -- up and down --------------------------------------------------------------------------
 
@@ -376,11 +377,14 @@ class Cluster:
 
         They bear the labels of GPU Feature Discovery (product, count, memory in MiB, and an NVLink
         clique of ``per_clique`` nodes), and zone and region; ``labels`` come on top. They are ready
-        a moment later: `wait_for_nodes`.
+        a moment later: `wait_for_nodes`. No name comes twice: controllers remember the nodes that
+        were there, and take their time to forget.
         """
         known = resolve_accelerator(accelerator)
         prefix = prefix or known.id
-        names = [f"{prefix}-{number}" for number in range(count)]
+        first = self._added.get(prefix, 0)
+        self._added[prefix] = first + count
+        names = [f"{prefix}-{number}" for number in range(first, first + count)]
         common = {
             # GPU Feature Discovery's
             "nvidia.com/gpu.product": known.gfd_product,
@@ -399,7 +403,7 @@ class Cluster:
         def add(number: int) -> None:
             own = {
                 "kubernetes.io/hostname": names[number],
-                "nvidia.com/gpu.clique": f"{prefix}.{number // per_clique}",
+                "nvidia.com/gpu.clique": f"{prefix}-{first}.{number // per_clique}",
             }
             self.api.post("/api/v1/nodes", _node(names[number], gpus, own | common, taints))
 
@@ -476,6 +480,7 @@ class Cluster:
                 if not line.endswith("\n"):  # still being written
                     return
                 entry: Object = json.loads(line)
+                entry.setdefault("objectRef", {})  # a request for no object: /version
                 if not user or entry["user"]["username"] == user:
                     yield entry
 
