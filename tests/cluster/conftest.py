@@ -93,7 +93,8 @@ def deep(say: build.Say) -> Iterator[real.Deep]:
             raise build.CannotBuild(why)
         build.ensure(*real.DEEP, say=say)
         image.ensure(say)
-    with real.Deep(say) as cluster:
+        cluster = real.Deep(say)
+    with cluster:
         yield cluster
 
 

@@ -22,6 +22,7 @@ import yaml
 
 from cost_models.accelerators import resolve_accelerator
 from tests.cluster import build, image
+from tests.cluster.api import eventually
 from tests.cluster.build import Say, to_standard_error
 from tests.cluster.cluster import FIRST_SERVICE, SERVICES, WIDE, Cluster
 
@@ -49,8 +50,6 @@ def why_not() -> str:
         return "a real node needs overlayfs"
     if not os.access("/sys/fs/cgroup", os.W_OK) or not _controllers():
         return "a real node needs cgroups that it can write"
-    if any(folder.exists() and _busy(folder) for folder in _pod_groups()):
-        return "another kubelet has pods on this machine"
     return ""
 
 
@@ -64,10 +63,6 @@ def _controllers() -> list[Path]:
 
 def _pod_groups() -> list[Path]:
     return [path / "kubepods" for path in _controllers()]
-
-
-def _busy(group: Path) -> bool:
-    return any(path.read_text().strip() for path in group.rglob("cgroup.procs"))
 
 
 class Deep(Cluster):
@@ -88,12 +83,12 @@ class Deep(Cluster):
         except BlockingIOError:
             say("waiting for the other cluster with a real node on this machine")
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+        _clean_machine()
         self._images = image.folder()
         super().__init__()
 
     def start(self) -> None:
         """Starts everything; returns when the node is ready and has its GPUs."""
-        _clean_machine()
         self.make_bridge()
         super().start()
         path = f"/api/v1/nodes/{NODE}"
@@ -289,11 +284,23 @@ def _labels() -> Mapping[str, str]:
 
 
 def _clean_machine() -> None:
-    """Removes what outlives the processes: bridge, table, empty cgroups. We hold the lock."""
+    """Removes what outlives the processes: bridge, table, empty cgroups. We hold the lock.
+
+    `CannotBuild` where the cgroups do not get empty: then a kubelet that is not ours has pods here.
+    """
     for command in (f"ip link delete {BRIDGE}", f"nft delete table ip {TABLE}"):
         subprocess.run(command.split(), capture_output=True, check=False, timeout=30)
+    try:
+        eventually(_remove_pod_groups, "the cgroups of pods are empty", within_seconds=10)
+    except AssertionError as why:
+        raise build.CannotBuild("another kubelet has pods on this machine") from why
+
+
+def _remove_pod_groups() -> bool:
+    """Whether they are gone; `OSError` where one has processes still."""
     for group in _pod_groups():
         deepest_first = sorted(group.rglob("*/"), reverse=True)
         for path in [*deepest_first, group]:
             if path.is_dir():
                 path.rmdir()
+    return True
