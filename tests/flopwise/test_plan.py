@@ -514,3 +514,27 @@ def test_explain_says_that_a_pool_is_too_far(flopwise: Command, tmp_path: Path) 
     out = flopwise("explain", "tune", "-f", plan).out
     assert "kansas" in out
     assert "about 23 ms from aws/us-east-1 and back, allowed: 20 ms" in out
+
+
+def test_what_a_queue_keeps_back_has_its_price_and_its_name(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    # Of 16 H100, 8 are kept back. Each job takes 8 for 12 of 24 h: two run one by one, and one is
+    # left out, for $1,000. It would cost 12 h x 8 x $3.50 = $336, for 96 GPU-hours.
+    keeper = "{guaranteed: {h100: 16}, lendable: {h100: 8}}"
+    queue = "---\napiVersion: flopwise.dev/v1alpha1\nkind: GpuQueue\n"
+    queue += f"metadata: {{name: research}}\nspec: {keeper}\n"
+    hours = "task: {gpus: 8, hours: {h100: 12}}"
+    asked = "".join(
+        "---\napiVersion: flopwise.dev/v1alpha1\nkind: GpuJob\n"
+        f"metadata: {{name: {name}}}\nspec: {{unplacedUsd: 1000, {hours}}}\n"
+        for name in ("x", "y", "z")
+    )
+    path = tmp_path / "kept.yaml"
+    path.write_text(POOLS + queue + asked, encoding="utf-8")
+    out = tmp_path / "plan.json"
+    ended = flopwise("plan", "-f", path, "--horizon", "24h", "--out", out)
+    assert "\nresearch  kept back of h100-sxm5-80gb  $6.92 a GPU-hour\n" in ended.out
+    (price,) = json.loads(out.read_text(encoding="utf-8"))["queuePrices"]
+    assert (price["queue"], price["keptBackBy"]) == ("research", ["research"])
+    assert price["usd"] == pytest.approx((1000 - 336) / 96)
