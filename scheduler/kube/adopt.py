@@ -199,7 +199,8 @@ def adopt(raw: Raw, places: Places, assumed: Assumed = NOTHING_SAID) -> Adopted 
             "spec.shutdownAfterJobFinishes: found false, allowed: true (KubeRay suspends no other)"
         )
         return Declined(place=place, reason="Invalid", message=message)
-    parts = [part for part in _parts(_unpinned(raw)) if _gpus(part)]
+    written = _unpinned(raw) if PINNED in (metadata.get("annotations") or {}) else raw
+    parts = [part for part in _parts(written) if _gpus(part)]
     shape = _shape(parts, places.fleet)
     if isinstance(shape, str):
         reason = "Uneven" if parts else "NoGpus"

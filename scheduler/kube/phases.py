@@ -4,12 +4,15 @@ Of a RayJob ``jobStatus`` counts, which is Ray's own word for how the program en
 a pod that follows it, may end well although the program failed, and fail although it goes on.
 KubeRay before 1.5.1 cannot ask a Ray that wants a token: then we do, by the API server
 (`job_info_request`), and hand the answer to `phase_of`.
+
+KubeRay calls a job suspended once its cluster is deleted. Its pods are still there then, saving
+what they did, and hold their GPUs: whoever knows of them says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -41,15 +44,18 @@ class Seen:
     ended: datetime | None = None
 
 
-def phase_of(raw: Raw, job_status: str = "") -> Seen:
+def phase_of(raw: Raw, job_status: str = "", *, pods: int = 0) -> Seen:
     """Where an object of one of the kinds that carry out jobs stands.
 
-    ``job_status``: Ray's word for a RayJob whose own status cannot have it (`job_info`).
+    ``job_status``: Ray's word for a RayJob whose own status cannot have it (`job_info`); ``pods``:
+    how many of its pods are there and have not ended.
     """
     status: Mapping[str, Any] = raw.get("status") or {}
     if raw["kind"] == "RayJob":
-        return _ray_job(raw, {**status, **({"jobStatus": job_status} if job_status else {})})
-    return _BY_KIND[raw["kind"]](raw, status)
+        seen = _ray_job(raw, {**status, **({"jobStatus": job_status} if job_status else {})})
+    else:
+        seen = _BY_KIND[raw["kind"]](raw, status)
+    return replace(seen, phase=Phase.STOPPING) if pods and seen.phase is Phase.SUSPENDED else seen
 
 
 # -- RayJob ----------------------------------------------------------------------------------------

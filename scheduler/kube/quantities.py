@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections import Counter
@@ -34,14 +35,20 @@ def quantity(text: object) -> Decimal:
     return Decimal(found[1]) * _SUFFIXES[found[2]]
 
 
+@functools.lru_cache(maxsize=10_000)
+def _rounded(text: str, times: int) -> int:
+    """Thousands of pods ask for the same few amounts."""
+    return math.ceil(quantity(text) * times)
+
+
 def milli(text: object) -> int:
     """CPUs in thousandths, rounded up."""
-    return math.ceil(quantity(text) * 1000)
+    return _rounded(str(text), 1000)
 
 
 def whole(text: object) -> int:
     """Bytes or pieces, rounded up."""
-    return math.ceil(quantity(text))
+    return _rounded(str(text), 1)
 
 
 def amounts(stated: Mapping[str, object] | None) -> Counter[str]:

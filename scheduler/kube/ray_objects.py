@@ -24,6 +24,8 @@ HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
 TOKEN_KEY = "auth_token"  # noqa: S105  # the key under which a Secret has it
 GROUP_NAME_CHARACTERS = 40
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside its pod; who gets there is the NetworkPolicy's
+_FOR_ALL = ("imagePullSecrets", "securityContext", "serviceAccountName", "volumes")
+_OF_MAIN = ("env", "envFrom", "imagePullPolicy", "securityContext", "volumeMounts")
 _VERSION = re.compile(r":(?:nightly-)?v?(\d+\.\d+\.\d+)")
 _QUANTIZATION = {Precision.FP8: "fp8", Precision.INT8: "int8", Precision.INT4: "awq"}
 
@@ -125,10 +127,23 @@ def _head(launch: Launch, settings: Settings, image: str, env: list[Raw]) -> Raw
         "ports": [{"name": name, "containerPort": port} for name, port in named.items()],
         "resources": {"requests": has, "limits": {"memory": settings.head_memory}},
     }
-    made = _pod(launch, settings, container)
+    made = pods.merged(_pod(launch, settings, container), _shared(launch), HEAD)
     made["metadata"]["labels"] = pods.labels(launch)
     made["spec"] |= _beside(launch)
     return made
+
+
+def _shared(launch: Launch) -> Raw:
+    """What of the user's template is for the head too, where the program itself runs: whatever is
+    not about GPUs or nodes."""
+    stated = launch.job.spec.run.pod_template.get("spec") or {}
+    spec = {field: stated[field] for field in _FOR_ALL if field in stated}
+    mains = [c for c in stated.get("containers") or () if c.get("name") in (pods.MAIN, WORKER)]
+    spec["containers"] = [
+        {"name": HEAD, **{field: main[field] for field in _OF_MAIN if field in main}}
+        for main in mains
+    ]
+    return {"spec": spec}
 
 
 def _beside(launch: Launch) -> Raw:
@@ -167,12 +182,15 @@ def submitter(launch: Launch, settings: Settings, *, by_environment: bool) -> Ra
     }
     if by_environment:
         container["env"] = _token_env(launch)
+    stated = launch.job.spec.run.pod_template.get("spec") or {}
+    pulls = {"imagePullSecrets": stated["imagePullSecrets"]} if "imagePullSecrets" in stated else {}
     return {
         "metadata": {"labels": pods.labels(launch)},
         "spec": {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "containers": [container],
+            **pulls,
             **_beside(launch),
         },
     }

@@ -53,6 +53,14 @@ def test_a_ray_job_is_where_ray_says_that_it_is(
     assert seen.phase is phase
 
 
+def test_a_job_whose_pods_are_still_there_has_not_stopped_yet() -> None:
+    stopped = raw("RayJob", {"suspend": True}, jobDeploymentStatus="Suspended")
+    assert phase_of(stopped, pods=2).phase is Phase.STOPPING
+    assert phase_of(stopped, pods=0).phase is Phase.SUSPENDED
+    running = raw("RayJob", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    assert phase_of(running, pods=2).phase is Phase.RUNNING
+
+
 def test_a_ray_job_s_end_has_its_reason_and_its_times() -> None:
     seen = phase_of(
         raw(

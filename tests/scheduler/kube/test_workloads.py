@@ -23,6 +23,7 @@ from scheduler.kube.launch import (
     capabilities,
 )
 from scheduler.kube.ray_objects import model_source, parallelism
+from scheduler.kube.ray_status import token_of
 from scheduler.kube.workloads import Auth, auth_of, manifests, resource_of, token
 from tests.scheduler.kube.objects import job
 
@@ -406,6 +407,38 @@ def test_a_template_merges_into_the_ray_worker_and_cannot_move_it() -> None:
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["x", "nvidia.com/gpu"]
     (term,) = pod["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"]
     assert [each["key"] for each in term["matchExpressions"]] == ["zone", "kubernetes.io/hostname"]
+
+
+def test_the_head_shares_the_volumes_and_not_the_gpus_of_a_template() -> None:
+    main = {
+        "name": "main",
+        "env": [{"name": "A", "value": "b"}],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        "resources": {"limits": {"example.com/nic": "1"}},
+    }
+    template = {
+        "spec": {
+            "nodeSelector": {"zone": "z1"},
+            "imagePullSecrets": [{"name": "pull"}],
+            "volumes": [{"name": "data", "emptyDir": {}}],
+            "containers": [main],
+        }
+    }
+    spec = workload(job(task=TASK, run=RAY | {"podTemplate": template}))["spec"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (container,) = head["containers"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [pods.FOLDER, "/data"]
+    assert {"name": "A", "value": "b"} in container["env"]
+    assert "example.com/nic" not in container["resources"]["limits"]
+    assert "nodeSelector" not in head
+    assert [volume["name"] for volume in head["volumes"]] == ["flopwise", "data"]
+    assert spec["submitterPodTemplate"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
+
+
+def test_a_token_is_another_for_each_job_and_the_same_each_time() -> None:
+    one, other = (launch(job(name, task=TASK, run=RAY)) for name in ("a", "b"))
+    assert token_of(b"key", one) == token_of(b"key", one)
+    assert len({token_of(b"key", one), token_of(b"key", other), token_of(b"yek", one)}) == 3
 
 
 def test_null_in_a_template_takes_a_default_of_ours_away() -> None:
