@@ -7,7 +7,7 @@ for any more, one that was cut off is. So each action has to be safe to do twice
     Stop      tells a workload that it will be suspended, and suspends it when its time is up
     Delete    removes the workload of one attempt, if it is that attempt's still
     Launch    makes the workload of a job that has none, pinned to its nodes and suspended
-    Resume    pins a suspended workload to the nodes of a later attempt; it stays suspended
+    Resume    pins a suspended workload to the nodes of this or a later attempt; it stays suspended
     Release   lets the workload run, if it is still that attempt's
     Report    writes the job's status
 
@@ -224,7 +224,11 @@ def _to_run(workload: Workload | None, one: Tracked, state: State) -> Iterator[A
     elif workload.attempt < one.attempt:
         yield from _next_attempt(workload, one, state)
     elif workload.being is Being.HELD and one.phase is Phase.LAUNCHING:
-        yield Release(job=one.name, attempt=one.attempt)
+        record = record_of(one, state.grid)
+        if workload.record.nodes and workload.record.nodes != record.nodes:
+            yield Resume(job=one.name, attempt=one.attempt, record=record, segments=one.segments)
+        else:
+            yield Release(job=one.name, attempt=one.attempt)
 
 
 def _next_attempt(workload: Workload, one: Tracked, state: State) -> Iterator[Action]:
