@@ -22,6 +22,8 @@ from scheduler.controller.state import Cause, Phase, PlanArrived, Tracked, Why, 
 
 Places = dict[str, tuple[Segment, ...]]
 
+LATER = 2  # slots: what began inside a slot ends later than a plan, which begins slots, has it
+
 
 def adopt(found: Pass, event: PlanArrived) -> None:
     """Promise what ``event`` plans, and stop what it pays to move."""
@@ -57,22 +59,35 @@ def _promise(found: Pass, places: Places) -> None:
     for one in promised:
         found.desk.drop(one.name)
     planned = [
-        (place.start, one.name, replace(one, segments=(place,)))
+        (place.start, one.name, place)
         for one in found.pending()
         if (place := _place(found, one, places.get(one.name, ()))) is not None
     ]
-    for _, name, one in sorted(planned, key=lambda each: each[:2]):
-        if found.desk.has_room(one):
-            why = Why(reason=Cause.PLACED, message="by the plan of the whole queue")
-            since = one.since if one.phase is Phase.RESERVED else found.state.now
-            found.put(replace(one, phase=Phase.RESERVED, why=why, since=since))
-            found.fresh.discard(name)
-    kept = {name for _, name, one in planned if found.jobs[name].segments == one.segments}
+    kept = {name for _, name, place in sorted(planned, key=lambda p: p[:2]) if _keeps(found, place)}
     for one in found.ranked(one for one in promised if one.name not in kept):
         if found.desk.has_room(one):
             found.desk.book(one)
         else:
             found.unreserve(one)
+
+
+def _keeps(found: Pass, place: Segment) -> bool:
+    """Promise a place, or the same a little later; whether there is room for that."""
+    one = found.jobs[place.job]
+    last = min(one.job.deadline if one.has_deadline else found.state.grid.slots, place.end + LATER)
+    for later in range(last - place.end + 1):
+        held = replace(place, start=place.start + later, end=place.end + later)
+        reserved = replace(one, segments=(held,))
+        if found.desk.has_room(reserved):
+            why = Why(reason=Cause.PLACED, message="by the plan of the whole queue")
+            since = one.since if one.phase is Phase.RESERVED else found.state.now
+            found.put(replace(reserved, phase=Phase.RESERVED, why=why, since=since))
+            if held.start <= found.slot:
+                found.fresh.add(one.name)  # its start has come
+            else:
+                found.fresh.discard(one.name)
+            return True
+    return False
 
 
 def _place(found: Pass, one: Tracked, segments: tuple[Segment, ...]) -> Segment | None:
