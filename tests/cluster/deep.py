@@ -297,7 +297,9 @@ def _clean_machine() -> None:
 
 
 def _remove_pod_groups() -> bool:
-    """Whether they are gone; `OSError` where one has processes still."""
+    """Whether they are gone: not while one has processes."""
+    if any(path.read_text() for group in _pod_groups() for path in group.rglob("cgroup.procs")):
+        return False
     for group in _pod_groups():
         deepest_first = sorted(group.rglob("*/"), reverse=True)
         for path in [*deepest_first, group]:
