@@ -15,7 +15,6 @@ from pydantic import Field, Strict, StringConstraints
 
 from planner.manifests.schema import (
     Count,
-    CountByAccelerator,
     Instant,
     Name,
     Part,
@@ -32,6 +31,10 @@ Reason = Annotated[
     StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024),
 ]
 NodeName = Annotated[str, Strict(), StringConstraints(max_length=253)]
+UsedByAccelerator = Annotated[
+    dict[Annotated[str, Strict(), StringConstraints(max_length=100)], Quantity],
+    Field(max_length=1000),
+]
 ShortText = Annotated[str, Strict(), StringConstraints(max_length=253)]
 
 
@@ -167,9 +170,11 @@ class GpuQueueStatus(Part):
         default=0, description="The metadata.generation that was seen last."
     )
     conditions: Conditions = Field(default=(), description="Ready.")
-    waiting_jobs: Count = Field(default=0, description="Jobs that wait.")
-    running_jobs: Count = Field(default=0, description="Jobs that run.")
-    used: CountByAccelerator = Field(default={}, description="GPUs in use, by accelerator.")
+    waiting_jobs: Count = Field(default=0, description="Jobs that wait, in queues below it too.")
+    running_jobs: Count = Field(default=0, description="Jobs that hold GPUs, below it too.")
+    used: UsedByAccelerator = Field(
+        default={}, description="GPUs in use, by accelerator, below it too."
+    )
 
 
 class GpuPoolStatus(Part):
@@ -180,7 +185,7 @@ class GpuPoolStatus(Part):
     )
     conditions: Conditions = Field(default=(), description="Ready.")
     nodes: Count = Field(default=0, description="Nodes that are ready.")
-    gpus: Count = Field(default=0, description="GPUs of these nodes.")
+    gpus: Quantity = Field(default=0.0, description="Their GPUs, less what others use.")
     free_gpus: Quantity = Field(default=0.0, description="Of these, what nothing uses.")
 
 

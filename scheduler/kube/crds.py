@@ -85,7 +85,7 @@ SHOWN = (
         columns=(
             Column(name="Accelerator", path=".spec.accelerator"),
             Column(name="Nodes", path=".status.nodes", type="integer", says="That are ready."),
-            Column(name="GPUs", path=".status.gpus", type="integer", says="Of these nodes."),
+            Column(name="GPUs", path=".status.gpus", type="number", says="Of these nodes."),
             Column(name="Free", path=".status.freeGpus", type="number", says="GPUs not in use."),
             Column(name="Purchase", path=".spec.price.purchase", wide=True),
             Column(name="Region", path=".spec.site.region", wide=True),

@@ -1,4 +1,4 @@
-"""What a job's object says of it, and the least change that says it.
+"""What our objects say of themselves, and the least change that says it.
 
 `told` makes a status of what the operator has decided, `read_status` reads it back after a restart:
 the same value, so that nothing is written twice. A condition keeps its time until it turns; what
@@ -28,6 +28,7 @@ from planner.manifests.status import (
 from planner.manifests.status import Record as WrittenRecord
 from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import Phase, Why
+from scheduler.controller.usage import PoolUse, QueueUse
 
 MESSAGE_CHARACTERS = 32768  # of metav1.Condition
 REASON_CHARACTERS = 1024
@@ -140,28 +141,77 @@ def _read(written: WrittenRecord) -> Record:
     )
 
 
+def pool_told(
+    use: PoolUse, before: Mapping[str, Any], *, generation: int, fault: str = "", now: datetime
+) -> GpuPoolStatus:
+    """The status of a pool's object; ``fault``: why the object cannot be used, empty if it can."""
+    counted = f"{use.nodes} nodes, {use.gpus:g} GPUs"
+    holds = bool(use.nodes and not fault)
+    why = ("Invalid", fault) if fault else ("Counted" if holds else "NoNodes", counted)
+    return GpuPoolStatus(
+        observed_generation=generation,
+        conditions=(_ready(why, before, holds=holds, generation=generation, now=now),),
+        nodes=use.nodes,
+        gpus=use.gpus,
+        free_gpus=use.free_gpus,
+    )
+
+
+def queue_told(
+    use: QueueUse, before: Mapping[str, Any], *, generation: int, fault: str = "", now: datetime
+) -> GpuQueueStatus:
+    """The status of a queue's object; ``fault``: why the object cannot be used, empty if it can."""
+    why = ("Invalid", fault) if fault else ("Accepted", "")
+    return GpuQueueStatus(
+        observed_generation=generation,
+        conditions=(_ready(why, before, holds=not fault, generation=generation, now=now),),
+        waiting_jobs=use.waiting_jobs,
+        running_jobs=use.running_jobs,
+        used=dict(use.used),
+    )
+
+
+def _ready(
+    why: tuple[str, str], before: Mapping[str, Any], *, holds: bool, generation: int, now: datetime
+) -> Condition:
+    had = {str(each.get("type")): each for each in before.get("conditions", ())}
+    status = ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+    return _condition("Ready", status, why, had.get("Ready", {}), generation, now)
+
+
 # -- conditions ------------------------------------------------------------------------------------
 
 
 def _conditions(status: Status, before: Mapping[str, Any], now: datetime) -> Iterator[Condition]:
-    """All of a job's, in their order. One whose status stays keeps its time."""
+    """All of a job's, in their order."""
     had = {str(each.get("type")): each for each in before.get("conditions", ())}
     for kind in JobCondition:
         old = had.get(kind, {})
         holds = _holds(kind, status)
-        reason, message = _said(kind, status, holds, old)
-        same = old.get("status") == holds
-        yield Condition.model_validate(
-            {
-                "type": kind,
-                "status": holds,
-                "reason": reason,
-                "message": message,
-                "lastTransitionTime": (old.get("lastTransitionTime") if same else None)
-                or iso(now.replace(microsecond=0)),
-                "observedGeneration": status.generation,
-            }
-        )
+        said = _said(kind, status, holds, old)
+        yield _condition(kind, holds, said, old, status.generation, now)
+
+
+def _condition(
+    kind: str,
+    holds: ConditionStatus,
+    said: tuple[str, str],
+    old: Mapping[str, Any],
+    generation: int,
+    now: datetime,
+) -> Condition:
+    """The condition with this reason and message; one whose status stays keeps its time."""
+    since = old.get("lastTransitionTime") if old.get("status") == holds else None
+    return Condition.model_validate(
+        {
+            "type": kind,
+            "status": holds,
+            "reason": said[0],
+            "message": _cut(said[1]),
+            "lastTransitionTime": since or iso(now.replace(microsecond=0)),
+            "observedGeneration": generation,
+        }
+    )
 
 
 def _holds(kind: JobCondition, status: Status) -> ConditionStatus:
@@ -174,7 +224,7 @@ def _said(
     kind: JobCondition, status: Status, holds: ConditionStatus, old: Mapping[str, Any]
 ) -> tuple[str, str]:
     """Reason and message: why the job is in its phase, where the condition is about that."""
-    why = camel(status.why.reason), _cut(status.why.message)
+    why = camel(status.why.reason), status.why.message
     if kind is JobCondition.PLANNED:
         return why
     if holds is ConditionStatus.FALSE:

@@ -30,9 +30,9 @@ from planner.manifests.status import (
 from planner.manifests.text import documents
 from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import Cause, Phase, Why
+from scheduler.controller.usage import PoolUse, QueueUse
 from scheduler.kube.crds import FIXED_BY_LAUNCH
-from scheduler.kube.statuses import difference, raw, read_status
-from scheduler.kube.statuses import told as told_of_job
+from scheduler.kube.statuses import difference, pool_told, queue_told, raw, read_status, told
 from tests.cluster.api import Object, Refused
 from tests.cluster.cluster import Cluster
 from tests.planner.manifests.test_schema import ALLOWED, POOL, REFUSED, TASK, TRAINING
@@ -362,17 +362,14 @@ def change_refused(kinds: Cluster, of: Object, spec: dict[str, Any]) -> str:
     return refused.value.message
 
 
-def told(status: GpuJobStatus | GpuPoolStatus | GpuQueueStatus) -> dict[str, Any]:
-    """A status as the operator writes it."""
-    return status.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+def report(
+    kinds: Cluster, of: Object, status: GpuJobStatus | GpuPoolStatus | GpuQueueStatus
+) -> Object:
+    """Writes a status as the operator does."""
+    return kinds.api.patch(f"{path_of(of)}/status", {"status": raw(status)})
 
 
-def report(kinds: Cluster, of: Object, status: GpuJobStatus | GpuPoolStatus) -> Object:
-    path = f"{path_of(of)}/status"
-    return kinds.api.patch(path, {"status": told(status)})
-
-
-def condition(kind: JobCondition | str, status: ConditionStatus, reason: str) -> Condition:
+def condition(kind: JobCondition, status: ConditionStatus, reason: str) -> Condition:
     return Condition.model_validate(
         {
             "type": kind,
@@ -501,14 +498,14 @@ def test_what_the_operator_tells_and_remembers_is_read_back_as_it_was(
         ),
     )
     launched = Launched(kind="RayJob", name="job-3", attempt=3)
-    whole = raw(told_of_job(status, {}, launched=launched, now=now))
+    whole = raw(told(status, {}, launched=launched, now=now))
     path = f"{path_of(made)}/status"
     kinds.api.patch(path, {"status": difference({}, whole)})
     kept = kinds.api.get(path_of(made))["status"]
     assert kept == whole
     assert read_status("job", kept) == status
     waits = Status(job="job", phase=Phase.WAITING, why=Why(reason="capacity"), generation=1)
-    fresh = raw(told_of_job(waits, kept, launched=None, now=now))
+    fresh = raw(told(waits, kept, launched=None, now=now))
     kinds.api.patch(path, {"status": difference(kept, fresh)})
     assert read_status("job", kinds.api.get(path_of(made))["status"]) == waits
 
@@ -572,8 +569,14 @@ def test_kubectl_explains_a_field(kinds: Cluster) -> None:
 
 
 def test_pools_and_queues_show_what_became_of_them(make: Make, kinds: Cluster) -> None:
-    ready = (condition("Ready", ConditionStatus.TRUE, "Counted"),)
+    now = datetime(2026, 12, 1, tzinfo=UTC)
     made = make(pool(POOL, "shown"))
-    report(kinds, made, GpuPoolStatus(conditions=ready, nodes=2, gpus=16, free_gpus=3.5))
+    use = PoolUse(nodes=2, gpus=16.0, free_gpus=3.5)
+    report(kinds, made, pool_told(use, {}, generation=1, now=now))
     row = kinds.kubectl("get", "gpool", "shown").splitlines()[1].split()
     assert row[:-1] == ["shown", "l4", "2", "16", "3.5", "True"]
+    made = make(queue({"parent": "company"}, "shown"))
+    used = QueueUse(waiting_jobs=3, running_jobs=1, used={"l4": 12.5})
+    report(kinds, made, queue_told(used, {}, generation=1, now=now))
+    row = kinds.kubectl("get", "gqueue", "shown").splitlines()[1].split()
+    assert row[:-1] == ["shown", "company", "3", "1", "True"]

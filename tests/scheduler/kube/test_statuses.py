@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from planner.manifests.status import JobCondition, Launched
 from planner.plan import Reason
 from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import Cause, Phase, Why
-from scheduler.kube.statuses import difference, raw, read_status, told
+from scheduler.controller.usage import PoolUse, QueueUse
+from scheduler.kube.statuses import difference, pool_told, queue_told, raw, read_status, told
 
 NOW = datetime(2026, 12, 1, 12, tzinfo=UTC)
 RAYJOB = Launched(kind="RayJob", name="train-1", attempt=1)
@@ -147,6 +149,38 @@ def test_what_a_job_no_longer_has_is_taken_away() -> None:
 @pytest.mark.parametrize("status", [{}, {"record": {"phase": "Asleep"}}, {"conditions": "none"}])
 def test_a_status_of_somebody_else_is_no_memory(status: dict[str, Any]) -> None:
     assert read_status("nlp/train", status) is None
+
+
+def ready(of: Any) -> tuple[str, str, str]:
+    (found,) = json.loads(json.dumps(raw(of)))["conditions"]
+    assert found["type"] == "Ready"
+    return found["status"], found["reason"], found["message"]
+
+
+def test_a_pool_is_ready_when_it_has_nodes_and_its_object_can_be_used() -> None:
+    use = PoolUse(nodes=2, gpus=15.5, free_gpus=7.5)
+    told_of = partial(pool_told, before={}, generation=3, now=NOW)
+    assert ready(told_of(use)) == ("True", "Counted", "2 nodes, 15.5 GPUs")
+    assert ready(told_of(PoolUse())) == ("False", "NoNodes", "0 nodes, 0 GPUs")
+    fault = 'spec.accelerator: found "h1000", which is no known accelerator, nearest: h100'
+    assert ready(told_of(use, fault=fault)) == ("False", "Invalid", fault)
+    whole = raw(told_of(use))
+    assert (whole["nodes"], whole["gpus"], whole["freeGpus"]) == (2, 15.5, 7.5)
+    assert whole["observedGeneration"] == 3
+
+
+def test_a_queue_tells_who_waits_and_what_is_used() -> None:
+    use = QueueUse(waiting_jobs=3, running_jobs=1, used={"h100-sxm5-80gb": 12.5})
+    first = raw(queue_told(use, {}, generation=1, now=NOW))
+    assert (first["waitingJobs"], first["used"]) == (3, {"h100-sxm5-80gb": 12.5})
+    later = NOW + timedelta(hours=1)
+    idle = raw(queue_told(QueueUse(), first, generation=1, now=later))
+    patch = difference(first, idle)
+    assert patch == {"waitingJobs": None, "runningJobs": None, "used": None}
+    fault = "spec.parent: found the circle a -> b -> a, allowed: none"
+    broken = queue_told(QueueUse(), first, generation=2, fault=fault, now=later)
+    assert ready(broken) == ("False", "Invalid", fault)
+    assert broken.conditions[0].last_transition_time == later
 
 
 JSON = st.recursive(
