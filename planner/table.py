@@ -347,7 +347,7 @@ def _stays(ask: _Ask, mode: int) -> list[tuple[int, ...]]:
 def _held(ask: _Ask, running: Running) -> tuple[int, ...]:
     """Replicas by node where the job runs, if it can go on there; else ()."""
     held = tuple(running.nodes.count(node.name) for node in ask.place.nodes)
-    if sum(held) < len(running.nodes) or not ask.place.hold(ask.mode, held):
+    if sum(held) < len(running.nodes) or not ask.place.hold(ask.mode, dict(enumerate(held))):
         return ()
     return () if _option(ask, held) is Reason.WINDOW else held
 
@@ -582,9 +582,9 @@ class Places:
             gangs[inside] += replicas
         return self._on(mode, 0), max(gangs.values(), default=0)
 
-    def hold(self, mode: Mode, counts: Sequence[int]) -> bool:
-        """Whether the nodes hold so many replicas each, as the topology of ``mode`` has it."""
-        used = [n for n, count in enumerate(counts) for _ in range(count)]
+    def hold(self, mode: Mode, counts: Mapping[int, int]) -> bool:
+        """Whether nodes hold so many replicas each, as the topology of ``mode`` has it."""
+        used = [n for n, count in counts.items() for _ in range(count)]
         inside = self._domains(mode.together if mode.together_required else "", used)
         apart = self._domains(mode.spread, used)
         fits = all(counts[n] <= self._on(mode, self.broken[n]) for n in used)

@@ -26,7 +26,7 @@ from planner.solve.exact import Found
 from planner.solve.fleet import engine, spread
 from planner.solve.fleet.replan import Memory
 from planner.solve.master import Master, Relaxed
-from planner.table import Table, Unsupported, refuse
+from planner.table import Table, refuse
 from planner.table import build as tabulate
 
 EXACT_SHARE = 0.3  # of the time, for the proof of a small problem
@@ -56,7 +56,7 @@ def solve(
     """
     clock = Clock(limits or Limits(), listen, stop or Stop())
     if engine.is_fleet(problem):
-        _refuse_of_a_fleet(problem)
+        refuse(problem)
         with spread.pricers(ray) as make:
             return _checked(problem, engine.solve(problem, clock, make))
     table = tabulate(problem)
@@ -87,22 +87,10 @@ class Session:
         """As `solve`."""
         if not engine.is_fleet(problem):
             return solve(problem, limits, listen, stop)
-        _refuse_of_a_fleet(problem)
+        refuse(problem)
         clock = Clock(limits or Limits(), listen, stop or Stop())
         plan, self._memory = engine.plan(problem, clock, self._memory)
         return _checked(problem, plan)
-
-
-def _refuse_of_a_fleet(problem: Problem) -> None:
-    refuse(problem)
-    lines = ["jobs that run already, in a fleet"] if problem.running else []
-    lines += [
-        f"pool {pool.name}: a price that changes within the horizon, in a fleet"
-        for pool in problem.pools
-        if not pool.one_price
-    ]
-    if lines:
-        raise Unsupported("\n".join(f"not planned yet: {line}" for line in lines))
 
 
 def _checked(problem: Problem, plan: Plan) -> Plan:

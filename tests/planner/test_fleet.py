@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +13,7 @@ import pytest
 from planner import churn, cost
 from planner.check import violations
 from planner.plan import Plan, Status
-from planner.problem import Interruption, Job, Problem
+from planner.problem import Demand, Interruption, Job, Problem, Running
 from planner.solve.clock import Clock, Limits
 from planner.solve.fleet import engine
 from planner.solve.fleet.ascent import lagrangian
@@ -20,9 +21,9 @@ from planner.solve.fleet.columns import WHOLE, Columns
 from planner.solve.fleet.pricing import Pricer
 from planner.solve.fleet.reading import Before, read
 from tests.planner.brute_force import optimum
-from tests.planner.worlds import grid, job, mode, pool, problem, random_problem
+from tests.planner.worlds import grid, job, mode, pool, problem, random_problem, timed_problem
 
-SEEDS, CHUNK = 200, 50
+SEEDS, TIMED_SEEDS, CHUNK = 200, 100, 50
 MOVES = 2000  # each
 
 
@@ -82,6 +83,16 @@ def test_the_bound_is_never_above_what_trying_everything_finds_and_plans_are_tru
         if best is None:
             assert plan.status is Status.TIMEOUT, seed
         else:
+            assert plan.bound.usd <= best.objective_usd + 1e-6, seed
+
+
+@pytest.mark.parametrize("first", range(0, TIMED_SEEDS, CHUNK))
+def test_the_same_where_jobs_run_already_or_stop_and_prices_change(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        world = without_mixes(timed_problem(seed))
+        plan, best = fleet_plan(world, moves=200), optimum(world)
+        assert violations(world, plan) == (), seed
+        if best is not None:
             assert plan.bound.usd <= best.objective_usd + 1e-6, seed
 
 
@@ -195,6 +206,150 @@ def test_the_grid_may_be_longer_than_any_job_needs() -> None:
     assert [s.end - s.start for s in fleet_plan(world).segments] == [1]
 
 
+# -- jobs that run already -------------------------------------------------------------------------
+
+CHEAP, DEAR = pool("cheap", nodes=3, usd=1.0), pool("dear", nodes=3, usd=4.0)
+
+
+def running_on(node: str, of: int, *, done: float, lost: float, **fields: object) -> Problem:
+    """A job of 4 h on either pool, ``done`` of it on ``node`` in mode ``of``, ``lost`` if moved."""
+    one = job("j", mode(CHEAP, hours=4.0), mode(DEAR, hours=4.0), unplaced_usd=100.0)
+    one = replace(one, switches=1, interruption=Interruption(restart_seconds=1800.0))
+    world = problem((CHEAP, DEAR), (replace(one, **fields),))  # type: ignore[arg-type]
+    here = Running(job="j", mode=of, nodes=(node,), work_done=done, work_since_checkpoint=lost)
+    return replace(world, running=(here,))
+
+
+def test_a_job_that_runs_goes_on_on_its_node_and_pays_for_the_rest_alone() -> None:
+    # A quarter of 4 h is done: 3 h at $1.
+    world = running_on("cheap-1", 0, done=0.25, lost=0.0)
+    plan = fleet_plan(world)
+    (s,) = plan.segments
+    assert violations(world, plan) == ()
+    assert (s.start, s.end, s.work, s.placement[0].node) == (0, 3, 0.75, "cheap-1")
+    assert (plan.costs.money, plan.costs.moving) == (3.0, 0.0)
+    assert plan.bound.usd == pytest.approx(3.0)
+
+
+def test_it_moves_where_that_costs_less_though_it_restarts_and_does_lost_work_again() -> None:
+    # There: 3 h at $4 = $12. Here: 3 h + 1 h lost + half an hour of restart at $1 = $4.50.
+    world = running_on("dear-0", 1, done=0.5, lost=0.25)
+    plan = fleet_plan(world)
+    (s,) = plan.segments
+    assert violations(world, plan) == ()
+    assert (s.mode, s.restart_seconds, s.redone_work) == (0, 1800.0, 0.25)
+    assert (plan.costs.money, plan.costs.moving) == pytest.approx((2.0, 1.5))
+    assert churn.move_usd(world.jobs[0], world.jobs[0].modes[0], world.running[0]) == 1.5
+
+
+@pytest.mark.parametrize(
+    "fields", [{"preemptible": False}, {"switches": 0}], ids=["no stop", "no switch"]
+)
+def test_who_may_not_stop_or_not_change_its_mode_stays_where_it_is(
+    fields: dict[str, object],
+) -> None:
+    world = running_on("dear-2", 1, done=0.5, lost=0.25, **fields)
+    plan = fleet_plan(world)
+    assert violations(world, plan) == ()
+    assert [(s.mode, s.placement[0].node) for s in plan.segments] == [(1, "dear-2")]
+    assert plan.costs.objective == pytest.approx(8.0)
+
+
+def test_whose_node_is_gone_begins_anew_though_it_may_not_be_stopped() -> None:
+    world = running_on("dear-2", 1, done=0.5, lost=0.25, preemptible=False)
+    gone = replace(
+        world, nodes=tuple(replace(n, cordoned="lost" * (n.name == "dear-2")) for n in world.nodes)
+    )
+    plan = fleet_plan(gone)
+    assert violations(gone, plan) == ()
+    assert [(s.mode, s.redone_work) for s in plan.segments] == [(0, 0.25)]
+
+
+def test_gangs_that_run_keep_their_nodes_among_others_and_in_the_next_plan() -> None:
+    a = pool("a", gpus=4, nodes=4, slots=24)
+    jobs = [
+        job(f"j{n}", mode(a, replicas=4, hours=6.0), slots=24, unplaced_usd=99.0) for n in range(9)
+    ]
+    first = problem((a,), tuple(jobs), slots=24)
+    where = {"j3": ("a-0", "a-0", "a-2", "a-3"), "j7": ("a-2", "a-2", "a-2", "a-3")}
+    running = tuple(
+        Running(job=name, mode=0, nodes=nodes, work_done=0.5, work_since_checkpoint=0.5)
+        for name, nodes in where.items()
+    )
+    first = replace(first, running=running)
+    second = replace(first, jobs=(*first.jobs, replace(jobs[0], name="new")))
+    for world, plan in zip((first, second), replanned(first, second), strict=True):
+        assert violations(world, plan) == ()
+        nodes = {s.job: Counter({p.node: p.replicas for p in s.placement}) for s in plan.segments}
+        assert {name: nodes[name] for name in where} == {
+            name: Counter(held) for name, held in where.items()
+        }
+
+
+def test_a_share_of_a_gpu_that_runs_stays_on_its_node() -> None:
+    a = pool("a", nodes=3)
+    half = job("half", mode(a, milli=500, hours=2.0), unplaced_usd=50.0)
+    world = problem((a,), (half, replace(half, name="other")))
+    here = Running(job="half", mode=0, nodes=("a-1",), work_done=0.5, work_since_checkpoint=0.5)
+    world = replace(world, running=(here,))
+    plan = fleet_plan(world)
+    assert violations(world, plan) == ()
+    assert {s.job: (s.start, s.end) for s in plan.segments}["half"] == (0, 1)
+    assert {p.node for s in plan.segments if s.job == "half" for p in s.placement} == {"a-1"}
+
+
+# -- prices that change by window ------------------------------------------------------------------
+
+
+def test_a_job_with_time_waits_for_the_cheaper_window_and_pays_each_hour_its_price() -> None:
+    # $1 to slot 3, a quarter from then on. Two hours: from 3 on, $0.50. By slot 4: 2 to 4, $1.25.
+    a = pool("a", windows=((0, 3, 1), (3, 6, 1)), times=(1.0, 0.25))
+    free, hurried = (job("j", mode(a, hours=2.0), deadline=end, unplaced_usd=9.0) for end in (6, 4))
+    for one, start, usd in ((free, 3, 0.5), (hurried, 2, 1.25)):
+        world = problem((a,), (one,))
+        plan = fleet_plan(world)
+        assert violations(world, plan) == ()
+        assert plan.segments[0].start >= start
+        assert plan.costs.money == pytest.approx(usd)
+        assert plan.bound.usd == pytest.approx(usd)
+
+
+def test_a_job_does_not_begin_when_that_costs_more_than_it_may() -> None:
+    # Two hours cost $2, $2, $1.25 or, from slot 3 on, $0.50; at most $1, by slot 4: never.
+    a = pool("a", windows=((0, 3, 1), (3, 6, 1)), times=(1.0, 0.25))
+    one = job("j", mode(a, hours=2.0), unplaced_usd=9.0, max_cost_usd=1.0, release=1)
+    assert [s.start >= 3 for s in fleet_plan(problem((a,), (one,))).segments] == [True]
+    assert fleet_plan(problem((a,), (replace(one, deadline=4),))).segments == ()
+
+
+def test_a_service_pays_each_hour_its_price() -> None:
+    # One replica for 6 h: three at $1, three at $2.
+    a = pool("a", windows=((0, 3, 1), (3, 6, 1)), times=(1.0, 2.0))
+    asked = Demand(per_slot=(5.0,) * 6)
+    serves = job("s", mode(a, serves=10.0), need=asked, unplaced_usd=99.0)
+    plan = fleet_plan(problem((a,), (serves,)))
+    assert plan.costs.money == pytest.approx(9.0)
+    assert plan.bound.usd == pytest.approx(9.0)
+
+
+def test_a_price_that_changes_behind_all_deadlines_changes_nothing_and_scaled_ones_scale() -> None:
+    world = fleet(12, jobs=24)
+    jobs = tuple(replace(j, deadline=min(j.deadline, 18)) for j in world.jobs)
+
+    def priced(times: tuple[float, ...]) -> Problem:
+        windows = ((0, 6, 2), (6, 18, 2), (18, 24, 2))
+        fast = pool("fast", gpus=8, slots=24, usd=3.0, windows=windows, times=times)
+        return replace(world, pools=(fast, world.pools[1]), jobs=jobs)
+
+    plain, behind, dearer = (
+        fleet_plan(priced(times), moves=100_000)
+        for times in ((1.0, 1.0, 1.0), (1.0, 1.0, 5.0), (1.0, 2.0, 2.0))
+    )
+    assert behind.bound.usd == pytest.approx(plain.bound.usd, rel=2e-3)
+    assert behind.costs.objective == pytest.approx(plain.costs.objective, rel=0.03)
+    assert dearer.bound.usd >= plain.bound.usd * (1 - 2e-3)
+
+
 # -- from the last plan ----------------------------------------------------------------------------
 
 
@@ -256,7 +411,7 @@ def test_columns_copied_from_the_last_problem_are_those_read_anew() -> None:
     second = replace(first, jobs=(*first.jobs[:3], changed, *first.jobs[5:]))
     copied, anew = read(second, Before(first, read(first))), read(second)
     for one, other in zip(copied, anew, strict=True):
-        assert np.array_equal(one, other)
+        assert np.array_equal(np.asarray(one), np.asarray(other))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -111,6 +111,8 @@ def _draw_spot(
         m = c.modes[i]
         if m["usd"] >= most + heat:
             break
+        if m["first"] > m["last"]:
+            continue
         if m["profile"] < 0 and m["usd"] + m["takes"] * p.best[m["pair"], m["first"]] > most + heat:
             continue
         for _ in range(STARTS):

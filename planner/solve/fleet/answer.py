@@ -11,7 +11,7 @@ import numpy as np
 
 from planner import cost
 from planner.plan import Placement, Price, QueuePrice, Reason, Segment, Unplaced
-from planner.problem import GPU_MILLI, Job, Mode, Problem
+from planner.problem import GPU_MILLI, Job, Mode, Problem, Work, work_left
 from planner.quotas import caps
 from planner.reasons import guarantees_in_the_way, why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
@@ -68,7 +68,15 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
     mode = problem.jobs[j].modes[int(m["number"])]
     end = start + int(m["length"])
     if m["profile"] < 0:
-        yield Item(job=j, name=name, mode=mode, start=start, end=end, replicas=mode.replicas)
+        yield Item(
+            job=j,
+            name=name,
+            mode=mode,
+            start=start,
+            end=end,
+            replicas=mode.replicas,
+            held=problem.running_by_job[name].nodes if _goes_on(c, i) else (),
+        )
         return
     replicas = _replicas(c, i)[start:end]
     if _tied(mode) and any(replicas):
@@ -76,6 +84,12 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
         return
     for first, last, count in layers(replicas, start):
         yield Item(job=j, name=name, mode=mode, start=first, end=last, replicas=count, layer=True)
+
+
+def _goes_on(c: Columns, i: int) -> bool:
+    """Whether a job in mode ``i`` stays on the nodes that it runs on."""
+    extra = int(c.modes["extra"][i])
+    return extra >= 0 and bool(c.extras["held"][extra])
 
 
 def _tied(mode: Mode) -> bool:
@@ -94,6 +108,22 @@ def _segments(
 ) -> Iterator[Segment]:
     """One for batch work; for a service one each time that its replicas change, be they none."""
     job, number = problem.jobs[j], int(c.modes["number"][i])
+    running = problem.running_by_job.get(job.name)
+    if running is not None and isinstance(job.need, Work):
+        kept = _goes_on(c, i)
+        yield Segment(
+            job=job.name,
+            mode=number,
+            replicas=job.modes[number].replicas,
+            start=start,
+            end=start + int(c.modes["length"][i]),
+            work=work_left(problem, job, kept=kept),
+            placement=parts[0][1],
+            restart_seconds=0.0 if kept else job.interruption.restart_seconds,
+            redone_work=0.0 if kept else running.work_since_checkpoint,
+            egress_usd=float(c.modes["egress_usd"][i]),
+        )
+        return
     mode, edges = job.modes[number], [start, start + int(c.modes["length"][i])]
     wanted = _replicas(c, i) if c.modes["profile"][i] >= 0 else [mode.replicas] * edges[1]
     edges[1:1] = [t for t in range(start + 1, edges[1]) if wanted[t] != wanted[t - 1]]
@@ -215,7 +245,9 @@ def unplaced(problem: Problem, c: Columns, placed: Mapping[int, object]) -> tupl
 def _impossible(problem: Problem, jobs: Sequence[Job]) -> Iterator[Unplaced]:
     """Jobs without an option have their reason whoever else runs."""
     alone = tuple(replace(job, after=()) for job in jobs)
-    yield from why_not(tabulate(replace(problem, jobs=alone)), {}, proved=True)
+    names = {job.name for job in jobs}
+    running = tuple(r for r in problem.running if r.job in names)
+    yield from why_not(tabulate(replace(problem, jobs=alone, running=running)), {}, proved=True)
 
 
 def _crowded_out(problem: Problem, c: Columns, placed: Mapping[int, object], j: int) -> Unplaced:

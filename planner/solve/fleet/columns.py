@@ -2,7 +2,9 @@
 
 A *row* is something of which there is so much in each slot: the GPUs of a pool, or those that a
 queue limit allows. A *class* is a set of rows that one mode takes from together, its pool's first.
-Modes stand job by job, cheapest first; those that could be in no best plan are left out.
+Modes stand job by job, cheapest first, each at its cheapest start; those that could be in no best
+plan are left out. One whose ``first`` is behind its ``last`` counts for what a job may be split
+into, and never as a whole.
 """
 
 from __future__ import annotations
@@ -49,6 +51,17 @@ MODE = np.dtype(
         ("pair", np.int32),  # index of (class, length)
         ("profile", np.int32),  # of what it takes by slot; -1: the same throughout
         ("number", np.int32),  # index in `Job.modes`
+        ("extra", np.int32),  # row of ``extras``; -1: what stands above is all
+    ]
+)
+EXTRA = np.dtype(
+    [
+        ("slot_usd", np.float64),  # money of a slot of work, at the price of the first window
+        ("most_usd", np.float64),  # of the whole run: no start costs more
+        ("least_work", np.float64),  # slots that all of it takes at least, however it is split
+        ("ratio", np.int32),  # row of ``ratios``; -1: one price
+        ("until", np.int32),  # no piece of it ends later
+        ("held", np.int32),  # 1: goes on where it runs
     ]
 )
 PAIR = np.dtype([("cls", np.int32), ("length", np.int32)])
@@ -59,7 +72,8 @@ class Columns(NamedTuple):
     """The question.
 
     Shapes: R rows, T slots, K classes, J jobs, M modes, Q (class, length) pairs, P profiles,
-    B budgets. Amounts are GPU thousandths, prices USD for one of them over one slot.
+    B budgets, X extras, N pools whose price changes. Amounts are GPU thousandths, prices USD for
+    one of them over one slot.
     """
 
     capacity: Ints  # (R, T)
@@ -72,6 +86,8 @@ class Columns(NamedTuple):
     profile_cls: Ints  # (P)
     spends: Ints  # (J, most budgets of a job), -1: none
     budgets: Records  # (B) of BUDGET
+    extras: Records  # (X) of EXTRA: modes of running jobs, and where prices change
+    ratios: Floats  # (N, T + 1) slots from 0 on, each by its price over that of the first window
 
     @property
     def slots(self) -> int:

@@ -57,7 +57,7 @@ def _is_plain(problem: Problem) -> bool:
     return (
         problem.grid.slots <= PLAIN_SLOTS
         and not problem.running
-        and all(pool.billing is not Billing.NODE for pool in problem.pools)
+        and all(pool.billing is not Billing.NODE and pool.one_price for pool in problem.pools)
         and all(queue.budget_usd_per_month is None for queue in problem.queues)
         and all(_is_plain_job(job) for job in problem.jobs)
     )

@@ -232,6 +232,10 @@ def _give_in_turn(
                 left = pick(asked, lists, given, n, left, wishes.node[wish], wishes.mask[wish])
             wish += 1
         asked.kept[n] = left == 0
+        if asked.stays[n] and left > 0:  # there or nowhere
+            give_back(lists, given, first[n], given.used[0])
+            given.used[0] = first[n + 1] = first[n]
+            continue
         ahead = asked.end[n] - asked.start[n]
         while left > 0:
             left = fill(asked, lists, wishes, given, n, left, asked.start[n] + ahead)
@@ -410,7 +414,7 @@ def give_over(
     for n in range(asked.start.size):
         while row < begin and given.item[row] < n:
             row += 1
-        if row < begin and given.item[row] == n:
+        if asked.stays[n] or (row < begin and given.item[row] == n):
             continue
         first, left = given.used[0], asked.replicas[n]
         room = look(masks, held, asked.start[n], asked.end[n], asked.gpus[n], mine)

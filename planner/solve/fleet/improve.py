@@ -28,6 +28,7 @@ from planner.solve.fleet.state import (
     enlist,
     insert,
     insert_wanted,
+    money_of,
     penalised,
     put,
     restore,
@@ -70,7 +71,9 @@ def chosen(c: Columns, mode: Ints, start: Ints) -> Chosen:
     j = np.flatnonzero(~out)
     m = c.modes[mode[j]]
     late = np.maximum(0, start[j] + m["length"] - c.jobs["due"][j]) * c.jobs["late_usd"][j]
-    usd = float(m["usd"].sum() + late.sum()) + not_running
+    money = np.zeros(c.job_count)
+    money_of(c, mode, start, money)
+    usd = float(money.sum() + late.sum()) + not_running
     return Chosen(mode.copy(), start.copy(), usd, not_running)
 
 

@@ -13,9 +13,9 @@ Whoever was asked for before and is asked for again keeps what it has, as long a
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +45,7 @@ class Item:
     end: int
     replicas: int
     layer: bool = False
+    held: tuple[str, ...] = ()  # nodes that it runs on and stays on, one for each replica
 
     @property
     def key(self) -> Key:
@@ -52,7 +53,7 @@ class Item:
         mode = self.mode
         inside = mode.together if mode.together_required else ""
         shape = (mode.amounts, inside, mode.spread)
-        return self.name, shape, self.start, self.end, self.replicas
+        return self.name, shape, self.start, self.end, self.replicas, self.held
 
 
 Known = Mapping[str, Mapping[Key, Places]]  # what each pool gave last
@@ -132,7 +133,7 @@ def _by_place(
     found: Named = [None] * len(items)
     ends: dict[int, list[tuple[Request, tuple[Spot, ...]]]] = defaultdict(list)
     given = 0
-    for n in sorted(range(len(items)), key=lambda n: (items[n].start, -items[n].replicas, n)):
+    for n in sorted(range(len(items)), key=lambda n: _turn(items[n], n)):
         item = items[n]
         for slot in range(given, item.start + 1):
             for request, spots in ends.pop(slot, ()):
@@ -147,12 +148,40 @@ def _by_place(
             spread=mode.spread,
         )
         inventory.open[:] = index < _reach(pool, item.start, item.end)
-        placed = _again(inventory, request, had[n]) or place(inventory, request)
+        placed: tuple[Spot, ...] | Refused | None = _again(inventory, request, had[n])
+        if placed is None:
+            on = _on_its_nodes if item.held else _anywhere
+            placed = on(inventory, request, item)
         if not isinstance(placed, Refused):
             inventory.take(request, placed)
             ends[item.end].append((request, placed))
             found[n] = inventory.placements(placed)
     return found
+
+
+def _turn(item: Item, n: int) -> tuple[int, ...]:
+    """Who chooses first: by start, whoever is there already before all others."""
+    return item.start, not item.held, -item.replicas, n
+
+
+def _anywhere(inventory: Inventory, request: Request, _: Item) -> tuple[Spot, ...] | Refused:
+    return place(inventory, request)
+
+
+def _on_its_nodes(inventory: Inventory, request: Request, item: Item) -> tuple[Spot, ...] | Refused:
+    """As many replicas on each node as run there."""
+    found: list[Spot] = []
+    there = inventory.open.copy()
+    for node, replicas in Counter(item.held).items():
+        row = inventory.row_of[node]
+        inventory.open[:] = False
+        inventory.open[row] = there[row]
+        here = replace(request, replicas=replicas, together_required=False)
+        spots = place(inventory, here)
+        if isinstance(spots, Refused):
+            return spots
+        found += spots
+    return tuple(found)
 
 
 def _again(inventory: Inventory, request: Request, had: Places | None) -> tuple[Spot, ...] | None:
@@ -220,12 +249,13 @@ def _by_count(
         end=np.array([item.end for item in ranked], dtype=np.int64),
         replicas=np.array([item.replicas for item in ranked], dtype=np.int64),
         gpus=np.array([item.mode.amounts.gpus for item in ranked], dtype=np.int64),
-        stays=np.zeros(len(ranked), dtype=np.bool_),
+        stays=np.array([bool(item.held) for item in ranked], dtype=np.bool_),
         kept=np.zeros(len(ranked), dtype=np.bool_),
     )
     masks = np.array([sum(1 << d for d in node.healthy_gpus()) for node in nodes], dtype=np.int64)
     row_of = {node.name: row for row, node in enumerate(nodes)}
     before = [had[n] for n in order]
+    _hold_on(ranked, before, {node.name: set(node.healthy_gpus()) for node in nodes})
     held = _held(before, row_of)
     simple = len(sizes) <= 1 and stay
     absent = None if simple else _absences(pool, nodes, masks)
@@ -237,11 +267,32 @@ def _by_count(
     return found
 
 
+def _hold_on(ranked: Sequence[Item], had: list[Places | None], free: dict[str, set[int]]) -> None:
+    """Fill ``had`` with GPUs of the nodes that items run on: those they had, or any of each."""
+    for n, item in enumerate(ranked):
+        if item.held:
+            was = had[n]
+            if was is None or not all(free[p.node].issuperset(p.devices) for p in was):
+                was = tuple(
+                    Placement(
+                        node=node,
+                        replicas=replicas,
+                        devices=tuple(sorted(free[node])[: replicas * item.mode.amounts.gpus]),
+                    )
+                    for node, replicas in sorted(Counter(item.held).items())
+                )
+            had[n] = was
+            for p in was:
+                free[p.node].difference_update(p.devices)
+
+
 def _rank(item: Item, pivot: int, mixed: bool) -> tuple[int, ...]:
-    """Who chooses first: the larger, and services, which go nowhere else; then by time.
+    """Who chooses first: who runs, the larger, and services, which go nowhere else; then by time.
 
     From ``pivot`` outwards: who runs then, who ends before, and who starts later.
     """
+    if item.held:
+        return (-MASK_GPUS - 1, item.job)
     first = (-item.mode.amounts.gpus, not item.layer) if mixed else ()
     if item.end <= pivot:
         return (*first, 1, -item.end, -item.replicas, item.job)

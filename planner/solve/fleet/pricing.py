@@ -10,6 +10,8 @@ mode: with w[m] = 1 / slots of work and a[m] = usd w[m], every multiplier mu >= 
     value >= mu + sum over slots t of min(0, min over m of a[m] + takes[m] price[m, t] - mu w[m])
 
 (the Lagrangian of "all the work is done"; stops are free in it). ``mu`` is kept from pass to pass.
+Of a job that runs already, w counts what is left to do at least, and where a pool's price changes,
+a[m] is that of the slot.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 
 from planner.compiled import compiled, lean
 from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced, Records, totals
+from planner.solve.fleet.state import money
 
 MU_STEP = 0.1  # of mu, at first; halved whenever it overshoots
 
@@ -106,12 +109,17 @@ def price_jobs(
             if floor >= least:
                 continue
             s = at[m["pair"], s] if m["profile"] < 0 else s
-            if s <= m["last"] and s + d <= job["due"]:
+            changes = m["extra"] >= 0  # what it costs, by its start
+            if not changes and s <= m["last"] and s + d <= job["due"]:
                 least, which, when = floor, i, s
                 continue
             for s in range(m["first"], m["last"] + 1):
-                price = total[m["cls"], s + d] - total[m["cls"], s]
-                cost = usd + m["takes"] * price + max(0, s + d - job["due"]) * job["late_usd"]
+                if m["profile"] >= 0:
+                    price = p.profile_usd[m["profile"]]
+                else:
+                    price = m["takes"] * (total[m["cls"], s + d] - total[m["cls"], s])
+                cost = money(c, i, s) if changes else usd
+                cost += price + max(0, s + d - job["due"]) * job["late_usd"]
                 if cost < least:
                     least, which, when = cost, i, s
         value[j], mode[j], start[j] = least, which, when
@@ -139,6 +147,24 @@ def add_usage(c: Columns, mode: Ints, start: Ints, change: Floats) -> None:
                 change[r, end] -= before
 
 
+@lean
+def split_extra(c: Columns, i: int, total: Floats, mu: float, gain: Floats, rate: Floats) -> None:
+    """The same of a mode with extras: by its least work, at each slot's price."""
+    m, x = c.modes[i], c.extras[c.modes[i]["extra"]]
+    each, n = 1.0 / x["least_work"], x["ratio"]
+    for t in range(m["first"], x["until"]):
+        usd = x["slot_usd"]
+        if n >= 0:
+            usd *= c.ratios[n, t + 1] - c.ratios[n, t]
+        net = (
+            (mu - m["egress_usd"]) * each
+            - usd
+            - m["takes"] * (total[m["cls"], t + 1] - total[m["cls"], t])
+        )
+        if net > gain[t]:
+            gain[t], rate[t] = net, each
+
+
 @compiled
 def split_values(
     c: Columns, split: Ints, total: Floats, mu: Floats, step: Floats, proved: Floats
@@ -151,11 +177,14 @@ def split_values(
         gain[:] = 0.0
         rate[:] = 0.0
         for i in range(job["first"], job["end"]):
-            m = c.modes[i]
+            m, x = c.modes[i], c.modes[i]["extra"]
+            if x >= 0:
+                split_extra(c, i, total, mu[n], gain, rate)
+                continue
             each = 1.0 / m["work"]
             ahead = (mu[n] - m["usd"]) * each
             if ahead <= 0.0:
-                break  # the others cost more
+                continue
             for t in range(m["first"], m["last"] + m["length"]):
                 net = ahead - m["takes"] * (total[m["cls"], t + 1] - total[m["cls"], t])
                 if net > gain[t]:

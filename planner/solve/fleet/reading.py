@@ -17,13 +17,16 @@ from planner.problem import (
     Node,
     Pool,
     Problem,
-    Work,
     egress_usd,
+    hours_for,
     replicas_for,
+    work_left,
 )
 from planner.quotas import Cap, caps
+from planner.solve.fleet.begun import Begun
 from planner.solve.fleet.columns import (
     BUDGET,
+    EXTRA,
     JOB,
     MODE,
     PAIR,
@@ -57,6 +60,18 @@ class Row(NamedTuple):
     first: int
     last: int
     profile: int
+    extra: int = -1
+
+
+class Extra(NamedTuple):
+    """What `EXTRA` has of a mode."""
+
+    slot_usd: float
+    most_usd: float
+    least_work: float
+    ratio: int
+    until: int
+    held: int
 
 
 class Before(NamedTuple):
@@ -89,6 +104,10 @@ class _Reader:
     profiles: list[Ints] = field(default_factory=list)
     replicas: list[Ints] = field(default_factory=list)
     profile_cls: list[int] = field(default_factory=list)
+    extras: list[Extra] = field(default_factory=list)
+    ratios: list[Floats] = field(default_factory=list)
+    ratio_of: dict[str, int] = field(default_factory=dict)  # by pool whose price changes
+    begun: Begun = field(init=False)
 
     def __post_init__(self) -> None:
         problem = self.problem
@@ -100,7 +119,11 @@ class _Reader:
             if not node.cordoned:
                 usable[node.pool].append(node)
         self.places = {pool.name: Places(pool, usable[pool.name]) for pool in problem.pools}
+        self.begun = Begun.of(problem, self.places)
         for pool in problem.pools:
+            if not pool.one_price:
+                self.ratio_of[pool.name] = len(self.ratios)
+                self.ratios.append(_ratios(pool, problem.grid.slots))
             self.capacity.append(_capacity(pool, usable[pool.name], problem.grid.slots))
         self.caps = [(cap, len(self.capacity) + n) for n, cap in enumerate(caps(problem))]
         self.capacity += [np.minimum(cap.milli, MOST).astype(np.int32) for cap, _ in self.caps]
@@ -141,6 +164,8 @@ class _Reader:
             profile_cls=np.array(self.profile_cls, dtype=np.int32),
             spends=spends,
             budgets=budgets,
+            extras=np.array(self.extras, dtype=EXTRA),
+            ratios=np.array(self.ratios, dtype=np.float64).reshape(-1, grid.slots + 1),
         )
 
     def _copied(self) -> tuple[Records, dict[str, tuple[int, int]]]:
@@ -154,7 +179,8 @@ class _Reader:
         self.profiles += list(old.profiles)
         self.replicas += list(old.replicas)
         self.profile_cls += [cls[k] for k in old.profile_cls]
-        same = {id(job) for job in self.problem.jobs}
+        self.extras += [Extra(*extra) for extra in old.extras.tolist()]
+        same = {id(job) for job in self.problem.jobs if runs_alike(problem, self.problem, job.name)}
         ranges = zip(old.jobs["first"].tolist(), old.jobs["end"].tolist(), strict=True)
         return modes, {
             job.name: span
@@ -181,12 +207,16 @@ class _Reader:
         kept = job.required or job.name in self.awaited
         least = np.inf if kept else job.unplaced_usd
         most = spendable_usd(self.problem, job) + 1e-6
-        for m in range(len(job.modes)):
-            if isinstance(job.need, Work):
-                row = self._batch(job, job.need, m, first)
-            else:
+        if isinstance(job.need, Demand):
+            for m in range(len(job.modes)):
                 row = self._service(job, job.need, m)
-            if row is not None and row.usd < least and row.usd <= most:
+                if row is not None and row.usd < least and row.usd <= most:
+                    yield row
+            return
+        shares = _pieces(job) == SWITCHES
+        for m, held, could in self.begun.ways(job, range(len(job.modes))):
+            row = self._batch(job, m, max(first, int(could)) if not held else 0, held, most)
+            if row is not None and (shares or (row.usd < least and row.usd <= most)):
                 yield row
 
     def _fits(self, job: Job, mode: Mode, replicas: int) -> bool:
@@ -198,30 +228,69 @@ class _Reader:
             self.room[key] = most if each else -1
         return self.room[key] >= replicas
 
-    def _batch(self, job: Job, need: Work, m: int, first: int) -> Row | None:
+    def _batch(self, job: Job, m: int, first: int, held: bool, most_usd: float) -> Row | None:
+        """A mode of batch work; ``held``: it goes on where it runs.
+
+        Where the whole does not fit, or costs too much, a part of it may, of a job that is split.
+        """
         mode, grid = job.modes[m], self.problem.grid
-        rate = mode.replicas * mode.work_per_replica_hour
-        if rate <= 0 or need.amount / rate > grid.slots * grid.slot_hours * (1 + 1e-6):
+        running = self.problem.running_by_job.get(job.name)
+        hours = hours_for(work_left(self.problem, job, kept=held), mode)
+        if running is not None and not held:
+            hours += job.interruption.restart_seconds / 3600
+        shares, end = _pieces(job) == SWITCHES, min(job.deadline, grid.slots)
+        if hours >= 1e9 or (hours > grid.slots * grid.slot_hours * (1 + 1e-6) and not shares):
             return None
-        hours = need.amount / rate
-        length, begin = grid.slots_for(hours), max(first, self.ready[mode.pool])
-        last = min(job.deadline, grid.slots) - length
-        takes = mode.replicas * self.problem.pool_by_name[mode.pool].counted_milli(mode.amounts)
-        if last < begin or not self._fits(job, mode, mode.replicas):
+        length = min(grid.slots_for(hours), grid.slots)
+        fits = grid.slots_for(hours) <= end
+        begin = 0 if held else max(first, self.ready[mode.pool])
+        last = 0 if held else end - length
+        if held and running is not None and self.begun.stay_until(job, running) < length:
+            last, fits = -1, False
+        whole = fits and last >= begin
+        parted = shares or (held and _pieces(job) == PAUSES)
+        if not (whole or (parted and begin < end)) or not self._fits(job, mode, mode.replicas):
             return None
         brought = egress_usd(self.problem, job, mode)
-        return Row(
+        row = Row(
             number=m,
             cls=self._class(mode.pool, job.queue),
-            takes=takes,
+            takes=mode.replicas * self.problem.pool_by_name[mode.pool].counted_milli(mode.amounts),
             length=length,
             work=hours / grid.slot_hours,
             usd=hours * mode.replicas * mode.usd_per_replica_hour + brought,
             egress_usd=brought,
             first=begin,
-            last=last,
+            last=last if whole else begin - 1,
             profile=-1,
         )
+        n = self.ratio_of.get(mode.pool, -1)
+        if whole and running is None and n < 0 and row.usd <= most_usd:
+            return row
+        least = hours_for(work_left(self.problem, job, kept=True), mode) if job.switches else hours
+        extra = Extra(
+            slot_usd=mode.replicas * mode.usd_per_replica_hour * grid.slot_hours,
+            most_usd=most_usd,
+            least_work=least / grid.slot_hours,
+            ratio=n,
+            until=end,
+            held=int(held),
+        )
+        return self._with(row, extra)
+
+    def _with(self, row: Row, extra: Extra) -> Row:
+        """The mode with its extras, and what it costs at its cheapest start."""
+        self.extras.append(extra)
+        usd = row.usd
+        if extra.ratio >= 0:
+            total, slots = self.ratios[extra.ratio], self.problem.grid.slots
+            starts = np.arange(row.first, max(row.first, row.last) + 1)
+            ends = np.interp(starts + row.work, np.arange(slots + 1), total)
+            usd = extra.slot_usd * float((ends - total[starts]).min())
+            if row.first > row.last:
+                usd = extra.slot_usd * row.work * float(np.diff(total).min())
+            usd += row.egress_usd
+        return row._replace(usd=usd, extra=len(self.extras) - 1)
 
     def _service(self, job: Job, need: Demand, m: int) -> Row | None:
         mode, grid = job.modes[m], self.problem.grid
@@ -238,7 +307,7 @@ class _Reader:
         self.replicas.append(replicas.astype(np.int32))
         self.profile_cls.append(cls)
         brought = egress_usd(self.problem, job, mode)
-        return Row(
+        row = Row(
             number=m,
             cls=cls,
             takes=int(np.max(takes)),
@@ -250,6 +319,13 @@ class _Reader:
             last=first,
             profile=len(self.profiles) - 1,
         )
+        n = self.ratio_of.get(mode.pool, -1)
+        if n < 0:
+            return row
+        slots = float((replicas * np.diff(self.ratios[n])).sum())
+        self.extras.append(Extra(0.0, np.inf, row.work, n, end, held=0))
+        usd = slots * grid.slot_hours * mode.usd_per_replica_hour + brought
+        return row._replace(usd=usd, extra=len(self.extras) - 1)
 
     def _class(self, pool: str, queue: str) -> int:
         found = self.class_of.get((pool, queue))
@@ -281,8 +357,22 @@ class _Reader:
         return spends, np.array(rows, dtype=BUDGET)
 
 
+def runs_alike(old: Problem, new: Problem, job: str) -> bool:
+    """Whether the job stands where it stood: not running, or running the same."""
+    return old.running_by_job.get(job) == new.running_by_job.get(job)
+
+
+def _ratios(pool: Pool, slots: int) -> Floats:
+    """(T + 1) slots from 0 on, each by its price over that of the first window."""
+    found = np.zeros(slots + 1)
+    for window in pool.windows:
+        found[window.start + 1 : window.end + 1] = pool.price_ratio(window)
+    return np.cumsum(found)
+
+
 def _table(rows: list[Row]) -> Records:
     found = np.zeros(len(rows), dtype=MODE)
+    found["extra"] = -1
     for name, column in zip(Row._fields, zip(*rows, strict=True), strict=False):
         found[name] = column
     return found

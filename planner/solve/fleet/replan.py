@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.churn import promise_usd
-from planner.problem import Problem
+from planner.problem import Pool, Problem
 from planner.solve.fleet.columns import Columns, Floats, Ints
 from planner.solve.fleet.naming import Known
-from planner.solve.fleet.reading import Before, read
+from planner.solve.fleet.reading import Before, read, runs_alike
 from planner.solve.fleet.state import State, empty, put_all, take_out
 
 
@@ -40,7 +40,10 @@ def remembered(memory: Memory, problem: Problem) -> Columns:
     c = read(problem, Before(old, memory.columns) if alike(memory, problem) else None)
     number = {job.name: j for j, job in enumerate(old.jobs)}
     before = np.array([number.get(job.name, -1) for job in problem.jobs], dtype=np.int64)
-    same = [o >= 0 and old.jobs[o] is job for o, job in zip(before, problem.jobs, strict=True)]
+    same = [
+        o >= 0 and old.jobs[o] is job and runs_alike(old, problem, job.name)
+        for o, job in zip(before, problem.jobs, strict=True)
+    ]
     stays = np.flatnonzero(np.array(same, dtype=bool) & (memory.mode[before] >= 0))
     was = before[stays]
     if c.budgets.size or not alike(memory, problem):
@@ -61,7 +64,12 @@ def alike(memory: Memory, problem: Problem) -> bool:
         problem.grid == old.grid
         and problem.queues == old.queues
         and names == [pool.name for pool in old.pools]
+        and _priced(problem) == _priced(old)
     )
+
+
+def _priced(problem: Problem) -> list[Pool]:
+    return [pool for pool in problem.pools if not pool.one_price]
 
 
 def as_before(c: Columns, seed: int) -> State:

@@ -79,19 +79,58 @@ def fraction(random: npt.NDArray[np.uint64]) -> float:
 
 
 @lean
+def until(c: Columns, n: int, at: float) -> float:
+    """Slots from 0 to ``at`` by row ``n`` of the ratios, a part of the last in proportion."""
+    slots = c.ratios.shape[1] - 1
+    whole = min(int(at), slots)
+    total = c.ratios[n, whole]
+    if whole < slots:
+        total += (at - whole) * (c.ratios[n, whole + 1] - total)
+    return float(total)
+
+
+@lean
+def money(c: Columns, i: int, s: int) -> float:
+    """What mode ``i`` costs from slot ``s``, lateness apart; inf where that is more than it may."""
+    m = c.modes[i]
+    if m["extra"] < 0:
+        return float(m["usd"])
+    x, usd = c.extras[m["extra"]], m["usd"]
+    if x["ratio"] >= 0 and m["profile"] < 0:
+        slots = until(c, x["ratio"], s + m["work"]) - c.ratios[x["ratio"], s]
+        usd = x["slot_usd"] * slots + m["egress_usd"]
+    return float(usd) if usd <= x["most_usd"] else np.inf
+
+
+@lean
+def money_of(c: Columns, mode: Ints, start: Ints, usd: Floats) -> None:
+    """Fill ``usd`` (J): what jobs cost where they are; 0 for those that are left out."""
+    for j in range(mode.size):
+        usd[j] = money(c, mode[j], start[j]) if mode[j] >= 0 else 0.0
+
+
+@lean
 def spent(c: Columns, i: int, s: int, b: int) -> float:
     """Money of mode ``i`` from ``s`` that falls into budget ``b``'s month."""
     m, first, end = c.modes[i], c.budgets[b]["first"], c.budgets[b]["end"]
+    n = c.extras[m["extra"]]["ratio"] if m["extra"] >= 0 else -1
     brought = m["egress_usd"] if first <= s < end else 0.0
     hourly = m["usd"] - m["egress_usd"]
+    if m["profile"] < 0 and n >= 0:
+        begin, behind = max(s, first), min(s + m["work"], float(end))
+        slots = until(c, n, behind) - c.ratios[n, begin] if behind > begin else 0.0
+        return float(c.extras[m["extra"]]["slot_usd"] * slots + brought)
     if m["profile"] < 0:
         inside = max(0.0, min(s + m["work"], float(end)) - max(s, first))
         return float(hourly * inside / m["work"] + brought)
-    within, all_of_it = 0, 0
+    within, all_of_it = 0.0, 0.0
     for t in range(s, s + m["length"]):
-        all_of_it += c.profiles[m["profile"], t]
-        within += c.profiles[m["profile"], t] if first <= t < end else 0
-    return float(hourly * within / max(1, all_of_it) + brought)
+        takes = float(c.profiles[m["profile"], t])
+        if n >= 0:
+            takes *= c.ratios[n, t + 1] - c.ratios[n, t]
+        all_of_it += takes
+        within += takes if first <= t < end else 0.0
+    return float((hourly * within / all_of_it if all_of_it > 0.0 else 0.0) + brought)
 
 
 @lean
@@ -179,7 +218,7 @@ def usd_at(c: Columns, j: int, i: int, s: int) -> float:
     if i < 0:
         return float(job["penalty_usd"])
     m = c.modes[i]
-    usd = m["usd"] + max(0, s + m["length"] - job["due"]) * job["late_usd"]
+    usd = money(c, i, s) + max(0, s + m["length"] - job["due"]) * job["late_usd"]
     if job["kept_mode"] >= 0 and (i != job["kept_mode"] or s != job["kept_start"]):
         usd += job["move_usd"]
     return float(usd)
@@ -212,7 +251,9 @@ def fits(c: Columns, st: State, j: int, i: int, s: int) -> bool:
 
 @lean
 def affordable(c: Columns, st: State, j: int, i: int, s: int) -> bool:
-    """Whether the budgets of the job's queues leave room for mode ``i`` from ``s``."""
+    """Whether the job, and the budgets of its queues, may pay for mode ``i`` from ``s``."""
+    if c.modes[i]["extra"] >= 0 and money(c, i, s) == np.inf:
+        return False
     for k in range(c.spends.shape[1]):
         b = c.spends[j, k]
         if b >= 0 and spent(c, i, s, b) > st.left_usd[b] + 1e-6:
@@ -277,7 +318,9 @@ def _best_start(
         run = run + 1 if room >= takes else 0
         if run >= length:
             s = t + 1 - length
-            cost = usd + takes * (total[cls, t + 1] - total[cls, s])
+            cost = (usd if m["extra"] < 0 else money(c, i, s)) + takes * (
+                total[cls, t + 1] - total[cls, s]
+            )
             cost += max(0, t + 1 - due) * late_usd
             if cost < least and affordable(c, st, j, i, s):
                 least, when = cost, s
