@@ -26,6 +26,7 @@ from planner.solve.build import Bookings
 from planner.table import Table, order_by_dependency
 
 MOST_OUT = 16  # jobs taken out at once
+CHAINS_OUT, CHAINS_IN = 0.5, 0.1  # of the steps take chains too: one has a job left out, or none
 DEVIATION = 0.001  # of the plan's cost: how far above the best one the first steps may go
 
 
@@ -39,6 +40,7 @@ class Ruin:
     occupancy: Occupancy = field(init=False)
     group: list[tuple[int, ...]] = field(init=False)  # by job: who goes out with it, in their order
     movable: list[int] = field(init=False)
+    alone: list[int] = field(init=False)  # those of them that neither wait nor are waited for
     nothing: npt.NDArray[np.float64] = field(init=False)  # zeros, one an option
 
     def __post_init__(self) -> None:
@@ -50,6 +52,7 @@ class Ruin:
         self.movable = [
             j for j, ours in enumerate(of_job) if ours and len(self.group[j]) <= MOST_OUT
         ]
+        self.alone = [j for j in self.movable if len(self.group[j]) == 1]
         self.nothing = np.zeros(len(self.table.options))
 
     def step(self, threshold: float) -> float:
@@ -81,13 +84,14 @@ class Ruin:
 
     def _choose(self) -> list[int]:
         """A job that could cost less, and others in its way."""
-        sample = self.rng.choices(self.movable, k=self.rng.choice((1, 4, 12)))
+        movable = self._in_play()
+        sample = self.rng.choices(movable, k=self.rng.choice((1, 4, 12)))
         seed = max(sample, key=lambda j: build.regret(self.table, self.placed, j))
         pools = {self.table.options[i].pool for i in self.table.of_job[seed]}
         size = self.rng.randint(2, MOST_OUT)
         near = [
             j
-            for j in self.rng.choices(self.movable, k=4 * size)
+            for j in self.rng.choices(movable, k=4 * size)
             if j not in self.placed or self.table.options[self.placed[j].option].pool in pools
         ]
         out: dict[int, None] = {}
@@ -95,6 +99,13 @@ class Ruin:
             if len(out) + len(self.group[j]) <= MOST_OUT + 1:
                 out |= dict.fromkeys(self.group[j])
         return list(out)
+
+    def _in_play(self) -> list[int]:
+        """Who may go out: mostly those alone, for a chain is seldom put back as it stood."""
+        out = any(j not in self.placed for j in self.movable if len(self.group[j]) > 1)
+        if not self.alone or self.rng.random() < (CHAINS_OUT if out else CHAINS_IN):
+            return self.movable
+        return self.alone
 
     def _recreate(self, out: list[int]) -> None:
         orders: list[Callable[[int], float]] = [
