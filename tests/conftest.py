@@ -25,10 +25,22 @@ CLUSTER_SECONDS = 300  # for a test's own work; what it asks for may have to be 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist, a file's tests share a worker; so do all that need Ray, a browser, a cluster."""
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+        _keep_together(item, _group(item))
         if _is_any(item, LAST) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS, func_only=True))
     items.sort(key=lambda item: 0 if _is_any(item, FIRST) else 2 if _is_any(item, LAST) else 1)
+
+
+def _keep_together(item: pytest.Item, group: str) -> None:
+    """Puts a test into a group, all of whose tests go to one worker.
+
+    xdist tells its scheduler by the end of a test's id. It writes that (3.8) where pytest 9.2 no
+    longer looks, so that every test would be a group of its own: there, we write it.
+    """
+    item.add_marker(pytest.mark.xdist_group(group))
+    is_worker = getattr(item.config.option, "loadgroup", False)
+    if is_worker and item.parent is not None and hasattr(item, "_id"):
+        item._id = item.parent.id.child(f"{item.name}@{group}")
 
 
 def _group(item: pytest.Item) -> str:
