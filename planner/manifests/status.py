@@ -117,37 +117,6 @@ class Launched(Part):
     attempt: Count = Field(default=0, description="How often the job was started, this included.")
 
 
-class HeldNode(Part):
-    """A node, and how many replicas of a job are there."""
-
-    name: NodeName = Field(description="The node.")
-    replicas: Count = Field(description="Of the gang, on this node.")
-
-
-class Record(Part):
-    """What the operator has to remember of a job, for its next life. Nothing for people in it."""
-
-    phase: ShortText = Field(description="Where the job stands.")
-    reason: ShortText = Field(default="", description="Why it stands there.")
-    binds: Annotated[tuple[ShortText, ...], Field(max_length=10_000)] = Field(
-        default=(), description="What or who stands in its way."
-    )
-    attempt: Count = Field(default=0, description="Launches so far.")
-    failures: Count = Field(default=0, description="Of these, how many failed.")
-    work_done: Quantity = Field(default=0.0, description="Saved when the last launch began.")
-    not_before: Instant | None = Field(default=None, description="Not tried again before.")
-    evicted_by: Annotated[tuple[ShortText, ...], Field(max_length=10_000)] = Field(
-        default=(), description="In whose favour it was stopped."
-    )
-    mode: Count = Field(default=0, description="Which of its ways to run.")
-    nodes: Annotated[tuple[HeldNode, ...], Field(max_length=10_000)] = Field(
-        default=(), description="Where its replicas are."
-    )
-    start: Instant | None = Field(default=None, description="From when it holds them.")
-    end: Instant | None = Field(default=None, description="Until when.")
-    started: Instant | None = Field(default=None, description="When it was seen to work.")
-
-
 class GpuJobStatus(Part):
     """How a job is."""
 
@@ -160,7 +129,9 @@ class GpuJobStatus(Part):
     )
     plan: JobPlan | None = Field(default=None, description="Where and when it runs.")
     launched: Launched | None = Field(default=None, description="What carries it.")
-    record: Record | None = Field(default=None, description="What the operator remembers of it.")
+    record: Annotated[str, Strict(), StringConstraints(max_length=1_000_000)] = Field(
+        default="", description="What the operator is to remember of it; its form may change."
+    )
 
 
 class GpuQueueStatus(Part):

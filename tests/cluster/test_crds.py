@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,9 @@ from planner.manifests.status import (
     Launched,
 )
 from planner.manifests.text import documents
-from scheduler.controller.actions import Record, Status
-from scheduler.controller.state import Cause, Phase, Why
 from scheduler.controller.usage import PoolUse, QueueUse
 from scheduler.kube.crds import FIXED_BY_LAUNCH
-from scheduler.kube.statuses import difference, pool_told, queue_told, raw, read_status, told
+from scheduler.kube.statuses import pool_told, queue_told, raw
 from tests.cluster.api import Object, Refused
 from tests.cluster.cluster import Cluster
 from tests.planner.manifests.test_schema import ALLOWED, POOL, REFUSED, TASK, TRAINING
@@ -465,49 +463,6 @@ def test_a_status_is_written_beside_the_spec_and_leaves_it_as_it_is(
     assert answer["metadata"]["generation"] == 1
     ignored = kinds.api.patch(path_of(made), {"status": {"observedGeneration": 7}})
     assert ignored["status"] == {"observedGeneration": 1}
-
-
-def test_what_the_operator_tells_and_remembers_is_read_back_as_it_was(
-    make: Make, kinds: Cluster
-) -> None:
-    made = make(job({"task": TASK}))
-    now = datetime(2026, 12, 1, 12, 0, 0, 123456, tzinfo=UTC)
-    status = Status(
-        job="job",
-        phase=Phase.STOPPING,
-        why=Why(reason=Cause.NODE_LOST, message="h100-1 is gone", binds=("h100-1",)),
-        generation=1,
-        expected_start=now,
-        pool="h100",
-        nodes=("h100-0", "h100-1"),
-        gpus=0.125,
-        end=now + timedelta(hours=6),
-        cost_usd=0.1 + 0.2,  # no short decimal
-        usd_per_pflop=1e-9,
-        started=now,
-        record=Record(
-            attempt=3,
-            failures=1,
-            work_done=1 / 3,
-            mode=2,
-            not_before=now,
-            evicted_by=("other/job",),
-            nodes=(("h100-0", 1), ("h100-1", 2)),
-            start=now,
-            end=now + timedelta(hours=6),
-        ),
-    )
-    launched = Launched(kind="RayJob", name="job-3", attempt=3)
-    whole = raw(told(status, {}, launched=launched, now=now))
-    path = f"{path_of(made)}/status"
-    kinds.api.patch(path, {"status": difference({}, whole)})
-    kept = kinds.api.get(path_of(made))["status"]
-    assert kept == whole
-    assert read_status("job", kept) == status
-    waits = Status(job="job", phase=Phase.WAITING, why=Why(reason="capacity"), generation=1)
-    fresh = raw(told(waits, kept, launched=None, now=now))
-    kinds.api.patch(path, {"status": difference(kept, fresh)})
-    assert read_status("job", kinds.api.get(path_of(made))["status"]) == waits
 
 
 def test_a_condition_without_a_reason_is_refused(make: Make, kinds: Cluster) -> None:
