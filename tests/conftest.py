@@ -28,7 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         _keep_together(item, _group(item))
         if _is_any(item, LAST) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS, func_only=True))
-    items.sort(key=lambda item: 0 if _is_any(item, FIRST) else 2 if _is_any(item, LAST) else 1)
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if _is_any(item, FIRST):
+        return 0
+    # One machine has one `deep` cluster, until the run ends: others may wait for it.
+    return next((turn for turn, name in enumerate(LAST, 2) if item.get_closest_marker(name)), 1)
 
 
 def _keep_together(item: pytest.Item, group: str) -> None:
