@@ -68,6 +68,7 @@ def _rights() -> Iterator[Right]:
         yield from (Right(verb=verb, resource=resource) for verb in ("list", "watch"))
     for resource in ours:
         yield Right(verb="patch", resource=resource, subresource="status")
+    yield Right(verb="patch", resource=names.PODS)  # the notice before a stop
     for resource in runs:
         yield from (Right(verb=verb, resource=resource) for verb in ("create", "patch", "delete"))
     for resource in (names.SECRETS, names.SERVICES, names.NETWORK_POLICIES, names.EVENTS):

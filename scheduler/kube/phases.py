@@ -212,5 +212,9 @@ def _time(text: str | None) -> datetime | None:
 
 
 def drain_notice(until: datetime) -> Raw:
-    """The merge patch that tells a workload, and who watches it, until when it has time to save."""
+    """The merge patch that tells a workload until when it has time to save.
+
+    On the workload it is for whoever watches; the program reads it where its pods have it, so that
+    it goes to each of these too.
+    """
     return {"metadata": {"annotations": {DRAIN: iso(until)}}}

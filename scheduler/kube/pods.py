@@ -3,10 +3,13 @@
 What a user states in ``run.podTemplate`` wins over our defaults, list entries by their name, as a
 strategic merge does it. The nodes, the GPUs and our labels are the plan's: they are put on last.
 
-A program is told of its end twice. First `DRAIN_FILE` appears in its pod, and, where the job saves
-checkpoints, it has ``checkpoint.saveSeconds`` to save; it says that it has by making `SAVED_FILE`,
-and is stopped at once. Then it gets SIGTERM, and `Settings.stop_seconds` later it is killed. It is
-started again with the same `CHECKPOINT_DIR`, and the number of the attempt.
+A program is told before it is stopped, while all of it still works: a notice on its pods fills
+`DRAIN_FILE`, which was empty. It then has ``checkpoint.saveSeconds`` to save, and says that it has
+by making `SAVED_FILE`; whoever stops it waits as long. Pods that end are waited for once more, for
+one that has been told and has not saved yet; then it gets SIGTERM, and `Settings.stop_seconds`
+later it is killed. It is started again with the same checkpoint folder, and the number of the
+attempt. (A suspended Ray cannot start a process, since its head's address is gone at once: that is
+why the notice comes first, and not as a part of the stop.)
 """
 
 from __future__ import annotations
@@ -19,11 +22,32 @@ from typing import Any
 from scheduler.kube.affinity import Taint, pinned, with_tolerations
 from scheduler.kube.client import Raw
 from scheduler.kube.launch import SHARE_OF_NODE, Gang, Launch, Settings
-from scheduler.kube.names import FIELD_MANAGER, GPU, JOB, PROJECT, QUEUE, TEAM, label_value
+from scheduler.kube.names import DRAIN, FIELD_MANAGER, GPU, JOB, PROJECT, QUEUE, TEAM, label_value
 
-FOLDER = "/var/run/flopwise"
-DRAIN_FILE = f"{FOLDER}/drain"
+FOLDER, NOTICES = "/var/run/flopwise", "/etc/flopwise"
+DRAIN_FILE = f"{NOTICES}/drain"  # empty until then; afterwards the time until when, RFC 3339
 SAVED_FILE = f"{FOLDER}/saved"
+VOLUMES: tuple[Raw, ...] = (
+    {"name": "flopwise", "emptyDir": {}},
+    {
+        "name": "flopwise-notices",
+        "downwardAPI": {
+            "items": [
+                {
+                    "path": "drain",
+                    "fieldRef": {
+                        "apiVersion": "v1",
+                        "fieldPath": f"metadata.annotations['{DRAIN}']",
+                    },
+                }
+            ]
+        },
+    },
+)
+MOUNTS: tuple[Raw, ...] = (
+    {"name": "flopwise", "mountPath": FOLDER},
+    {"name": "flopwise-notices", "mountPath": NOTICES, "readOnly": True},
+)
 MAIN = "main"  # how a user's template calls our container, whatever we call it
 _KEYS = {"volumeMounts": "mountPath", "ports": "containerPort", "tolerations": ""}
 GPU_TAINT = Taint(key=GPU)
@@ -71,14 +95,13 @@ def grace_seconds(launch: Launch, settings: Settings) -> int:
     return save_seconds(launch) + settings.stop_seconds
 
 
-def drain_command(launch: Launch, then: str) -> list[str]:
-    """A ``preStop`` hook: gives notice, waits until the program has saved, and ends it."""
-    notice = f': > "{DRAIN_FILE}"'
+def drain_command(launch: Launch, then: str = "") -> list[str]:
+    """A ``preStop`` hook: waits for a program that was told and has not saved yet, and ends it."""
     wait = (
-        f'n=0; while [ $n -lt {save_seconds(launch)} ] && [ ! -e "{SAVED_FILE}" ]; '
-        "do sleep 1; n=$((n+1)); done"
+        f'n=0; while [ -s "{DRAIN_FILE}" ] && [ ! -e "{SAVED_FILE}" ] '
+        f"&& [ $n -lt {save_seconds(launch)} ]; do sleep 1; n=$((n+1)); done"
     )
-    return ["/bin/sh", "-c", "; ".join(filter(None, (notice, wait, then)))]
+    return ["/bin/sh", "-c", "; ".join(filter(None, (wait, then)))]
 
 
 def resources(launch: Launch, gang: Gang) -> Raw:

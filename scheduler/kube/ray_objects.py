@@ -24,6 +24,7 @@ HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
 TOKEN_KEY = "auth_token"  # noqa: S105  # the key under which a Secret has it
 GROUP_NAME_CHARACTERS = 40
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside its pod; who gets there is the NetworkPolicy's
+_STOP = ["/bin/sh", "-c", "ray stop"]
 _FOR_ALL = ("imagePullSecrets", "securityContext", "serviceAccountName", "volumes")
 _OF_MAIN = ("env", "envFrom", "imagePullPolicy", "securityContext", "volumeMounts")
 _VERSION = re.compile(r":(?:nightly-)?v?(\d+\.\d+\.\d+)")
@@ -99,17 +100,17 @@ def _token_env(launch: Launch) -> list[Raw]:
 
 def _pod(launch: Launch, settings: Settings, container: Raw) -> Raw:
     """What the head and the workers have in common."""
-    container["volumeMounts"] = [{"name": "flopwise", "mountPath": pods.FOLDER}]
-    container["lifecycle"] = {
-        "preStop": {"exec": {"command": pods.drain_command(launch, "ray stop")}}
-    }
+    container["volumeMounts"] = list(pods.MOUNTS)
+    # The program runs on the head; workers have nothing of their own to save.
+    waits = pods.drain_command(launch, "ray stop") if container["name"] == HEAD else _STOP
+    container["lifecycle"] = {"preStop": {"exec": {"command": waits}}}
     return {
         "metadata": {"labels": {}},
         "spec": {
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": pods.grace_seconds(launch, settings),
             "containers": [container],
-            "volumes": [{"name": "flopwise", "emptyDir": {}}],
+            "volumes": list(pods.VOLUMES),
         },
     }
 

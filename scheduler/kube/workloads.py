@@ -335,7 +335,7 @@ def _template(launch: Launch, settings: Settings, gang: Gang) -> Raw:
         "spec": {
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": pods.grace_seconds(launch, settings),
-            "volumes": [{"name": "flopwise", "emptyDir": {}}],
+            "volumes": list(pods.VOLUMES),
         },
     }
     made = pods.merged(ours, stated, _CONTAINER)
@@ -357,12 +357,12 @@ def _program(
 ) -> Raw:
     ours: Raw = {
         "env": [*pods.environment(launch, settings), *_rendezvous(launch, gang)],
-        "volumeMounts": [{"name": "flopwise", "mountPath": pods.FOLDER}],
+        "volumeMounts": list(pods.MOUNTS),
     }
     if image:
         ours["image"] = image
     if pods.save_seconds(launch):
-        ours["lifecycle"] = {"preStop": {"exec": {"command": pods.drain_command(launch, "")}}}
+        ours["lifecycle"] = {"preStop": {"exec": {"command": pods.drain_command(launch)}}}
     made = pods.over(ours, container)
     gpus = pods.resources(launch, gang)
     made["resources"] = pods.over(made.get("resources") or {}, gpus)

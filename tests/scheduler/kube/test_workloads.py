@@ -195,10 +195,17 @@ def test_a_program_is_told_who_it_is_and_gets_time_to_save() -> None:
         assert env["FLOPWISE_ATTEMPT"] == "3"
         assert env["FLOPWISE_CHECKPOINT_DIR"] == "s3://bucket/ckpt/ml/train"
         assert env["FLOPWISE_GPUS"] == "16"
-        hook = container["lifecycle"]["preStop"]["exec"]["command"][-1]
-        assert "-lt 46 ]" in hook
-        assert hook.endswith("ray stop")
-        assert {"name": "flopwise", "mountPath": pods.FOLDER} in container["volumeMounts"]
+        assert env["FLOPWISE_DRAIN_FILE"] == "/etc/flopwise/drain"
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts == {"flopwise": "/var/run/flopwise", "flopwise-notices": "/etc/flopwise"}
+        assert [volume["name"] for volume in pod["volumes"]] == list(mounts)
+    head, worker = (
+        part["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+        for part in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    )
+    assert "-lt 46 ]" in head  # the program runs on the head
+    assert head.endswith("; ray stop")
+    assert worker == "ray stop"
 
 
 def test_one_that_saves_nothing_is_not_waited_for() -> None:
@@ -402,8 +409,12 @@ def test_a_template_merges_into_the_ray_worker_and_cannot_move_it() -> None:
         "rayproject/ray:2.59.1-gpu",
         "side",
     )
-    assert [mount["mountPath"] for mount in worker["volumeMounts"]] == [pods.FOLDER, "/data"]
-    assert [volume["name"] for volume in pod["volumes"]] == ["flopwise", "data"]
+    assert [mount["mountPath"] for mount in worker["volumeMounts"]] == [
+        pods.FOLDER,
+        pods.NOTICES,
+        "/data",
+    ]
+    assert [volume["name"] for volume in pod["volumes"]] == ["flopwise", "flopwise-notices", "data"]
     assert [toleration["key"] for toleration in pod["tolerations"]] == ["x", "nvidia.com/gpu"]
     (term,) = pod["affinity"]["nodeAffinity"][REQUIRED]["nodeSelectorTerms"]
     assert [each["key"] for each in term["matchExpressions"]] == ["zone", "kubernetes.io/hostname"]
@@ -427,11 +438,19 @@ def test_the_head_shares_the_volumes_and_not_the_gpus_of_a_template() -> None:
     spec = workload(job(task=TASK, run=RAY | {"podTemplate": template}))["spec"]
     head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
     (container,) = head["containers"]
-    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [pods.FOLDER, "/data"]
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == [
+        pods.FOLDER,
+        pods.NOTICES,
+        "/data",
+    ]
     assert {"name": "A", "value": "b"} in container["env"]
     assert "example.com/nic" not in container["resources"]["limits"]
     assert "nodeSelector" not in head
-    assert [volume["name"] for volume in head["volumes"]] == ["flopwise", "data"]
+    assert [volume["name"] for volume in head["volumes"]] == [
+        "flopwise",
+        "flopwise-notices",
+        "data",
+    ]
     assert spec["submitterPodTemplate"]["spec"]["imagePullSecrets"] == [{"name": "pull"}]
 
 
