@@ -69,6 +69,8 @@ def _rights() -> Iterator[Right]:
     for resource in ours:
         yield Right(verb="patch", resource=resource, subresource="status")
     yield Right(verb="patch", resource=names.PODS)  # the notice before a stop
+    yield Right(verb="patch", resource=names.JOBS, subresource="status")
+    yield Right(verb="get", resource=names.SERVICES, subresource="proxy")
     for resource in runs:
         yield from (Right(verb=verb, resource=resource) for verb in ("create", "patch", "delete"))
     for resource in (names.SECRETS, names.SERVICES, names.NETWORK_POLICIES, names.EVENTS):

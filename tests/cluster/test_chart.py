@@ -242,6 +242,9 @@ def test_the_operator_has_no_right_but_those_it_uses(helm: Helm) -> None:
     assert workloads == {
         "flopwise.dev/gpujobs": set(READS),
         "flopwise.dev/gpujobs/status": {"patch"},
+        "pods": {"patch"},
+        "batch/jobs/status": {"patch"},
+        "services/proxy": {"get"},
         "secrets": {"create"},
         "services": {"create", "patch"},
         "networking.k8s.io/networkpolicies": {"create", "patch"},
