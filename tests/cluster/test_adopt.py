@@ -133,7 +133,8 @@ def test_what_its_owner_pinned_still_holds_when_it_runs(
 ) -> None:
     hosts = nodes("h100", 4, per_clique=2)
     raw = a_job(namespace)
-    raw["spec"]["template"]["spec"]["nodeSelector"] = {"nvidia.com/gpu.clique": "h100-sxm5-80gb.1"}
+    clique = kube.get(names.NODES, hosts[2])["metadata"]["labels"]["nvidia.com/gpu.clique"]
+    raw["spec"]["template"]["spec"]["nodeSelector"] = {"nvidia.com/gpu.clique": clique}
     kube.create(names.JOBS, raw)
     found = planned(kube, raw)
     assert isinstance(found, Adopted)
