@@ -103,6 +103,19 @@ class Desk:
                 return left, row
         return None
 
+    def _caps(self, one: Tracked) -> set[int]:
+        """Rows of what queues may hold that count what a job holds."""
+        pool = self.pools.get(one.mode.pool) if one.mode is not None else None
+        return set() if pool is None else set(self.live.cap_rows(one.job.queue, pool.accelerator))
+
+    def is_over_cap(self, one: Tracked, over: tuple[int, int]) -> bool:
+        """Whether queues hold more than they may in some of the slots ``over``, ``one`` counted."""
+        return any(int(self.live.rows[row, over[0] : over[1]].min()) < 0 for row in self._caps(one))
+
+    def shares_cap(self, one: Tracked, other: Tracked) -> bool:
+        """Whether two jobs count against the same limit of a queue, or what others keep back."""
+        return not self._caps(one).isdisjoint(self._caps(other))
+
     def has_room(self, one: Tracked) -> bool:
         """Whether what a job is promised is free, now that it is not booked."""
         mode = one.mode

@@ -169,13 +169,25 @@ class Pass:
         end = min(max(end, last.end), self.state.grid.slots)
         if end <= last.end:
             return
-        nodes = set(one.nodes)
-        for other in list(self.jobs.values()):
-            if other.phase is not Phase.RESERVED or nodes.isdisjoint(other.nodes):
-                continue
-            if any(s.start < end and last.end < s.end for s in other.segments):
+        nodes, over = set(one.nodes), (max(last.end, self.slot), end)
+        for other in self._promised(over):
+            if not nodes.isdisjoint(other.nodes):
                 self.unreserve(other)
         self.put(replace(one, segments=(*one.segments[:-1], replace(last, end=end))))
+        for other in reversed(self.ranked(self._promised(over))):
+            if not self.desk.is_over_cap(one, over):
+                return
+            if self.desk.shares_cap(one, other):
+                self.unreserve(other)
+
+    def _promised(self, over: tuple[int, int]) -> list[Tracked]:
+        """Jobs with a promise in some of the slots ``over``."""
+        return [
+            one
+            for one in self.jobs.values()
+            if one.phase is Phase.RESERVED
+            and any(s.start < over[1] and over[0] < s.end for s in one.segments)
+        ]
 
     # -- order -------------------------------------------------------------------------------------
 

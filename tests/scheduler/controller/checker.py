@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from planner.problem import GPU_MILLI, Node, Queue
 from scheduler.controller.state import HOLDING, Phase, State, Tracked
@@ -42,6 +43,24 @@ def faults(state: State) -> list[str]:
         *_limits(state),
         *_kept(state),
     ]
+
+
+def faults_beside_what_runs(state: State) -> list[str]:
+    """The same where the fleet or the queues may have changed under what is on its nodes.
+
+    What is promised has to fit beside that; that by itself need not fit. What queues keep back is
+    not looked at: it is kept of the nodes that are left, which what runs need not be on.
+    """
+    runs = replace(state, jobs={n: one for n, one in state.jobs.items() if one.phase in HOLDING})
+    known = {*_nodes(runs), *_limits(runs), *_gangs(runs)}
+    found = [*_phases(state), *_gangs(state), *_nodes(state), *_limits(state)]
+    return [fault for fault in found if not _is_known(fault, known)]
+
+
+def _is_known(fault: str, known: set[str]) -> bool:
+    """Whether the fault is one of what runs: of the same slot and node, or of the same queue."""
+    where = fault.split(" taken")[0].split(" has ")[0]
+    return fault in known or any(k.startswith(where) for k in known)
 
 
 def broken(before: State, after: State) -> list[str]:
@@ -167,14 +186,7 @@ def _kept(state: State) -> Iterator[str]:
         if not node.cordoned:
             have[accelerators[node.pool]] += GPU_MILLI * len(node.healthy_gpus())
     queues = {r.queue.name: r.queue for r in state.queues}
-    own: dict[tuple[int, str, str], int] = Counter()
-    for one in state.jobs.values():
-        for s in one.segments:
-            mode = one.job.modes[s.mode]
-            for t in range(max(s.start, state.slot), min(s.end, state.grid.slots)):
-                queue = one.job.queue if one.job.queue in queues else ""
-                takes = s.replicas * mode.amounts.gpu_milli
-                own[t, queue, accelerators.get(mode.pool, "")] += takes
+    own = _own(state, accelerators)
 
     def held(t: int, queue: str, accelerator: str) -> int:
         under = [q.name for q in queues.values() if q.parent == queue]
@@ -182,9 +194,25 @@ def _kept(state: State) -> Iterator[str]:
         return below if not queue else max(below, _keeps(queues[queue], accelerator))
 
     for accelerator in {a for q in queues.values() for a, _ in q.guaranteed}:
+        if held(-1, "", accelerator) > have[accelerator]:
+            continue  # nothing is held then: more is kept back than there is, so less is
         for t in {t for t, _, a in own if a == accelerator}:
             if (total := held(t, "", accelerator)) > have[accelerator]:
                 yield f"slot {t}: {total} of {have[accelerator]} {accelerator}, with what is kept"
+
+
+def _own(state: State, accelerators: dict[str, str]) -> Counter[tuple[int, str, str]]:
+    """What the jobs of each queue itself hold, by slot and accelerator."""
+    known = {r.queue.name for r in state.queues}
+    own: Counter[tuple[int, str, str]] = Counter()
+    for one in state.jobs.values():
+        for s in one.segments:
+            mode = one.job.modes[s.mode]
+            for t in range(max(s.start, state.slot), min(s.end, state.grid.slots)):
+                queue = one.job.queue if one.job.queue in known else ""
+                takes = s.replicas * mode.amounts.gpu_milli
+                own[t, queue, accelerators.get(mode.pool, "")] += takes
+    return own
 
 
 def _keeps(queue: Queue, accelerator: str) -> int:
