@@ -155,6 +155,24 @@ def test_without_any_configuration_it_says_what_it_looked_for(
         connect(kubeconfig=str(tmp_path / "broken"))
 
 
+def test_in_a_pod_the_service_account_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, text in (("token", "of-the-pod"), ("ca.crt", "-"), ("namespace", "ops\n")):
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    loader = "kubernetes.config.incluster_config"
+    monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setattr(client, "_IN_POD", tmp_path)
+    kube = connect()
+    assert (kube.url, kube.namespace) == ("https://10.0.0.1:443", "ops")
+    assert "of-the-pod" in kube._headers("x")["authorization"]
+
+
 def test_a_list_is_all_its_pages_without_managed_fields(server: Server, kube: Kube) -> None:
     def pages(method: str, path: str, query: dict[str, str], body: Any) -> tuple[int, Any]:
         if "continue" not in query:
