@@ -26,6 +26,7 @@ BENCHMARKS = {  # name of the JSON: module of this folder and its options; the s
     "gangs": "gangs",
     "place": "place",
     "max_min": "max_min",
+    "decisions": "decisions",
     "defrag": "defrag",
     "example": "example",
     "gavel": "gavel",
