@@ -77,6 +77,7 @@ class Deep(Cluster):
     ports = (*Cluster.ports, "kubelet", "kubelet-health")
 
     def __init__(self, say: Say = to_standard_error) -> None:
+        LOCK.parent.mkdir(parents=True, exist_ok=True)
         self._lock = LOCK.open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
