@@ -20,6 +20,7 @@ from flopwise import (
     init,
     jobs,
     mix,
+    operate,
     plan,
     report,
     telemetry,
@@ -77,6 +78,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(report.app, name="report")
 app.add_typer(catalog.app, name="catalog")
 app.add_typer(telemetry.app, name="telemetry")
+app.add_typer(operate.app, name="operator")
 
 
 def main() -> None:

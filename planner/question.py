@@ -18,7 +18,7 @@ from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest, Preempts
 from planner.mixes import MOST_JOBS, offered
 from planner.near import Near, UnknownPlace, no_price
-from planner.options import draft, place_of
+from planner.options import Place, draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
 from planner.quotas import too_many_keepers
 
@@ -211,6 +211,21 @@ def _notes(manifests: Manifests) -> Iterator[str]:
                 f"GpuQueue {queue.metadata.name}: preemption.reclaim is {reclaim.value}: its "
                 "guarantee puts no job before those of other queues; priority decides"
             )
+
+
+def job_on(
+    manifest: GpuJob,
+    grid: Grid,
+    names: Mapping[tuple[str, str], str],
+    places: Sequence[Place],
+    near: Near,
+) -> Job:
+    """One job among pools that are on ``grid``, as `build` makes each; services stay in one mode.
+
+    Raises `UnknownPlace` where ``placement.near`` is none.
+    """
+    pools = {place.pool.name: place.pool for place in places}
+    return _timed(draft(manifest, names, places, near), manifest, grid, pools)
 
 
 # -- time ------------------------------------------------------------------------------------------

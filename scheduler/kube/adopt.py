@@ -51,6 +51,7 @@ from scheduler.kube.names import (
     QUEUE,
     RAY_JOBS,
     RAY_SERVICES,
+    RECORD,
     RESOURCES,
     TEAM,
     Resource,
@@ -61,7 +62,7 @@ from scheduler.kube.observe import Fleet, Machine, profile_of
 GIB = 2**30
 KINDS = (JOBS, JOB_SETS, RAY_JOBS, RAY_SERVICES)
 GATE = "flopwise.dev/placement"
-_OURS = (ATTEMPT, DRAIN, PINNED)
+_OURS = (ATTEMPT, DRAIN, PINNED, RECORD)
 _GPU_TAINT_KEY = GPU  # tolerated for them, as GPU clusters do by admission
 
 

@@ -299,6 +299,25 @@ class Kube:
             return False
         return any(each["name"] == resource.plural for each in known.get("resources") or ())
 
+    def declares(self, resource: Resource, field: str) -> bool:
+        """Whether the schema of the resource's group has a field of that name somewhere.
+
+        By what the server publishes of its kinds to all: no right over their definitions is needed.
+        """
+        try:
+            answer = self._send("GET", f"/openapi/v3/apis/{resource.api_version}", {})
+        except errors.NotFound:
+            return False
+        wanted, rest = f'"{field}"'.encode(), b""
+        try:
+            for piece in _pieces(answer):  # megabytes: looked through, never held
+                rest = rest[-len(wanted) :] + piece
+                if wanted in rest:
+                    return True
+        finally:
+            answer.close()
+        return False
+
     def allowed(
         self, verb: str, resource: Resource, namespace: str = "", subresource: str = ""
     ) -> bool:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from planner.manifests.schema import GpuJob
 from planner.plan import Segment
 from planner.problem import GPU_MILLI, Amounts, Job
 from scheduler.kube.affinity import Taint
 from scheduler.kube.client import Raw
-from scheduler.kube.names import GPU, GPU_SHARED, RAY_JOBS, RAY_SERVICES, child_name
+from scheduler.kube.names import (
+    GPU,
+    GPU_SHARED,
+    JOB_SETS,
+    RAY_JOBS,
+    RAY_SERVICES,
+    Resource,
+    child_name,
+)
 from scheduler.kube.observe import Fleet, Machine, mig_resource
 
+Declares: TypeAlias = Callable[[Resource, str], bool]  # whether a kind's schema has a field
 SHARE_OF_NODE = (
     0.9  # of the CPUs and memory that go with a GPU: the head and later daemons need some
 )
@@ -147,6 +157,17 @@ def capabilities(crds: Iterable[Raw]) -> Capabilities:
         auth_options=_has(ray_job, "spec", "rayClusterSpec", "authOptions"),
         pre_running_deadline=_has(ray_job, "spec", "preRunningDeadlineSeconds"),
         job_sets="jobsets.jobset.x-k8s.io" in by_name,
+    )
+
+
+def discovered(serves: Callable[[Resource], bool], declares: Declares) -> Capabilities:
+    """The same, by what the API server says to everybody of the kinds that it serves."""
+    ray = serves(RAY_JOBS) and serves(RAY_SERVICES)
+    return Capabilities(
+        ray=ray,
+        auth_options=ray and declares(RAY_JOBS, "authOptions"),
+        pre_running_deadline=ray and declares(RAY_JOBS, "preRunningDeadlineSeconds"),
+        job_sets=serves(JOB_SETS),
     )
 
 

@@ -20,6 +20,7 @@ POOL = "flopwise.dev/pool"
 # Annotations that we set.
 ATTEMPT = "flopwise.dev/attempt"
 DRAIN = "flopwise.dev/drain"  # until when a workload has time to save, RFC 3339
+RECORD = "flopwise.dev/record"  # what must outlive an operator of a launch, JSON
 PINNED = "flopwise.dev/pinned"  # what an adopted workload said before it was pinned, JSON
 # Of others.
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"

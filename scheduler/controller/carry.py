@@ -1,0 +1,208 @@
+"""An action, as requests to the API server. Each may be cut off anywhere, and done again.
+
+A workload is created, never applied over one that is there: what runs is not suspended by a launch
+that is repeated. What lets it run, or stops it, says of which attempt: the API server refuses it
+where the workload is another's by now. A batch Job cannot go on elsewhere, as its program's
+environment may not change: it is deleted, and made anew by the launch that follows.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from planner.problem import Job
+from scheduler.controller.actions import Action, Delete, Launch, Release, Report, Resume, Stop
+from scheduler.controller.sight import Known
+from scheduler.controller.told import record_text
+from scheduler.kube import adopt, names, workloads
+from scheduler.kube import launch as starting
+from scheduler.kube.client import Api
+from scheduler.kube.errors import AlreadyExists, Conflict
+from scheduler.kube.informer import key_of
+from scheduler.kube.launch import Capabilities, Settings, gangs
+from scheduler.kube.names import ATTEMPT, DRAIN, RECORD, RESOURCES, Resource
+from scheduler.kube.observe import Fleet
+from scheduler.kube.phases import drain_notice
+
+Raw = dict[str, Any]
+Seen = tuple[str, str, Raw | None]  # plural, key, the object as it is now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An action with all that it needs to be known."""
+
+    action: Action
+    known: Known | None  # the job's manifest; None: it is gone
+    job: Job | None
+    resource: Resource | None  # of its workload, where there is one
+    raw: Raw | None
+    fleet: Fleet
+    lost: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hand:
+    """What writes."""
+
+    api: Api
+    settings: Settings
+    can: Capabilities
+
+    def carry(self, order: Order) -> tuple[Seen, ...]:
+        """Do it; what is now known of the objects that it is about."""
+        match order.action:
+            case Stop():
+                return tuple(self._stop(order, order.action))
+            case Delete():
+                return tuple(self._delete(order))
+            case Launch():
+                return tuple(self._launch(order, order.action))
+            case Resume():
+                return tuple(self._resume(order, order.action))
+            case Release():
+                return tuple(self._release(order, order.action))
+            case Report():
+                return ()
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def _stop(self, order: Order, action: Stop) -> Iterator[Seen]:
+        resource, raw = order.resource, order.raw
+        if resource is None or raw is None:
+            return
+        if action.notice_seconds > 0:
+            until = datetime.now(UTC) + timedelta(seconds=action.notice_seconds)
+            yield self._patched(resource, raw, drain_notice(until))
+        elif order.known is not None and order.known.adopted:
+            made = self._patched(resource, raw, adopt.suspend(raw))
+            yield made
+            self._renew(resource, made[2])
+        elif workloads.stops_by_deletion(resource) or self._is_on_lost(order):
+            yield from self._delete(order)
+        else:
+            yield self._patched(resource, raw, _suspension(action.attempt, value=True))
+
+    def _is_on_lost(self, order: Order) -> bool:
+        """Whether its pods cannot end: a Job would wait for them for ever before it goes on."""
+        if order.resource not in (names.JOBS, names.JOB_SETS) or order.known is None:
+            return False
+        return bool(order.lost)
+
+    def _delete(self, order: Order) -> Iterator[Seen]:
+        resource, raw = order.resource, order.raw
+        if resource is None or raw is None:
+            return
+        metadata = raw["metadata"]
+        self.api.delete(resource, metadata["name"], metadata["namespace"], uid=metadata["uid"])
+        if not metadata.get("finalizers"):
+            yield resource.plural, key_of(raw), None
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def _launch(self, order: Order, action: Launch) -> Iterator[Seen]:
+        launch = _launch_of(order, action)
+        resource = workloads.resource_of(launch)
+        made = workloads.manifests(launch, self.settings, self.can)
+        if workloads.auth_of(resource, self.can, self.settings) is workloads.Auth.ENVIRONMENT:
+            self._token(launch, resource)
+        for each in made[:-1]:
+            self.api.apply(RESOURCES[each["apiVersion"], each["kind"]], each)
+        workload = made[-1]
+        workload["metadata"]["annotations"][RECORD] = record_text(action.record)
+        try:
+            raw = self.api.create(resource, workload)
+        except AlreadyExists:
+            return  # by a launch that was cut off, or by somebody else: what is there will be seen
+        yield resource.plural, key_of(raw), raw
+
+    def _token(self, launch: starting.Launch, resource: Resource) -> None:
+        if resource in (names.JOBS, names.JOB_SETS):
+            return
+        try:
+            self.api.create(names.SECRETS, workloads.token(launch, secrets.token_hex(32)))
+        except AlreadyExists:
+            return
+
+    def _resume(self, order: Order, action: Resume) -> Iterator[Seen]:
+        resource, raw = order.resource, order.raw
+        if resource is None or raw is None or order.known is None:
+            return
+        if order.known.adopted:
+            yield from self._released(order, action, resource, raw)
+        elif resource in (names.JOBS, names.JOB_SETS):
+            yield from self._delete(order)
+        else:
+            launch = _launch_of(order, action)
+            workload = workloads.manifests(launch, self.settings, self.can)[-1]
+            notes = {RECORD: record_text(action.record), DRAIN: ""}
+            workload["metadata"]["annotations"] |= notes
+            made = self.api.apply(resource, workload)
+            yield resource.plural, key_of(made), made
+
+    def _released(
+        self, order: Order, action: Resume, resource: Resource, raw: Raw
+    ) -> Iterator[Seen]:
+        """A workload of somebody else's is pinned and let run in one."""
+        assert order.job is not None
+        found = gangs(order.job, action.segments, order.fleet)
+        hosts = [host for gang in found for host in gang.hostnames]
+        taints = tuple(dict.fromkeys(taint for gang in found for taint in gang.taints))
+        metadata = raw["metadata"]
+        if resource is names.JOBS and (raw.get("status") or {}).get("startTime"):
+            forgotten = adopt.forget_start()
+            raw = self.api.patch(
+                resource, metadata["name"], forgotten, metadata["namespace"], subresource="status"
+            )
+        patch = adopt.release(raw, hosts, taints)
+        patch["metadata"]["annotations"] |= {
+            ATTEMPT: str(action.attempt),
+            RECORD: record_text(action.record),
+            DRAIN: None,
+        }
+        seen = self._patched(resource, raw, patch)
+        yield seen
+        self._renew(resource, seen[2])
+
+    def _renew(self, resource: Resource, raw: Raw | None) -> None:
+        """KubeRay makes a service's Ray anew, once what it has of it is gone."""
+        if resource is not names.RAY_SERVICES or raw is None:
+            return
+        namespace = raw["metadata"]["namespace"]
+        clusters = self.api.list(names.RAY_CLUSTERS, namespace).items
+        for name in adopt.outdated(raw, clusters):
+            self.api.delete(names.RAY_CLUSTERS, name, namespace)
+
+    def _release(self, order: Order, action: Release) -> Iterator[Seen]:
+        if order.resource is not None and order.raw is not None:
+            yield self._patched(order.resource, order.raw, _suspension(action.attempt, value=False))
+
+    def _patched(self, resource: Resource, raw: Raw, patch: Raw | list[Raw]) -> Seen:
+        metadata = raw["metadata"]
+        made = self.api.patch(resource, metadata["name"], patch, metadata["namespace"])
+        return resource.plural, key_of(made), made
+
+
+def _suspension(attempt: int, *, value: bool) -> list[Raw]:
+    """A patch that is refused where the workload is of another attempt by now."""
+    pointer = ATTEMPT.replace("~", "~0").replace("/", "~1")
+    return [
+        {"op": "test", "path": f"/metadata/annotations/{pointer}", "value": str(attempt)},
+        {"op": "add", "path": "/spec/suspend", "value": value},
+    ]
+
+
+def _launch_of(order: Order, action: Launch | Resume) -> starting.Launch:
+    if order.known is None or order.job is None:
+        raise Conflict(f"{action.job}: found no manifest of it any more")
+    return starting.Launch(
+        job=order.known.manifest,
+        uid=order.known.uid,
+        gangs=gangs(order.job, action.segments, order.fleet),
+        start=action.record.start or datetime.now(UTC),
+        attempt=action.attempt,
+    )

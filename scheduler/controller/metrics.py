@@ -1,0 +1,132 @@
+"""Metrics for Prometheus, and whether the operator is alive and ready: the door to its client.
+
+Money is in USD, time in seconds, as the names say.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+WAITS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
+DECISIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
+
+
+class Metrics:
+    """All that is measured, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of = self.registry
+        self.jobs = Gauge("flopwise_jobs", "Jobs, by phase.", ["phase"], registry=of)
+        self.waiting = Gauge(
+            "flopwise_queue_length", "Jobs that wait, by queue.", ["queue"], registry=of
+        )
+        self.wait = Histogram(
+            "flopwise_wait_seconds",
+            "From a job's arrival to its launch.",
+            buckets=WAITS,
+            registry=of,
+        )
+        self.decision = Histogram(
+            "flopwise_decision_seconds",
+            "One decision on all that came.",
+            buckets=DECISIONS,
+            registry=of,
+        )
+        self.gap = Gauge(
+            "flopwise_plan_gap_ratio", "Of the last plan of the whole queue, proved.", registry=of
+        )
+        self.solve = Gauge(
+            "flopwise_plan_seconds", "That the last plan of the whole queue took.", registry=of
+        )
+        self.committed = Gauge(
+            "flopwise_committed_usd_per_hour", "Money an hour of what runs.", registry=of
+        )
+        self.usd_per_pflop = Gauge(
+            "flopwise_usd_per_pflop", "Money per useful PFLOP of what runs.", registry=of
+        )
+        self.gpus = Gauge("flopwise_gpus", "GPUs of a pool.", ["pool", "state"], registry=of)
+        self.writes = Counter(
+            "flopwise_writes", "Requests that write, by kind.", ["what"], registry=of
+        )
+        self.errors = Counter(
+            "flopwise_errors", "Requests that failed, by kind.", ["what"], registry=of
+        )
+        self.pending = Gauge(
+            "flopwise_pending_writes", "Actions that wait for a writer.", registry=of
+        )
+        self.restarts = Counter(
+            "flopwise_planner_restarts", "Of the process that plans the whole queue.", registry=of
+        )
+        self.leading = Gauge("flopwise_leader", "1: this operator acts.", registry=of)
+        self.would_launch = Gauge(
+            "flopwise_would_launch", "Only observing: launches that would have been.", registry=of
+        )
+        self.would_save = Gauge(
+            "flopwise_would_save_usd",
+            "Only observing: what the plan costs less than first come, first served.",
+            registry=of,
+        )
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it."""
+        return generate_latest(self.registry)
+
+
+class Served:
+    """HTTP answers at one port. ``routes``: path to (status, type, body)."""
+
+    def __init__(self, port: int, routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:  # the library's name
+                route = routes.get(self.path.split("?")[0])
+                code, kind, body = route() if route else (404, "text/plain", b"not found\n")
+                self.send_response(code)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+                """Say nothing: probes come every few seconds."""
+
+        self._server = ThreadingHTTPServer(("", port), Handler)
+        self._server.daemon_threads = True
+        self.port = int(self._server.server_address[1])
+        name = f"http-{self.port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def serve_metrics(metrics: Metrics, port: int) -> Served:
+    """``/metrics`` at that port; 0: any that is free."""
+    return Served(port, {"/metrics": lambda: (200, CONTENT_TYPE_LATEST, metrics.text())})
+
+
+def serve_health(alive: Callable[[], str], ready: Callable[[], str], port: int) -> Served:
+    """``/healthz`` and ``/readyz``; the functions say what is wrong, or nothing."""
+
+    def answer(ask: Callable[[], str]) -> Callable[[], tuple[int, str, bytes]]:
+        def answered() -> tuple[int, str, bytes]:
+            wrong = ask()
+            return (503 if wrong else 200), "text/plain", (wrong or "ok").encode() + b"\n"
+
+        return answered
+
+    return Served(port, {"/healthz": answer(alive), "/readyz": answer(ready)})

@@ -1,0 +1,513 @@
+"""What the API server tells, as values: the fleet, the queues, the jobs, and the workloads of jobs.
+
+Raw objects come in one by one (`Sight.take`); what follows of them for a state comes out as events.
+A job is a GpuJob, or a workload of somebody else's that carries our queue label
+(`scheduler.kube.adopt`); its key is ``namespace/name``. The workload of a GpuJob is the object that
+it owns. Nothing here asks or writes anything.
+
+A node that has not been ready for `Settings.node_lost_seconds` is taken to be gone, with all on it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from planner.fleet import queue_of, usd_per_gpu_hour
+from planner.manifests.errors import Fault
+from planner.manifests.read import of_object
+from planner.manifests.schema import GpuJob, GpuPool, GpuQueue
+from planner.near import Near, UnknownPlace
+from planner.options import Place, place_of
+from planner.problem import Grid, Job
+from planner.question import job_on
+from scheduler.controller.actions import Being, Record, Status, Workload, recalled
+from scheduler.controller.state import (
+    Event,
+    FleetChanged,
+    JobArrived,
+    JobChanged,
+    JobDeleted,
+    Phase,
+    QueueRules,
+    QueuesChanged,
+    State,
+    Tracked,
+)
+from scheduler.controller.told import read_record, read_status
+from scheduler.kube import adopt, names, phases
+from scheduler.kube.adopt import Adopted, Declined, Places
+from scheduler.kube.names import ATTEMPT, DRAIN, GPU_JOBS, GROUP, QUEUE, RECORD, Resource
+from scheduler.kube.observe import Fleet, Machine, fleet, machines
+
+Raw = dict[str, Any]
+Handle = tuple[str, str]  # plural, key
+
+BEINGS = {
+    phases.Phase.SUSPENDED: Being.HELD,
+    phases.Phase.LAUNCHING: Being.RELEASED,
+    phases.Phase.RUNNING: Being.WORKING,
+    phases.Phase.STOPPING: Being.LEAVING,
+    phases.Phase.SUCCEEDED: Being.SUCCEEDED,
+    phases.Phase.FAILED: Being.FAILED,
+}
+WORKLOADS: Mapping[str, Resource] = {
+    each.plural: each
+    for each in (
+        *(names.RAY_JOBS, names.RAY_SERVICES, names.RAY_CLUSTERS),
+        *(names.JOBS, names.JOB_SETS),
+    )
+}
+_FLEET = (
+    names.NODES.plural,
+    names.PODS.plural,
+    names.RESOURCE_SLICES.plural,
+    names.GPU_POOLS.plural,
+)
+FLEET_SECONDS = 0.25  # the fleet is worked out anew this often at most
+NO_FLEET = Fleet(pools=(), machines={})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How what is seen is read."""
+
+    node_lost_seconds: float = 60.0  # not ready for so long, a node is gone
+    notice_seconds: float = 30.0  # `scheduler.controller.state.Settings` has the same
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """A job as its object says it is."""
+
+    key: str
+    manifest: GpuJob
+    resource: Resource  # of the object that states it
+    name: str
+    uid: str
+    generation: int
+    arrived: datetime
+    pinned: tuple[str, ...] = ()
+    adopted: bool = False
+
+
+class _Keys(dict[tuple[str, str], str]):
+    """(namespace, name) to a job's key, whether it is there or not."""
+
+    def __missing__(self, key: tuple[str, str]) -> str:
+        return f"{key[0]}/{key[1]}"
+
+
+class Sight:
+    """All that was seen. One thread uses it."""
+
+    def __init__(
+        self, settings: Settings | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.settings = settings or Settings()
+        self.raw: defaultdict[str, dict[str, Raw]] = defaultdict(dict)
+        self.known: dict[str, Known] = {}
+        self.workloads: dict[str, Workload] = {}
+        self.carriers: dict[str, Handle] = {}  # the object of each job's workload
+        self._job_of: dict[Handle, str] = {}  # and back
+        self.fleet = NO_FLEET
+        self.lost: frozenset[str] = frozenset()
+        self.faults: dict[Handle, str] = {}  # objects that are left alone, and why
+        self.changed: set[str] = set()  # jobs whose workload is another than it was
+        self._clock = clock
+        self._fleet_at = -1e9
+        self._fleet_changed = False
+        self._queues_changed = False
+        self._objects: dict[Handle, None] = {}  # jobs and workloads to look at, in order
+        self._owned: dict[str, set[Handle]] = defaultdict(set)  # by uid of the GpuJob
+        self._away: dict[str, float] = {}  # since when a node is not ready
+        self._signature: object = None
+        self._places: tuple[Place, ...] = ()
+        self._near = Near(())
+        self._adopting = Places(NO_FLEET)
+
+    # -- taking in ---------------------------------------------------------------------------------
+
+    def take(self, plural: str, key: str, raw: Raw | None) -> None:
+        """An object is now so, or is no more."""
+        objects = self.raw[plural]
+        old = objects.get(key)
+        if raw is None:
+            if objects.pop(key, None) is None:
+                return
+        elif old == raw or (old is not None and _version(raw) < _version(old)):
+            return
+        else:
+            objects[key] = raw
+        if plural in _FLEET:
+            self._fleet_changed = True
+        elif plural == names.GPU_QUEUES.plural:
+            self._queues_changed = True
+        else:
+            self._index(plural, key, raw if raw is not None else old, there=raw is not None)
+
+    def _index(self, plural: str, key: str, raw: Raw | None, *, there: bool) -> None:
+        self._objects[plural, key] = None
+        uid = "" if raw is None else _owner_uid(raw)
+        if uid:
+            owned = self._owned[uid]
+            (owned.add if there else owned.discard)((plural, key))
+            if not owned:
+                del self._owned[uid]
+
+    @property
+    def is_due(self) -> bool:
+        """Whether there is something that a state has not been told of."""
+        return bool(self._objects or self._queues_changed or self._fleet_is_due())
+
+    def _fleet_is_due(self) -> bool:
+        now = self._clock()
+        lost = any(
+            now - since >= self.settings.node_lost_seconds and node not in self.lost
+            for node, since in self._away.items()
+        )
+        return (self._fleet_changed or lost) and now - self._fleet_at >= FLEET_SECONDS
+
+    # -- giving out --------------------------------------------------------------------------------
+
+    def events(self, state: State, now: datetime) -> Iterator[Event]:
+        """What a state is to be told, in order: fleet, queues, jobs."""
+        if self._fleet_is_due():
+            yield from self._fleet_events(state, now)
+        if self._queues_changed:
+            self._queues_changed = False
+            yield QueuesChanged(at=now, queues=self._queues())
+        due, self._objects = self._objects, {}
+        ordered = sorted(due, key=lambda handle: handle[0] != GPU_JOBS.plural)
+        for plural, key in ordered:
+            raw = self.raw[plural].get(key)
+            if plural == GPU_JOBS.plural:
+                yield from self._of_job(key, raw, state, now)
+            else:
+                yield from self._of_workload(plural, key, raw, state, now)
+
+    # -- the fleet ---------------------------------------------------------------------------------
+
+    def _fleet_events(self, state: State, now: datetime) -> Iterator[Event]:
+        self._fleet_changed, self._fleet_at = False, self._clock()
+        found = machines(
+            self.raw[names.NODES.plural].values(),
+            self.raw[names.PODS.plural].values(),
+            self.raw[names.RESOURCE_SLICES.plural].values(),
+        )
+        self._lose(found)
+        sound = [each for each in found if each.name not in self.lost]
+        self.fleet = fleet(sound, self._pools())
+        pools, nodes = self.fleet.on(state.grid)
+        signature = (
+            tuple(replace(pool, windows=()) for pool in pools),
+            tuple(pool.windows[0].usd_per_node_hour if pool.windows else 0.0 for pool in pools),
+            frozenset((m.name, m.taints, frozenset(m.labels.items())) for m in sound),
+        )
+        self._places = tuple(map(place_of, self.fleet.pools, pools))
+        self._near = Near(self.fleet.pools)
+        self._adopting = Places(self.fleet)
+        if signature != self._signature:  # jobs have other ways to run now
+            self._signature = signature
+            self._look_again()
+        if (pools, nodes) != (state.pools, state.nodes):
+            yield FleetChanged(at=now, pools=pools, nodes=nodes)
+
+    def _lose(self, found: tuple[Machine, ...]) -> None:
+        now = self._clock()
+        away = {m.name for m in found if m.away.startswith("not ready")}
+        self._away = {name: self._away.get(name, now) for name in away}
+        seconds = self.settings.node_lost_seconds
+        self.lost = frozenset(n for n, since in self._away.items() if now - since >= seconds)
+
+    def _pools(self) -> list[GpuPool]:
+        pools = []
+        for key, raw in self.raw[names.GPU_POOLS.plural].items():
+            handle = names.GPU_POOLS.plural, key
+            made = of_object(raw)
+            if not isinstance(made, GpuPool):
+                self.faults[handle] = _text(made)
+            elif usd_per_gpu_hour(made.spec) is None:
+                self.faults[handle] = (
+                    "spec.price: found none, and the catalog has no offer; allowed: usdPerGpuHour"
+                )
+            else:
+                self.faults.pop(handle, None)
+                pools.append(made)
+        return pools
+
+    def _look_again(self) -> None:
+        """At each job: it is drafted, or adopted, anew."""
+        self.known = {key: replace(one, generation=-1) for key, one in self.known.items()}
+        for plural in (GPU_JOBS.plural, *WORKLOADS):
+            self._objects.update(dict.fromkeys((plural, key) for key in self.raw[plural]))
+
+    def _queues(self) -> tuple[QueueRules, ...]:
+        found = []
+        for key, raw in sorted(self.raw[names.GPU_QUEUES.plural].items()):
+            handle = names.GPU_QUEUES.plural, key
+            made = of_object(raw)
+            if not isinstance(made, GpuQueue):
+                self.faults[handle] = _text(made)
+                continue
+            self.faults.pop(handle, None)
+            rules = made.spec.preemption
+            found.append(
+                QueueRules(
+                    queue=queue_of(made), within_queue=rules.within_queue, reclaim=rules.reclaim
+                )
+            )
+        return tuple(found)
+
+    # -- jobs --------------------------------------------------------------------------------------
+
+    def _of_job(self, key: str, raw: Raw | None, state: State, now: datetime) -> Iterator[Event]:
+        handle = GPU_JOBS.plural, key
+        if raw is None:
+            self.faults.pop(handle, None)
+            yield from self._gone(key, now)
+            return
+        metadata = raw["metadata"]
+        known = self.known.get(key)
+        if known and (known.uid, known.generation) == (metadata["uid"], metadata["generation"]):
+            return
+        made = of_object(raw)
+        if not isinstance(made, GpuJob):
+            self.faults[handle] = _text(made)
+            return
+        self.known[key] = Known(
+            key=key,
+            manifest=made,
+            resource=GPU_JOBS,
+            name=metadata["name"],
+            uid=metadata["uid"],
+            generation=metadata["generation"],
+            arrived=datetime.fromisoformat(metadata["creationTimestamp"]),
+        )
+        for owned in sorted(self._owned.get(metadata["uid"], ())):
+            self._see(key, owned, self.raw[owned[0]].get(owned[1]))
+        yield from self._told(self.known[key], read_status(raw), state, now, handle)
+
+    def _told(
+        self, known: Known, status: Status | None, state: State, now: datetime, handle: Handle
+    ) -> Iterator[Event]:
+        """The event that says of a job what it is now."""
+        try:
+            job = self._drafted(known.manifest, state.grid)
+        except UnknownPlace as error:
+            self.faults[handle] = f"spec.placement.near: {error}"
+            return
+        self.faults.pop(handle, None)
+        there = state.jobs.get(known.key)
+        if there is not None and there.uid == known.uid:
+            yield JobChanged(at=now, job=job, generation=known.generation)
+            return
+        one = Tracked(
+            job=job,
+            arrived=known.arrived,
+            has_deadline=known.manifest.spec.deadline is not None,
+            pinned=known.pinned,
+            uid=known.uid,
+            generation=known.generation,
+        )
+        yield JobArrived(at=now, job=self._recalled(one, status, state.grid))
+
+    def _drafted(self, manifest: GpuJob, grid: Grid) -> Job:
+        job = job_on(manifest, grid, _Keys(), self._places, self._near)
+        deadline = manifest.spec.deadline
+        if deadline is None:
+            return job
+        return replace(job, deadline=max(0, grid.floor(deadline)))  # not cut at the grid's end
+
+    def _recalled(self, one: Tracked, status: Status | None, grid: Grid) -> Tracked:
+        """The job as it was left, in the mode that its nodes say."""
+        workload = self.workloads.get(one.name)
+        pool_of = {m.name: pool for pool, found in self.fleet.machines.items() for m in found}
+        if workload is not None:
+            record = _in_mode(workload.record, one.job, pool_of)
+            workload = replace(workload, record=record)
+        if status is not None:
+            status = replace(status, record=_in_mode(status.record, one.job, pool_of))
+        found = recalled(one, status, workload, grid)
+        if found.holds and not found.segments:  # it is nowhere that we know: it is stopped
+            return replace(found, phase=Phase.SUSPENDED)
+        return found
+
+    def _gone(self, key: str, now: datetime) -> Iterator[Event]:
+        if self.known.pop(key, None) is not None:
+            yield JobDeleted(at=now, name=key)
+
+    # -- workloads ---------------------------------------------------------------------------------
+
+    def _of_workload(
+        self, plural: str, key: str, raw: Raw | None, state: State, now: datetime
+    ) -> Iterator[Event]:
+        handle = plural, key
+        owner = _owner(raw) if raw is not None else ""
+        if raw is None or owner:
+            name = owner or self._job_of.get(handle, "")
+            if name:
+                self._see(name, handle, raw)
+                if raw is None and name in self.known and self.known[name].adopted:
+                    yield from self._gone(name, now)
+            self.faults.pop(handle, None)
+            return
+        if plural != names.RAY_CLUSTERS.plural:
+            yield from self._adopted(handle, raw, state, now)
+
+    def _adopted(self, handle: Handle, raw: Raw, state: State, now: datetime) -> Iterator[Event]:
+        metadata = raw["metadata"]
+        name = f"{metadata.get('namespace', '')}/{adopt.adopted_name(raw)}"
+        known = self.known.get(name)
+        launched = ATTEMPT in (metadata.get("annotations") or {})
+        generation = int(metadata.get("generation") or 0)
+        same = known is not None and known.uid == metadata["uid"]
+        if (
+            same
+            and known
+            and (launched or known.generation == generation)
+            and QUEUE in _labels(raw)
+        ):
+            self._see(name, handle, raw)
+            return
+        found = adopt.adopt(raw, self._adopting)
+        if not isinstance(found, Adopted):
+            if isinstance(found, Declined) and found.reason != "Kueue":
+                self.faults[handle] = found.message
+            self._see(name, handle, None)
+            yield from self._gone(name, now)
+            return
+        self.known[name] = Known(
+            key=name,
+            manifest=found.job,
+            resource=found.resource,
+            name=found.name,
+            uid=found.uid,
+            generation=generation,
+            arrived=datetime.fromisoformat(metadata["creationTimestamp"]),
+            pinned=found.nodes,
+            adopted=True,
+        )
+        self._see(name, handle, raw)
+        yield from self._told(self.known[name], None, state, now, handle)
+
+    def _see(self, name: str, handle: Handle, raw: Raw | None) -> None:
+        """The workload of a job is now so, or is no more."""
+        if raw is None:
+            if self.carriers.get(name) == handle:
+                del self.carriers[name]
+                self._job_of.pop(handle, None)
+                self.workloads.pop(name, None)
+                self.changed.add(name)
+            return
+        known = self.known.get(name)
+        if known is None or (not known.adopted and _owner_uid(raw) != known.uid):
+            return
+        made = self._workload(known, raw)
+        self.carriers[name], self._job_of[handle] = handle, name
+        if self.workloads.get(name) != made:
+            self.workloads[name] = made
+            self.changed.add(name)
+
+    def _workload(self, known: Known, raw: Raw) -> Workload:
+        seen = phases.phase_of(raw)
+        notes = raw["metadata"].get("annotations") or {}
+        attempt = int(notes[ATTEMPT]) if notes.get(ATTEMPT, "").isdecimal() else 0
+        record = read_record(notes.get(RECORD))
+        being = BEINGS[seen.phase]
+        if raw["metadata"].get("deletionTimestamp"):
+            being = Being.LEAVING
+        elif being is Being.LEAVING and self._only_lost_pods(raw, record):
+            being = Being.HELD
+        told = _told_at(notes.get(DRAIN, ""), known, self.settings)
+        started = being is Being.WORKING or (being is Being.SUCCEEDED and seen.started is not None)
+        return Workload(
+            job=known.key,
+            being=being,
+            attempt=attempt,
+            record=record,
+            adopted=known.adopted,
+            told=told,
+            started=(seen.started or known.arrived) if started else None,
+            ended=seen.ended,
+            saved=told is not None and known.manifest.spec.checkpoint.interval_seconds > 0,
+            message=": ".join(filter(None, (seen.reason, seen.message)))
+            if being is Being.FAILED
+            else "",
+            final=known.adopted and being is Being.FAILED,
+        )
+
+    def _only_lost_pods(self, raw: Raw, record: Record) -> bool:
+        """Whether all that is left of a stopped Job are pods on nodes that nobody will end."""
+        status = raw.get("status") or {}
+        on_lost = any(node in self.lost for node, _ in record.nodes)
+        return raw["kind"] == names.JOBS.kind and on_lost and not status.get("active")
+
+
+# -- small things ----------------------------------------------------------------------------------
+
+
+def _version(raw: Raw) -> int:
+    """Numbers grow with each change, and only there where an object keeps it."""
+    text = str(raw["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0
+
+
+def _labels(raw: Raw) -> Mapping[str, str]:
+    labels: Mapping[str, str] = raw["metadata"].get("labels") or {}
+    return labels
+
+
+def _owner_ref(raw: Raw) -> Mapping[str, Any]:
+    for each in raw["metadata"].get("ownerReferences") or ():
+        if each.get("kind") == GPU_JOBS.kind and each.get("apiVersion", "").startswith(GROUP):
+            found: Mapping[str, Any] = each
+            return found
+    return {}
+
+
+def _owner_uid(raw: Raw) -> str:
+    return str(_owner_ref(raw).get("uid", ""))
+
+
+def _owner(raw: Raw) -> str:
+    """The key of the GpuJob that owns an object, or nothing."""
+    name = _owner_ref(raw).get("name")
+    return f"{raw['metadata'].get('namespace', '')}/{name}" if name else ""
+
+
+def _text(faults: object) -> str:
+    if isinstance(faults, tuple):
+        return "; ".join(f"{f.path}: {f.message}" for f in faults if isinstance(f, Fault))
+    return f"found {faults!r}"
+
+
+def _told_at(until: str, known: Known, settings: Settings) -> datetime | None:
+    """When a workload was given notice: its annotation says until when it has time."""
+    if not until:
+        return None
+    seconds = max(settings.notice_seconds, known.manifest.spec.checkpoint.save_seconds)
+    return datetime.fromisoformat(until) - timedelta(seconds=seconds)
+
+
+def _in_mode(record: Record, job: Job, pool_of: Mapping[str, str]) -> Record:
+    """The record with the number that its mode has now: pools come and go. Without any, no nodes.
+
+    It is known by the pool of its nodes and the size of its gang.
+    """
+    if not record.nodes:
+        return record
+    pools = {pool_of.get(node) for node, _ in record.nodes}
+    replicas = sum(count for _, count in record.nodes)
+    fitting = [
+        i for i, m in enumerate(job.modes) if pools <= {m.pool, None} and m.replicas == replicas
+    ]
+    if record.mode in fitting:
+        return record
+    if fitting:
+        return replace(record, mode=fitting[0])
+    return replace(record, nodes=(), start=None, end=None)

@@ -1,0 +1,177 @@
+"""What an owner is told of a job, as the ``status`` of a GpuJob has it, and read back from there.
+
+Beside what people read, a status holds the whole `Status` as text, so that an operator that comes
+after knows what was told and what the job has been through (``record``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from planner.codec import CodecError, decode, encode
+from planner.manifests.schema import iso
+from planner.manifests.status import JobCondition
+from planner.plan import Reason
+from scheduler.controller.actions import Record, Status
+from scheduler.controller.state import HOLDING, Cause, Phase
+
+Raw = dict[str, Any]
+EVICTED = (Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST)
+OBSERVED = "ObserveOnly"
+MOST_MESSAGE = 4096
+SHOWN_NODES = 1000
+
+
+def word(reason: str) -> str:
+    """A reason as conditions have it.
+
+    >>> word("queue-limit")
+    'QueueLimit'
+    """
+    return "".join(part[:1].upper() + part[1:] for part in re.split(r"[^A-Za-z0-9]+", reason))
+
+
+def status_patch(
+    status: Status,
+    old: Mapping[str, Any],
+    now: datetime,
+    *,
+    decision: str = "",
+    launched: tuple[str, str] | None = None,
+    observe_only: bool = False,
+) -> Raw:
+    """The merge patch of a GpuJob's status; ``old``: what stands there.
+
+    ``launched``: kind and name of its workload, where there is one.
+    """
+    carried: Raw | None = None
+    if launched is not None and status.record.attempt:
+        kind, name = launched
+        carried = {"kind": kind, "name": name, "attempt": status.record.attempt}
+    return {
+        "status": {
+            "observedGeneration": status.generation,
+            "conditions": conditions(
+                status, old.get("conditions") or (), now, observe_only=observe_only
+            ),
+            "plan": _plan(status, decision),
+            "launched": carried,
+            "record": json.dumps(encode(status), separators=(",", ":")),
+        }
+    }
+
+
+def read_status(raw: Mapping[str, Any]) -> Status | None:
+    """What was told last, of a GpuJob's status; None where nothing was, or not by this form."""
+    found: Status | None = _decoded(Status, (raw.get("status") or {}).get("record"))
+    return found
+
+
+def record_text(record: Record) -> str:
+    """A record as an annotation has it."""
+    return json.dumps(encode(record), separators=(",", ":"))
+
+
+def read_record(text: str | None) -> Record:
+    """A record of an annotation; an empty one where there is none, or not of this form."""
+    found: Record | None = _decoded(Record, text)
+    return found or Record()
+
+
+def _decoded(kind: Any, text: str | None) -> Any:
+    if not text:
+        return None
+    try:
+        return decode(kind, json.loads(text))
+    except (CodecError, ValueError):
+        return None
+
+
+# -- conditions ------------------------------------------------------------------------------------
+
+
+def conditions(
+    status: Status, old: Sequence[Mapping[str, Any]], now: datetime, *, observe_only: bool = False
+) -> list[Raw]:
+    """The conditions in their order; one that never held and does not is left out."""
+    before = {each["type"]: each for each in old}
+    found = []
+    for kind, holds, reason, message in _claims(status, observe_only):
+        known = before.get(kind)
+        if kind in _RARE and not holds and known is None:
+            continue
+        state = "True" if holds else "False"
+        since = iso(now)
+        if known is not None and known.get("status") == state:
+            since = known.get("lastTransitionTime") or since
+        found.append(
+            {
+                "type": str(kind),
+                "status": state,
+                "reason": reason,
+                "message": message[:MOST_MESSAGE],
+                "lastTransitionTime": since,
+                "observedGeneration": status.generation,
+            }
+        )
+    return found
+
+
+_RARE = (JobCondition.SUCCEEDED, JobCondition.FAILED, JobCondition.PREEMPTED)
+
+
+def _claims(status: Status, observe_only: bool) -> Iterator[tuple[JobCondition, bool, str, str]]:
+    phase, why = status.phase, status.why
+    reason = word(why.reason) or "Unknown"
+    said = _in_words(status)
+    yield JobCondition.SUCCEEDED, phase is Phase.DONE, reason if phase is Phase.DONE else "No", said
+    failed = phase is Phase.FAILED
+    yield JobCondition.FAILED, failed, reason if failed else "No", said if failed else ""
+    evicted = why.reason in EVICTED and phase in (Phase.STOPPING, Phase.SUSPENDED)
+    yield JobCondition.PREEMPTED, evicted, reason if evicted else "GoesOn", why.message
+    running = phase is Phase.RUNNING
+    yield JobCondition.RUNNING, running, str(phase), ""
+    holds = phase in HOLDING
+    launched = f"on {', '.join(status.nodes[:5])}" if holds else ""
+    if observe_only:
+        yield JobCondition.LAUNCHED, False, OBSERVED, f"would run {launched}" if holds else ""
+    else:
+        yield JobCondition.LAUNCHED, holds, str(phase), launched
+    planned = holds or phase in (Phase.RESERVED, Phase.DONE)
+    yield JobCondition.PLANNED, planned, reason, said
+
+
+def _in_words(status: Status) -> str:
+    """What stands in the job's way, and when it is expected to start."""
+    parts = [status.why.message] if status.why.message else []
+    if status.phase is Phase.RESERVED and status.expected_start is not None:
+        parts.append(f"expected to start at {iso(status.expected_start)}")
+    elif status.phase in (Phase.WAITING, Phase.SUSPENDED) and status.why.reason in list(Reason):
+        parts.append("no start is expected yet")
+    return "; ".join(parts)
+
+
+# -- the plan --------------------------------------------------------------------------------------
+
+
+def _plan(status: Status, decision: str) -> Raw | None:
+    start, end = status.record.start, status.end
+    if not status.pool or start is None or end is None:
+        return None
+    made: Raw = {
+        "pool": status.pool,
+        "nodes": list(status.nodes[:SHOWN_NODES]),
+        "gpus": status.gpus,
+        "start": iso(start),
+        "end": iso(end),
+        "costUsd": round(status.cost_usd, 6),
+        "usdPerPflop": status.usd_per_pflop,
+        "decision": decision,
+    }
+    if status.expected_start is not None:
+        made["expectedStart"] = {"at": iso(status.expected_start)}
+    return made
