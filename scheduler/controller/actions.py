@@ -308,7 +308,7 @@ def recalled(one: Tracked, status: Status | None, workload: Workload | None, gri
         return _remembered(one, workload.record, Phase.LAUNCHING, grid)
     if status is None:
         return one
-    phase = Phase.RUNNING if status.phase is Phase.STOPPING else status.phase
+    phase = status.phase
     if phase is Phase.RESERVED:  # it is promised anew
         phase = Phase.SUSPENDED if told.attempt else Phase.WAITING
     found = _remembered(one, told, phase, grid)

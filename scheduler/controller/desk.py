@@ -1,8 +1,8 @@
 """What is left of a state's fleet, slot by slot, and where a job may go: the planner's fast path.
 
 A `Desk` is the one mutable value of the decision: `planner.live` with what every job of the state
-holds or is promised, kept in step as these change, and beside it what each queue holds now
-(`scheduler.controller.quotas`). A desk made anew from a state answers as one that was kept.
+holds or is promised, kept in step as these change. A desk made anew from a state answers as one
+that was kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from planner.live import Left, Live
 from planner.plan import Placement, Reason, Segment, Unplaced
 from planner.problem import GPU_MILLI, Demand, Job, Mode, Problem, Work, hours_for, hours_of
 from planner.ways import Way, columns_of
-from scheduler.controller.quotas import Claim, Order, Quotas, Tree, covered
+from scheduler.controller.quotas import Claim, Order, covered
 from scheduler.controller.state import (
     ENDED,
     Phase,
@@ -49,10 +49,7 @@ class Desk:
         self.live = Live(problem)
         self.pools = problem.pool_by_name
         self.queues = queues
-        self.tree = Tree(queues)
         self.rules = {rules.queue.name: rules for rules in state.queues}
-        self.quotas = Quotas(queues)
-        self._booked: dict[str, Tracked] = {}
         self._cases: dict[str, tuple[object, Case]] = {}
         self._shapes: dict[object, int] = {}
         self._sizes: dict[str, tuple[Job, float, int, list[Size]]] = {}
@@ -63,30 +60,20 @@ class Desk:
 
     def book(self, one: Tracked) -> None:
         """Take what a job holds, or is promised; the caller has seen that it fits."""
-        self._booked[one.name] = one
-        self._count(one, 1)
         segments = tuple(s for s in map(self._visible, one.segments) if s.start < s.end)
         if segments and one.mode is not None and one.mode.pool in self.live.left:
             self.live.book(one.job, segments)
 
     def drop(self, name: str) -> None:
         """Give back what the job called ``name`` has, if anything."""
-        one = self._booked.pop(name, None)
-        if one is not None:
-            self._count(one, -1)
-            if name in self.live.booked:
-                self.live.release(name)
+        if name in self.live.booked:
+            self.live.release(name)
 
     def reprice(self, state: State) -> None:
         """Use the prices of a state's last plan from now on."""
         since, tolls = state.prices_grid, state.queue_prices
         self.live.reprice(state.prices, since=since, queue_prices=tolls)
         self._cases.clear()  # they know the prices of queues
-
-    def _count(self, one: Tracked, sign: int) -> None:
-        mode = one.mode
-        if one.holds and mode is not None and (pool := self.pools.get(mode.pool)) is not None:
-            self.quotas.take(one.job.queue, pool.accelerator, sign * counted_milli(mode, pool))
 
     def _visible(self, s: Segment) -> Segment:
         """What of a segment is on the grid, and on nodes that could take something."""

@@ -69,11 +69,13 @@ def _arrived(found: Pass, job: Tracked) -> None:
         if old.uid == job.uid:
             return
         found.forget(job.name)
-    job = found.desk.renumbered(job) if job.holds else job
-    found.put(job)
-    found.fresh.add(job.name)
-    if job.holds and job.segments and job.segments[-1].end <= found.slot:
-        found.extend(job, found.slot + 1)
+    if not job.holds or not job.segments:
+        found.put(job)
+        found.fresh.add(job.name)
+        return
+    last = job.segments[-1]  # it is there, however long it was to be
+    last = replace(last, end=min(max(last.end, found.slot + 1), found.state.grid.slots))
+    found.hold(replace(job, segments=(*job.segments[:-1], last)), (found.slot, last.end))
 
 
 def _changed(found: Pass, event: JobChanged) -> None:

@@ -169,11 +169,16 @@ class Pass:
         end = min(max(end, last.end), self.state.grid.slots)
         if end <= last.end:
             return
-        nodes, over = set(one.nodes), (max(last.end, self.slot), end)
+        longer = replace(one, segments=(*one.segments[:-1], replace(last, end=end)))
+        self.hold(longer, (max(last.end, self.slot), end))
+
+    def hold(self, one: Tracked, over: tuple[int, int]) -> None:
+        """A job is on its nodes in the slots ``over`` too: what is promised gives way to it."""
+        nodes = set(one.nodes)
         for other in self._promised(over):
             if not nodes.isdisjoint(other.nodes):
                 self.unreserve(other)
-        self.put(replace(one, segments=(*one.segments[:-1], replace(last, end=end))))
+        self.put(self.desk.renumbered(one) if one.name not in self.jobs else one)
         for other in reversed(self.ranked(self._promised(over))):
             if not self.desk.is_over_cap(one, over):
                 return

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from planner.problem import GPU_MILLI, Queue
+from scheduler.controller.state import State, counted_milli
 
 Order = tuple[int, datetime, str]  # -tier, arrival, name: the first goes first
 
@@ -80,43 +81,26 @@ class Tree:
         yield from sorted(self.by_name, key=lambda name: (-len(self.path(name)), name))
 
 
-class Quotas:
-    """What is held under each queue now. Changes by `take` and `give`."""
-
-    def __init__(self, queues: Sequence[Queue]) -> None:
-        self.tree = Tree(queues)
-        self._own: dict[tuple[str, str], int] = defaultdict(int)  # of each queue's own jobs
-
-    def take(self, queue: str, accelerator: str, milli: int) -> None:
-        """A job of ``queue`` holds so much more."""
-        self._own[queue, accelerator] += milli
-
-    def give(self, queue: str, accelerator: str, milli: int) -> None:
-        """The reverse of `take`."""
-        self.take(queue, accelerator, -milli)
-
-    def used_milli(self, queue: str, accelerator: str) -> int:
-        """What the jobs of a queue and of those under it hold."""
-        below = sum(self.used_milli(q, accelerator) for q in self.tree.under.get(queue, ()))
-        return self._own.get((queue, accelerator), 0) + below
-
-    def borrowed(self) -> tuple[Borrowed, ...]:
-        """What each queue holds beside its guarantee, where it holds or is guaranteed any."""
-        found = []
-        for name, queue in sorted(self.tree.by_name.items()):
-            guaranteed = dict(queue.guaranteed)
-            for accelerator in sorted({a for _, a in self._own} | set(guaranteed)):
-                used = self.used_milli(name, accelerator)
-                if used or accelerator in guaranteed:
-                    found.append(
-                        Borrowed(
-                            queue=name,
-                            accelerator=accelerator,
-                            used_milli=used,
-                            guaranteed_milli=GPU_MILLI * guaranteed.get(accelerator, 0),
-                        )
-                    )
-        return tuple(found)
+def borrowed(state: State) -> tuple[Borrowed, ...]:
+    """What each queue holds beside its guarantee, where it holds or is guaranteed any."""
+    pools = {pool.name: pool for pool in state.pools}
+    tree = Tree([rules.queue for rules in state.queues])
+    used: dict[tuple[str, str], int] = defaultdict(int)
+    for one in state.jobs.values():
+        mode = one.mode
+        if one.holds and mode is not None and (pool := pools.get(mode.pool)) is not None:
+            for queue in tree.path(one.job.queue):
+                used[queue, pool.accelerator] += counted_milli(mode, pool)
+    guaranteed = {(q.name, a): n for q in tree.by_name.values() for a, n in q.guaranteed}
+    return tuple(
+        Borrowed(
+            queue=queue,
+            accelerator=accelerator,
+            used_milli=used[queue, accelerator],
+            guaranteed_milli=GPU_MILLI * guaranteed.get((queue, accelerator), 0),
+        )
+        for queue, accelerator in sorted(used.keys() | guaranteed.keys())
+    )
 
 
 def covered(queues: Sequence[Queue], claims: Iterable[Claim]) -> dict[str, frozenset[str]]:

@@ -211,7 +211,10 @@ class Tick:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobArrived(Tick):
-    """A job is new, or was found running by an operator that has just started."""
+    """A job is new, or was found running by an operator that has just started.
+
+    Such an operator decides on all that it found together, or it would launch onto what is in use.
+    """
 
     job: Tracked
 

@@ -310,6 +310,20 @@ def test_a_job_is_recalled_as_it_was_left() -> None:
     assert (found.nodes, end_of(found)) == (left.nodes, end_of(left))
 
 
+def test_who_was_told_to_go_still_goes_when_the_operator_was_killed_meanwhile() -> None:
+    play = Player(world(ROW))
+    play.run(gang("low", 4, 9))
+    play.arrive(gang("high", 4, 1, tier=1), 1.0)
+    anew, left = Player(replace(play.state, jobs={})), []
+    for name, one in play.state.jobs.items():
+        bare = Tracked(job=one.job, arrived=one.arrived, uid=name)
+        left.append(recalled(bare, status_of(one, play.state), None, play.state.grid))
+    anew.tell(*(JobArrived(at=at(1), job=one) for one in left))
+    assert anew.phases() == {"low": "Stopping", "high": "Reserved"}
+    anew.stop("low", 1.1)
+    assert anew.phase("high") is Phase.LAUNCHING
+
+
 def test_a_launch_that_was_never_told_of_is_believed() -> None:
     play = Player(world(ROW))
     play.arrive(gang("a", 2, 6))

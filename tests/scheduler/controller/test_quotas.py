@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from planner.problem import Queue
-from scheduler.controller.quotas import Claim, Quotas, covered
-from tests.scheduler.controller.play import at
+from scheduler.controller.quotas import Claim, borrowed, covered
+from tests.planner.worlds import job, mode, pool
+from tests.scheduler.controller.play import SLOTS, Player, at, queue, world
 
 H100 = "h100"
 
@@ -13,18 +14,15 @@ def claim(job: str, queue: str, gpus: int, *, tier: int = 0, came: float = 0.0) 
     return Claim(job=job, queue=queue, order=(-tier, at(came), job), milli={H100: 1000 * gpus})
 
 
-def tree(*queues: Queue) -> Quotas:
-    return Quotas(queues)
-
-
 def test_what_is_borrowed_is_what_is_held_above_the_guarantee_with_those_below() -> None:
-    found = tree(Queue(name="a", guaranteed=((H100, 4),)), Queue(name="b", parent="a"))
-    found.take("b", H100, 6000)
-    found.take("a", H100, 1000)
-    assert [(b.queue, b.used_milli, b.milli) for b in found.borrowed()] == [
-        ("a", 7000, 3000),
-        ("b", 6000, 6000),
-    ]
+    # b, under a, holds 6 GPUs and a itself 1, of the 4 that a is guaranteed.
+    row = pool("row", nodes=1, gpus=8, slots=SLOTS)
+    play = Player(world(row, queues=[queue("a", guaranteed={"row": 4}), queue("b", parent="a")]))
+    play.arrive(job("six", mode(row, gpus=6), slots=SLOTS, queue="b"))
+    play.arrive(job("one", mode(row, gpus=1), slots=SLOTS, queue="a"))
+    play.arrive(job("waits", mode(row, gpus=2), slots=SLOTS, queue="b"))
+    found = [(b.queue, b.used_milli, b.milli) for b in borrowed(play.state)]
+    assert found == [("a", 7000, 3000), ("b", 6000, 6000)]
 
 
 # -- who is covered --------------------------------------------------------------------------------
