@@ -13,6 +13,8 @@ import typer
 from flopwise.context import Context, Kubeconfig
 from flopwise.errors import BAD_INPUT, FAILED, Fail
 
+RAY_KEY = "FLOPWISE_RAY_KEY"  # from which the tokens of Rays are made, the same for all replicas
+
 app = typer.Typer(help="Plan and run the jobs of a cluster.", no_args_is_help=True)
 
 
@@ -108,6 +110,7 @@ def run(  # what an operator can be told
         horizon=timedelta(hours=horizon_hours),
         namespaces=tuple(part.strip() for part in namespaces.split(",") if part.strip()),
         observe_only=observe_only,
+        ray_key=os.environ.get(RAY_KEY, "").encode(),
         workers=workers,
         plan_every_seconds=plan_every_seconds,
         plan_seconds=plan_seconds,
@@ -133,6 +136,12 @@ def run(  # what an operator can be told
         metricsPort=metrics.port,
         healthPort=health.port,
     )
+    if not settings.ray_key:
+        log.say(
+            "no key: whoever acts next cannot ask the Rays of this operator",
+            "warning",
+            variable=RAY_KEY,
+        )
     leader.start()
     kept = operator.run()
     leader.stop()

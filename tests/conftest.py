@@ -21,6 +21,13 @@ LAST = ("cluster", "deep")
 CLUSTER_SECONDS = 300  # for a test's own work; what it asks for may have to be built first
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--soak``: for hours rather than minutes."""
+    parser.addoption(
+        "--soak", action="store_true", help="Kill, cut and stop things a hundred times."
+    )
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist, a file's tests share a worker; so do all that need Ray, a browser, a cluster."""

@@ -8,8 +8,8 @@ environment may not change: it is deleted, and made anew by the launch that foll
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -21,12 +21,13 @@ from scheduler.controller.told import record_text
 from scheduler.kube import adopt, names, workloads
 from scheduler.kube import launch as starting
 from scheduler.kube.client import Api
-from scheduler.kube.errors import AlreadyExists, Conflict
+from scheduler.kube.errors import AlreadyExists, Conflict, NotFound
 from scheduler.kube.informer import key_of
 from scheduler.kube.launch import Capabilities, Settings, gangs
 from scheduler.kube.names import ATTEMPT, DRAIN, RECORD, RESOURCES, Resource
 from scheduler.kube.observe import Fleet
 from scheduler.kube.phases import drain_notice
+from scheduler.kube.ray_status import token_of
 
 Raw = dict[str, Any]
 Seen = tuple[str, str, Raw | None]  # plural, key, the object as it is now
@@ -52,6 +53,7 @@ class Hand:
     api: Api
     settings: Settings
     can: Capabilities
+    key: bytes  # that the tokens of all Rays are made from
 
     def carry(self, order: Order) -> tuple[Seen, ...]:
         """Do it; what is now known of the objects that it is about."""
@@ -76,8 +78,10 @@ class Hand:
         if resource is None or raw is None:
             return
         if action.notice_seconds > 0:
-            until = datetime.now(UTC) + timedelta(seconds=action.notice_seconds)
-            yield self._patched(resource, raw, drain_notice(until))
+            notice = drain_notice(datetime.now(UTC) + timedelta(seconds=action.notice_seconds))
+            if order.known is not None and order.known.manifest.spec.checkpoint.interval_seconds:
+                self._tell_pods(order.known, notice)
+            yield self._patched(resource, raw, notice)
         elif order.known is not None and order.known.adopted:
             made = self._patched(resource, raw, adopt.suspend(raw))
             yield made
@@ -86,6 +90,14 @@ class Hand:
             yield from self._delete(order)
         else:
             yield self._patched(resource, raw, _suspension(action.attempt, value=True))
+
+    def _tell_pods(self, known: Known, notice: Raw) -> None:
+        """The program reads the notice where its pods have it."""
+        metadata = known.manifest.metadata
+        label = f"{names.JOB}={names.label_value(metadata.name)}"
+        for pod in self.api.list(names.PODS, metadata.namespace, labels=label).items:
+            with suppress(NotFound):
+                self.api.patch(names.PODS, pod["metadata"]["name"], notice, metadata.namespace)
 
     def _is_on_lost(self, order: Order) -> bool:
         """Whether its pods cannot end: a Job would wait for them for ever before it goes on."""
@@ -124,7 +136,7 @@ class Hand:
         if resource in (names.JOBS, names.JOB_SETS):
             return
         try:
-            self.api.create(names.SECRETS, workloads.token(launch, secrets.token_hex(32)))
+            self.api.create(names.SECRETS, workloads.token(launch, token_of(self.key, launch)))
         except AlreadyExists:
             return
 

@@ -15,12 +15,14 @@ done, and told in conditions, metrics and the log.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Protocol
 
 from planner.problem import Grid
@@ -60,9 +62,9 @@ from scheduler.controller.state import (
 )
 from scheduler.controller.summary import pool_status, queue_status
 from scheduler.controller.told import EVICTED, read_status, status_patch, word
-from scheduler.kube import errors, names
+from scheduler.kube import errors, names, ray_status
 from scheduler.kube import launch as starting
-from scheduler.kube.client import Api
+from scheduler.kube.client import Kube
 from scheduler.kube.informer import Inbox, Informer, back_off_seconds, watched
 from scheduler.kube.launch import Capabilities, Unsupported
 from scheduler.kube.names import GPU_JOBS, RESOURCES
@@ -71,6 +73,8 @@ TICK_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 RECHECK_SECONDS = 60.0  # all jobs are compared with what is there this often, changed or not
 SUMMARY_SECONDS = 5.0
+ASK_SECONDS = 2.0
+ASK_RANK = 50
 REPORT_RANK = 100  # what is told comes after what is done
 
 
@@ -87,6 +91,7 @@ class Settings:
     plan_seconds: float = 5.0
     decisions: states.Settings = field(default_factory=states.Settings)
     sight: SightSettings = field(default_factory=SightSettings)
+    ray_key: bytes = b""  # that the tokens of Rays are made from; empty: one of this process alone
     launch: starting.Settings = field(default_factory=starting.Settings)
 
 
@@ -117,7 +122,7 @@ class Operator:
 
     def __init__(
         self,
-        api: Api,
+        api: Kube,
         settings: Settings,
         *,
         can: Capabilities,
@@ -133,7 +138,10 @@ class Operator:
         self.state = _nothing(settings, datetime.now(UTC))
         self.led = False  # we have acted since we started
         self._api = api
-        self._hand = Hand(api=api, settings=settings.launch, can=can)
+        self._key = settings.ray_key or secrets.token_bytes(32)
+        self._hand = Hand(api=api, settings=settings.launch, can=can, key=self._key)
+        self._asks_ray = can.ray and not can.auth_options
+        self._asked_at = time.monotonic()
         self._decider = Decider()
         self._informers = [
             Informer(api, wanted, self.inbox, self._trouble)
@@ -209,6 +217,7 @@ class Operator:
             self._begin()
         self._decide(plans)
         self._act()
+        self._ask_ray()
         self._sum_up()
         self.led = True
 
@@ -448,6 +457,29 @@ class Operator:
 
         self._hands.put(("report", key), REPORT_RANK, write)
 
+    def _ask_ray(self) -> None:
+        """How Ray jobs do, where KubeRay cannot know: it has no token."""
+        now = time.monotonic()
+        if not self._asks_ray or now - self._asked_at < ASK_SECONDS:
+            return
+        self._asked_at = now
+        for key, (plural, name) in self.sight.carriers.items():
+            raw = self.sight.raw[plural].get(name)
+            workload = self.sight.workloads[key]
+            if plural != names.RAY_JOBS.plural or raw is None or workload.adopted:
+                continue
+            one = self.state.jobs.get(key)
+            if one is None or not one.holds or self._hands.is_busy(("ask", key)):
+                continue
+            known = self.sight.known[key]
+            launch = starting.Launch(
+                job=known.manifest, uid=known.uid, gangs=(), start=self.state.now
+            )
+            self._hands.put(("ask", key), ASK_RANK, partial(self._word_of, raw, launch))
+
+    def _word_of(self, raw: Any, launch: starting.Launch) -> str:
+        return ray_status.asked(self._api, raw, ray_status.token_of(self._key, launch))
+
     # -- what became of it -------------------------------------------------------------------------
 
     def _is_done(self, lane: Any, result: Any, error: Exception | None) -> None:
@@ -456,6 +488,9 @@ class Operator:
 
     def _finish(self, lane: Any, result: Any, error: Exception | None) -> None:
         what, key = lane
+        if what == "ask":
+            self.sight.hear(key, result or "")
+            return
         self._dirty.add(key)
         if error is None:
             self._failures.pop(key, None)

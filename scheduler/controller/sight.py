@@ -41,8 +41,18 @@ from scheduler.controller.state import (
 from scheduler.controller.told import read_record, read_status
 from scheduler.kube import adopt, names, phases
 from scheduler.kube.adopt import Adopted, Declined, Places
-from scheduler.kube.names import ATTEMPT, DRAIN, GPU_JOBS, GROUP, QUEUE, RECORD, Resource
-from scheduler.kube.observe import Fleet, Machine, fleet, machines
+from scheduler.kube.names import (
+    ATTEMPT,
+    DRAIN,
+    GPU_JOBS,
+    GROUP,
+    QUEUE,
+    RECORD,
+    Resource,
+    label_value,
+)
+from scheduler.kube.observe import Fleet, Machine, fleet, is_ours, machines
+from scheduler.kube.quantities import ENDED
 
 Raw = dict[str, Any]
 Handle = tuple[str, str]  # plural, key
@@ -124,6 +134,9 @@ class Sight:
         self._queues_changed = False
         self._objects: dict[Handle, None] = {}  # jobs and workloads to look at, in order
         self._owned: dict[str, set[Handle]] = defaultdict(set)  # by uid of the GpuJob
+        self._pods: dict[str, set[str]] = defaultdict(set)  # of Rays of ours, by their label
+        self._labelled: dict[str, str] = {}  # a job's label to the job
+        self._words: dict[str, str] = {}  # Ray's own, of a job, where KubeRay has none
         self._away: dict[str, float] = {}  # since when a node is not ready
         self._signature: object = None
         self._places: tuple[Place, ...] = ()
@@ -143,12 +156,32 @@ class Sight:
             return
         else:
             objects[key] = raw
-        if plural in _FLEET:
+        if plural == names.PODS.plural and is_ours(raw or old or {"metadata": {}}):
+            self._pod(key, raw, old)
+        elif plural in _FLEET:
             self._fleet_changed = True
         elif plural == names.GPU_QUEUES.plural:
             self._queues_changed = True
         else:
             self._index(plural, key, raw if raw is not None else old, there=raw is not None)
+
+    def _pod(self, key: str, raw: Raw | None, old: Raw | None) -> None:
+        """A pod of ours comes, ends or goes: that may be the last of a Ray that was stopped."""
+        metadata = (raw or old or {})["metadata"]
+        label = f"{metadata.get('namespace', '')}/{metadata['labels'][names.JOB]}"
+        ended = raw is None or raw["status"]["phase"] in ENDED
+        ended = ended or (raw or {})["spec"].get("nodeName") in self.lost
+        (self._pods[label].discard if ended else self._pods[label].add)(key)
+        if not self._pods[label]:
+            del self._pods[label]
+        if (handle := self.carriers.get(self._labelled.get(label, ""))) is not None:
+            self._objects[handle] = None
+
+    def hear(self, name: str, word: str) -> None:
+        """How Ray says that a job does; what has ended stays so."""
+        if word and self._words.get(name) != word and name in self.carriers:
+            self._words[name] = word
+            self._objects[self.carriers[name]] = None
 
     def _index(self, plural: str, key: str, raw: Raw | None, *, there: bool) -> None:
         self._objects[plural, key] = None
@@ -401,6 +434,7 @@ class Sight:
             if self.carriers.get(name) == handle:
                 del self.carriers[name]
                 self._job_of.pop(handle, None)
+                self._words.pop(name, None)
                 self.workloads.pop(name, None)
                 self.changed.add(name)
             return
@@ -409,12 +443,16 @@ class Sight:
             return
         made = self._workload(known, raw)
         self.carriers[name], self._job_of[handle] = handle, name
+        metadata = known.manifest.metadata
+        self._labelled[f"{metadata.namespace}/{label_value(metadata.name)}"] = name
         if self.workloads.get(name) != made:
             self.workloads[name] = made
             self.changed.add(name)
 
     def _workload(self, known: Known, raw: Raw) -> Workload:
-        seen = phases.phase_of(raw)
+        metadata = known.manifest.metadata
+        pods = self._pods.get(f"{metadata.namespace}/{label_value(metadata.name)}", ())
+        seen = phases.phase_of(raw, self._words.get(known.key, ""), pods=len(pods))
         notes = raw["metadata"].get("annotations") or {}
         attempt = int(notes[ATTEMPT]) if notes.get(ATTEMPT, "").isdecimal() else 0
         record = read_record(notes.get(RECORD))

@@ -147,7 +147,10 @@ def _claims(status: Status, observe_only: bool) -> Iterator[tuple[JobCondition, 
 
 def _in_words(status: Status) -> str:
     """What stands in the job's way, and when it is expected to start."""
-    parts = [status.why.message] if status.why.message else []
+    why = status.why
+    parts = [why.message] if why.message else []
+    if unnamed := [name for name in why.binds if name not in why.message]:
+        parts.append(f"by {', '.join(unnamed[:5])}")
     if status.phase is Phase.RESERVED and status.expected_start is not None:
         parts.append(f"expected to start at {iso(status.expected_start)}")
     elif status.phase in (Phase.WAITING, Phase.SUSPENDED) and status.why.reason in list(Reason):

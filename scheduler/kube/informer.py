@@ -23,6 +23,7 @@ RESYNC_SECONDS = 900.0
 UNSERVED_SECONDS = 60.0
 FIRST_BACK_OFF_SECONDS = 0.5
 MOST_BACK_OFF_SECONDS = 15.0
+RAY_PODS = f"{names.JOB},ray.io/cluster"
 _HEARTBEATS = ("lastHeartbeatTime", "lastTransitionTime")
 _POD_SPEC = ("nodeName", "containers", "initContainers", "overhead", "resources")
 
@@ -119,7 +120,8 @@ class Informer:
                 self._stopped.wait(UNSERVED_SECONDS)
             except errors.KubeError as error:
                 failures += 1
-                self._trouble(self.wanted.resource, f"{type(error).__name__}: {error}")
+                if failures & (failures - 1) == 0:  # the first, second, fourth, eighth, …
+                    self._trouble(self.wanted.resource, f"{type(error).__name__}: {error}")
                 self._stopped.wait(back_off_seconds(failures))
 
     def _list(self) -> str:
@@ -244,7 +246,8 @@ def _metadata(metadata: Mapping[str, Any], *fields: str) -> Raw:
 def watched(namespaces: tuple[str, ...] = ()) -> tuple[Wanted, ...]:
     """All that the operator looks at; workloads and jobs in these namespaces only, or in all.
 
-    Pods that are ours are left out by the server: what our jobs hold is known from the jobs.
+    Pods that are ours are left out by the server: what our jobs hold is known from the jobs. Only a
+    Ray has stopped when its pods are gone, which no status says.
     """
     spaces = namespaces or ("",)
     cluster = (
@@ -260,6 +263,10 @@ def watched(namespaces: tuple[str, ...] = ()) -> tuple[Wanted, ...]:
     return (
         *cluster,
         *(Wanted(resource=names.GPU_JOBS, namespace=space) for space in spaces),
+        *(
+            Wanted(resource=names.PODS, namespace=space, labels=RAY_PODS, keep=slim_pod)
+            for space in spaces
+        ),
         *(
             Wanted(resource=kind, namespace=space, labels=labels, keep=slim_workload)
             for space in spaces

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,3 +245,156 @@ def test_suspended_jobs_are_pinned_released_and_followed_to_their_end_and_kueue_
     after = job_of(kinds, fleet, "kueue")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
     assert after["spec"]["suspend"] is True
+
+
+def test_a_job_that_cannot_fit_is_told_what_binds_it(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    nodes("h100", 2, **of_pool(fleet))  # 16 GPUs
+    operators.wait_until_ready(operators.start())
+    put(kinds, "GpuJob", "huge", fleet, task(fleet, replicas=10, run=RAY))  # 80
+    planned = eventually(
+        lambda: condition(kinds, fleet, "huge", "Planned"), "it is told", within_seconds=20
+    )
+    assert (planned["status"], planned["observedGeneration"]) == ("False", 1)
+    assert planned["reason"] == "NoOption"
+    assert "its gang fits none of the pools" in planned["message"]
+    assert fleet in planned["message"]  # the pool that it does not fit
+    events = kinds.api.get(f"/apis/events.k8s.io/v1/namespaces/{fleet}/events")["items"]
+    assert [e["reason"] for e in events if e["regarding"]["name"] == "huge"] == [planned["reason"]]
+
+
+def test_a_dearer_job_preempts_a_cheaper_one_which_goes_on_afterwards(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    (host,) = nodes("h100", 1, **of_pool(fleet))
+    operators.start()
+    saves = {"intervalSeconds": 60, "saveSeconds": 1, "restartSeconds": 1}
+    put(kinds, "GpuJob", "low", fleet, task(fleet, run=plain(), checkpoint=saves))
+    eventually(lambda: holds(kinds, fleet, "low", "Running"), "the first one runs", 60)
+    put(kinds, "GpuJob", "high", fleet, task(fleet, run=plain("2s"), priority=10))
+    eventually(lambda: holds(kinds, fleet, "low", "Preempted"), "it gives way", 30)
+    eventually(lambda: nodes_of(kinds, fleet, "high") == [host], "the dearer one runs", 30)
+    eventually(lambda: holds(kinds, fleet, "high", "Succeeded"), "and ends", 30)
+    eventually(lambda: nodes_of(kinds, fleet, "low") == [host], "the first one goes on", 30)
+    raw = kinds.api.get(f"{FLOPWISE}/namespaces/{fleet}/gpujobs/low")
+    assert raw["status"]["launched"]["attempt"] == 2
+
+
+def test_a_gang_goes_on_elsewhere_when_one_of_its_nodes_is_lost(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    hosts = nodes("h100", 3, **of_pool(fleet))
+    operators.start()
+    put(kinds, "GpuJob", "gang", fleet, task(fleet, replicas=2, run=plain()))
+    eventually(lambda: len(nodes_of(kinds, fleet, "gang")) == 2, "it runs on two nodes", 60)
+    first = nodes_of(kinds, fleet, "gang")
+    kinds.lose_node(first[0])
+    left = sorted(set(hosts) - {first[0]})
+
+    def moved() -> bool:
+        raw = kinds.api.get(f"{FLOPWISE}/namespaces/{fleet}/gpujobs/gang")
+        return raw.get("status", {}).get("launched", {}).get("attempt") == 2 and (
+            nodes_of(kinds, fleet, "gang") == left
+        )
+
+    eventually(moved, "it runs on the two that are left", 60)
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+def test_of_two_operators_one_acts_and_the_other_takes_over_when_it_is_killed(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    nodes("h100", 2, **of_pool(fleet))
+    since = kinds.audit_offset()
+    first = operators.start()
+    operators.wait_until_ready(first)
+    second = operators.start()
+    operators.wait_until_ready(second)
+    add_job(kinds, fleet, suspended_job("one", fleet))
+    eventually(lambda: nodes_of(kinds, fleet, "one.job"), "the first one has it run", 30)
+    assert "acting" in first.tail(1000)
+    assert "acting" not in second.tail(1000)
+    first.kill()
+    add_job(kinds, fleet, suspended_job("two", fleet))
+    eventually(lambda: nodes_of(kinds, fleet, "two.job"), "the second one takes over", 30)
+    patches = [
+        (entry["objectRef"]["name"], entry["sourceIPs"], entry["userAgent"])
+        for entry in kinds.audit(since=since)
+        if entry["verb"] == "patch"
+        and entry.get("objectRef", {}).get("resource") == "jobs"
+        and entry["objectRef"].get("namespace") == fleet
+        and entry["userAgent"] == "flopwise"
+    ]
+    assert [name for name, _, _ in patches] == ["one", "two"]
+
+
+def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
+    kinds: Cluster,
+    operators: Operators,
+    fleet: str,
+    nodes: AddNodes,
+    request: pytest.FixtureRequest,
+) -> None:
+    kills = 100 if request.config.getoption("--soak") else 10
+    nodes("h100", 4, **of_pool(fleet))  # 32 at once, of one GPU each
+    since = kinds.audit_offset()
+    rng = random.Random(20261130)
+    for number in range(kills):  # ten more jobs arrive each time, a fifth of them GpuJobs
+        operator = operators.start()
+        for each in range(8):
+            add_job(kinds, fleet, suspended_job(f"j{number}-{each}", fleet, 1, "1s"))
+        for each in range(2):
+            name = f"g{number}-{each}"
+            put(kinds, "GpuJob", name, fleet, task(fleet, gpus=1, run=plain("1s")))
+        eventually(lambda: "acting" in operator.tail(1000), "it acts", 60)  # noqa: B023
+        time.sleep(rng.uniform(0.0, 0.7))
+        operator.kill()
+    operators.start()
+    eventually(lambda: done(kinds, fleet) == 10 * kills, "all jobs have run", 120)
+    found = all_jobs(kinds, fleet)
+    assert len(found) == 10 * kills
+    assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
+    created = Counter(
+        entry["objectRef"]["name"]
+        for entry in kinds.audit(since=since)
+        if entry["verb"] == "create"
+        and entry.get("objectRef", {}).get("resource") == "jobs"
+        and entry["objectRef"].get("namespace") == fleet
+        and entry["responseStatus"]["code"] == http.client.CREATED
+    )
+    assert set(created.values()) == {1}
+    pods = kinds.api.get(f"/api/v1/namespaces/{fleet}/pods")["items"]
+    by_job = Counter(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods)
+    assert by_job == {job["metadata"]["name"]: 1 for job in found}
+
+
+def all_jobs(cluster: Cluster, namespace: str) -> list[Object]:
+    found: list[Object] = cluster.api.get(f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
+    return found
+
+
+def done(cluster: Cluster, namespace: str) -> int:
+    return sum(job["status"].get("succeeded", 0) for job in all_jobs(cluster, namespace))
+
+
+def test_it_goes_on_when_the_api_server_and_etcd_come_back(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    nodes("h100", 2, **of_pool(fleet))
+    operator = operators.start()
+    for number in range(4):
+        add_job(kinds, fleet, suspended_job(f"before{number}", fleet, 8, "1s"))
+    eventually(lambda: done(kinds, fleet) >= 1, "some have run", 60)
+    kinds.stop_api_server(10)
+    kinds.restart_etcd()
+    for number in range(4):
+        add_job(kinds, fleet, suspended_job(f"after{number}", fleet, 8, "1s"))
+    # It could not renew its lease, which is one of 3 s here: it ends, and is started again.
+    eventually(lambda: not operator.alive, "it ends")
+    operators.start()
+    eventually(lambda: done(kinds, fleet) == 8, "all have run", 90)
+    found = all_jobs(kinds, fleet)
+    assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}

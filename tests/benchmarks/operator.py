@@ -1,0 +1,262 @@
+"""The operator on the wide cluster: 2,000 one-pod suspended Jobs in 30 queues.
+
+    python -m tests.benchmarks.operator [--jobs 2000] [--nodes 500] [--json FILE]
+
+Three runs on one control plane. *Without us*, the same Jobs are released by as many writers as the
+operator has, with the patches that it would write, as many at once as there are GPUs: what the API
+server and the controllers need by themselves. *With us*, the operator does it. Then it is started
+anew beside the 2,000 Jobs that have run, and asked for 80 GPUs that cannot be had.
+
+| what | aim |
+|---|---|
+| 2,000 Jobs admitted and released; run times 1 to 10 s | within 1.3x of the cluster's own speed |
+| a job of 80 GPUs that cannot fit | condition within 2 s of its creation |
+| memory of the operator | 300 MiB at most |
+| start until ready with 2,000 jobs | 10 s at most |
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scheduler.kube import adopt, names
+from scheduler.kube.client import Kube, connect
+from scheduler.kube.crds import CHART_CRDS
+from tests.cluster import build
+from tests.cluster.api import Object, eventually
+from tests.cluster.cluster import RATES, WIDE, Cluster
+from tests.cluster.test_operator import Operators, condition, put, suspended_job, task
+
+QPS, BURST, WRITERS = 1000.0, 2000, 16
+QUEUES = 30
+GPUS_A_NODE = 8
+POOL = "bench"
+
+
+@dataclass
+class Result:
+    """What was measured; seconds, MiB."""
+
+    jobs: int
+    nodes: int
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def print(self) -> None:
+        aims = {
+            "ratio": "at most 1.3",
+            "condition_seconds": "at most 2",
+            "memory_mib": "at most 300",
+            "start_seconds": "at most 10",
+        }
+        print(f"{self.jobs} Jobs in {QUEUES} queues, {self.nodes} nodes of {GPUS_A_NODE} GPUs")
+        for name, value in self.figures.items():
+            print(f"{name:28} {value:10.2f}  {aims.get(name, '')}")
+
+
+def jobs_of(count: int, rng: random.Random) -> list[Object]:
+    """Suspended Jobs of a pod of one GPU, that run 1 to 10 s."""
+    made = []
+    for number in range(count):
+        lasts = f"{rng.randint(1, 10)}s"
+        raw = suspended_job(f"j{number:05}", f"queue-{number % QUEUES}", 1, lasts)
+        raw["metadata"]["annotations"]["flopwise.dev/hours"] = "0.002"
+        made.append(raw)
+    return made
+
+
+def create(cluster: Cluster, namespace: str, raws: list[Object]) -> None:
+    path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda raw: cluster.api.post(path, raw), raws))
+
+
+class Counting(threading.Thread):
+    """Follows the Jobs of a namespace by a watch: how many have completed, and which."""
+
+    def __init__(self, kube: Kube, namespace: str) -> None:
+        super().__init__(daemon=True)
+        self.kube, self.namespace = kube, namespace
+        self.completed: set[str] = set()
+        self.change = threading.Condition()
+        self.ended = False
+
+    def run(self) -> None:
+        version = self.kube.list(names.JOBS, self.namespace).resource_version
+        while not self.ended:
+            with self.kube.watch(names.JOBS, version, self.namespace) as changes:
+                for change in changes:
+                    version = change.resource_version
+                    if change.type != "BOOKMARK" and _is_complete(change.object):
+                        with self.change:
+                            self.completed.add(change.object["metadata"]["name"])
+                            self.change.notify_all()
+
+    def wait_for(self, count: int, within_seconds: float) -> None:
+        with self.change:
+            if not self.change.wait_for(lambda: len(self.completed) >= count, within_seconds):
+                raise TimeoutError(f"{len(self.completed)} of {count} have run")
+
+
+def _is_complete(raw: Object) -> bool:
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    return any(c["type"] == "Complete" and c["status"] == "True" for c in conditions)
+
+
+def without_us(kube: Kube, namespace: str, raws: list[Object], hosts: list[str]) -> float:
+    """Seconds from the first release to the last end, the same patches written by a script."""
+    counting = Counting(kube, namespace)
+    counting.start()
+    free = [host for host in hosts for _ in range(GPUS_A_NODE)]
+    place: dict[str, str] = {}
+    waiting = [raw["metadata"]["name"] for raw in reversed(raws)]
+    listed = {raw["metadata"]["name"]: raw for raw in kube.list(names.JOBS, namespace).items}
+    given_back: set[str] = set()
+
+    def release(name: str, host: str) -> None:
+        raw = {"apiVersion": "batch/v1", "kind": "Job", **listed[name]}
+        patch = adopt.release(raw, [host])
+        patch["metadata"].pop("resourceVersion")
+        patch["metadata"]["annotations"] |= {"flopwise.dev/attempt": "1"}
+        kube.patch(names.JOBS, name, patch, namespace)
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        while len(counting.completed) < len(raws):
+            while waiting and free:
+                name, host = waiting.pop(), free.pop()
+                place[name] = host
+                pool.submit(release, name, host)
+            with counting.change:
+                counting.change.wait(0.2)
+                ended = counting.completed - given_back
+            given_back |= ended
+            free += [place[name] for name in ended]
+    took = time.monotonic() - began
+    counting.ended = True
+    return took
+
+
+def memory_mib(pid: int) -> float:
+    """The most that a process had in memory so far."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(each for each in status.splitlines() if each.startswith("VmHWM:"))
+    return int(line.split()[1]) / 1024
+
+
+def family_mib(pid: int) -> float:
+    """Of a process and its children, now."""
+    total = 0.0
+    for each in [pid, *_children(pid)]:
+        status = Path(f"/proc/{each}/status").read_text()
+        line = next(x for x in status.splitlines() if x.startswith("VmRSS:"))
+        total += int(line.split()[1]) / 1024
+    return total
+
+
+def _children(pid: int) -> list[int]:
+    text = "".join(p.read_text() for p in Path(f"/proc/{pid}/task").glob("*/children"))
+    return [int(each) for each in text.split()]
+
+
+def measure(count: int, nodes: int, folder: Path, more: list[str]) -> Result:
+    result = Result(jobs=count, nodes=nodes)
+    figures = result.figures
+    build.ensure(*WIDE, say=build.to_standard_error)
+    with Cluster() as cluster:
+        cluster.install(*sorted(CHART_CRDS.glob("*.yaml")))
+        kube = connect(kubeconfig=str(cluster.kubeconfig), qps=QPS, burst=BURST)
+        labels = {"tests.flopwise.dev/pool": POOL}
+        hosts = cluster.add_nodes("h100", nodes, prefix=POOL, labels=labels)
+        cluster.wait_for_nodes(hosts)
+        raws = jobs_of(count, random.Random(1))
+
+        alone = cluster.add_namespace("alone")
+        create(cluster, alone, raws)
+        figures["alone_seconds"] = without_us(kube, alone, raws, hosts)
+        cluster.remove_namespace(alone)
+        eventually(
+            lambda: not kube.list(names.PODS).items, "the first run is gone", 300, every_seconds=2
+        )
+
+        space = cluster.add_namespace("with-us")
+        spec = {
+            "accelerator": "h100",
+            "gpusPerNode": GPUS_A_NODE,
+            "nodeSelector": labels,
+            "price": {"purchase": "on_demand", "usdPerGpuHour": 2.0},
+        }
+        put(cluster, "GpuPool", POOL, "", spec)
+        for number in range(QUEUES):
+            put(cluster, "GpuQueue", f"queue-{number}", "", {})
+        create(cluster, space, raws)
+        operators = Operators(cluster, space, folder)
+        limits = [f"--kube-api-qps={QPS}", f"--kube-api-burst={BURST}", "--lease-seconds=15"]
+        limits += ["--renew-seconds=10", "--retry-seconds=2", "--plan-every-seconds=10", *more]
+        counting = Counting(kube, space)
+        counting.start()
+        began = time.monotonic()
+        operator = operators.start(*limits)
+        first = eventually(lambda: counting.completed, "the first has run", 120)
+        figures["until_first_end_seconds"] = time.monotonic() - began
+        assert first
+        counting.wait_for(count, 1200)
+        acting = acting_at(operators)
+        figures["with_us_seconds"] = time.monotonic() - acting
+        figures["until_all_seconds"] = time.monotonic() - began
+        figures["ratio"] = figures["with_us_seconds"] / figures["alone_seconds"]
+        figures["memory_mib"] = memory_mib(operator.pid)
+        figures["memory_with_planner_mib"] = family_mib(operator.pid)
+        operator.stop()
+
+        began = time.monotonic()
+        operator = operators.start(*limits)
+        port = operators.port(operator)
+        while operators.ask(operator, "/readyz")[0] != 200:
+            time.sleep(0.05)
+        figures["start_seconds"] = time.monotonic() - began
+        assert port
+        began = time.monotonic()
+        put(cluster, "GpuJob", "huge", space, task("queue-0", replicas=nodes + 80, gpus=8))
+        eventually(
+            lambda: condition(cluster, space, "huge", "Planned"), "it is told", every_seconds=0.05
+        )
+        figures["condition_seconds"] = time.monotonic() - began
+        operator.stop()
+    return result
+
+
+def acting_at(operators: Operators) -> float:
+    """When the operator began to act, on the clock of `time.monotonic`."""
+    from datetime import UTC, datetime
+
+    log = (operators.folder / "operator-0.log").read_text().splitlines()
+    line = next(json.loads(each) for each in log if '"acting"' in each)
+    ago = (datetime.now(UTC) - datetime.fromisoformat(line["time"])).total_seconds()
+    return time.monotonic() - ago
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--nodes", type=int, default=50)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("more", nargs="*", help="further arguments of the operator, after --")
+    asked = parser.parse_args()
+    print(f"requests a second, and at once: operator {QPS:g}, {BURST}; {dict(RATES)}")
+    with tempfile.TemporaryDirectory() as folder:
+        result = measure(asked.jobs, asked.nodes, Path(folder), asked.more)
+    result.print()
+    if asked.json:
+        asked.json.write_text(json.dumps(vars(result), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
