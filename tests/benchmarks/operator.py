@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,14 +91,19 @@ class Counting(threading.Thread):
 
     def run(self) -> None:
         version = self.kube.list(names.JOBS, self.namespace).resource_version
-        while not self.ended:
-            with self.kube.watch(names.JOBS, version, self.namespace) as changes:
-                for change in changes:
-                    version = change.resource_version
-                    if change.type != "BOOKMARK" and _is_complete(change.object):
-                        with self.change:
-                            self.completed.add(change.object["metadata"]["name"])
-                            self.change.notify_all()
+        with suppress(KubeError):  # the cluster ends
+            while not self.ended:
+                version = self._follow(version)
+
+    def _follow(self, version: str) -> str:
+        with self.kube.watch(names.JOBS, version, self.namespace) as changes:
+            for change in changes:
+                version = change.resource_version
+                if change.type != "BOOKMARK" and _is_complete(change.object):
+                    with self.change:
+                        self.completed.add(change.object["metadata"]["name"])
+                        self.change.notify_all()
+        return version
 
     def wait_for(self, count: int, within_seconds: float) -> None:
         with self.change:
