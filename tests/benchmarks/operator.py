@@ -31,6 +31,7 @@ from pathlib import Path
 from scheduler.kube import adopt, names
 from scheduler.kube.client import Kube, connect
 from scheduler.kube.crds import CHART_CRDS
+from scheduler.kube.errors import KubeError
 from tests.cluster import build
 from tests.cluster.api import Object, eventually
 from tests.cluster.cluster import RATES, WIDE, Cluster
@@ -250,7 +251,7 @@ def acting_at(operators: Operators) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--nodes", type=int, default=50)
     parser.add_argument("--json", type=Path)
