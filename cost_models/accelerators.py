@@ -15,6 +15,7 @@ from pathlib import Path
 from cost_models.names import UnknownName, find, nearest
 from cost_models.tables import (
     AtLeastOne,
+    Count,
     Id,
     NotNegative,
     Positive,
@@ -81,6 +82,8 @@ class Accelerator:
     fp8_tflops: NotNegative = 0.0
     fp4_tflops: NotNegative = 0.0
     int8_tflops: NotNegative = 0.0  # tera-operations
+    sms: Count = 0  # streaming multiprocessors; 0: none, or not known
+    dense_clock_mhz: NotNegative = 0.0  # of the SMs, at which the dense rates hold; 0: not known
     matmul_fraction: Share  # of the dense rate that large products reach: measured, or a like part
     gpus_per_domain: AtLeastOne  # joined by the scale-up fabric (NVLink, xGMI, ICI); 1: none
     scale_up_gbps: NotNegative = 0.0  # GB/s of one accelerator into that fabric, one direction
@@ -100,6 +103,13 @@ class Accelerator:
         """Peak rate without sparsity in TFLOP/s; None where the hardware has no such unit."""
         rate: float = getattr(self, f"{resolve_precision(precision)}_tflops", 0.0)
         return rate or None
+
+    @property
+    def flops_per_clock(self) -> float | None:
+        """Dense 16-bit FLOP of one SM in one clock; None where SMs or clock are not known."""
+        if not self.sms or not self.dense_clock_mhz:
+            return None
+        return self.half_tflops * 1e12 / (self.sms * self.dense_clock_mhz * 1e6)
 
     @property
     def half_tflops(self) -> float:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import socket
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +16,7 @@ import typer
 
 from flopwise.errors import BAD_INPUT, Fail
 from flopwise.plan import duration
-from telemetry import nvml, samples, usage
+from telemetry import collect, nvml, samples, usage
 
 app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_args_is_help=True)
 
@@ -37,38 +35,22 @@ def _length(text: str, option: str) -> timedelta:
         raise typer.BadParameter(error.message, param_hint=option) from None
 
 
-def ticks(
-    interval: timedelta,
-    length: timedelta,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[None]:
-    """Yields at once and then each ``interval`` while ``length`` lasts, its end included.
-
-    What is late moves no later tick: those that were missed are left out.
-    """
-    start = clock()
-    step, last = interval.total_seconds(), length / interval
-    tick = 0
-    while tick <= last:
-        sleep(max(0.0, start + tick * step - clock()))
-        yield
-        tick = max(tick + 1, math.ceil((clock() - start) / step))
-
-
-@app.command()
-def collect(
+@app.command("collect")
+def collect_samples(
     interval: Annotated[str, typer.Option(help="Time between two samples: 0.5s, 1s, 1m.")] = "1s",
     length: Annotated[
-        str, typer.Option("--duration", help="How long to collect: 10s, 1h, 7d.")
+        str, typer.Option("--duration", help="How long to collect: 10s, 1h, 7d, forever.")
     ] = "10s",
     out: Annotated[Path, typer.Option(help="JSON lines, added to.")] = Path("samples.jsonl"),
 ) -> None:
     """Add one sample of each GPU of this machine to a file, each interval."""
-    every, last = _length(interval, "--interval"), _length(length, "--duration")
+    every = _length(interval, "--interval")
+    last = None if length == "forever" else _length(length, "--duration")
     try:
-        written = add_samples(ticks(every, last), out)
-    except (nvml.NvmlUnavailableError, samples.SamplesError, OSError) as error:
+        written = add_samples(collect.ticks(every, last), out, every)
+    except (nvml.NvmlUnavailableError, nvml.DriverLostError) as error:
+        raise Fail(str(error)) from None
+    except (samples.SamplesError, OSError) as error:
         raise Fail(_wording(error)) from None
     if not written:
         raise Fail("the driver shows no GPU to read")
@@ -88,30 +70,60 @@ def show_usage(
     typer.echo(_as_json(found) if output is Output.JSON else _as_table(found))
 
 
-def add_samples(at: Iterator[None], out: Path) -> int:
-    """Add a sample of each GPU to ``out`` at each tick of ``at``; how many.
+def add_samples(
+    at: Iterator[None],
+    out: Path,
+    interval: timedelta = timedelta(seconds=1),
+    also: Sequence[collect.Sink] = (),
+) -> int:
+    """Add a sample of each GPU to ``out`` at each tick of ``at``, and to ``also``; how many.
 
-    Raises `nvml.NvmlUnavailableError` where there is no driver.
+    Raises `nvml.NvmlUnavailableError` where there is no driver, `nvml.DriverLostError` where it is
+    gone for too long.
     """
-    node = socket.gethostname()
-    written = 0
-    known: tuple[nvml.Unreadable, ...] = ()
-    with nvml.session():
-        for _ in at:
-            reading = nvml.read_all(datetime.now(UTC), node=node)
-            if reading.unreadable != known:
-                known = reading.unreadable
-                _tell(known)
-            samples.append(out, reading.samples)
-            written += len(reading.samples)
-    return written
+    causes = nvml.Causes(_say)
+    driver = nvml.Driver(node=socket.gethostname(), causes=causes, tensor_units=_tensor_units)
+    budget = interval.total_seconds() * collect.BUDGET_FRACTION
+    collector = collect.Collector(driver, budget_seconds=budget)
+
+    def keep(tick: collect.Tick) -> None:
+        samples.append(out, tick.samples)
+
+    return collect.run(collector, at, [_Teller(), keep, *also], causes)
 
 
-def _tell(unreadable: Sequence[nvml.Unreadable]) -> None:
-    for gpu in unreadable:
-        typer.echo(f"GPU {gpu.index} cannot be read: {gpu.reason}", err=True)
-    if not unreadable:
-        typer.echo("every GPU can be read again", err=True)
+class _Teller:
+    """Says on standard error which GPUs can't be read, whenever that changes."""
+
+    def __init__(self) -> None:
+        self._unreadable: tuple[nvml.Unreadable, ...] = ()
+        self._failure: str | None = None
+
+    def __call__(self, tick: collect.Tick) -> None:
+        if tick.failure != self._failure:
+            self._failure = tick.failure
+            _say(f"the driver is lost: {tick.failure}" if tick.failure else "the driver is back")
+        if tick.failure is None and tick.unreadable != self._unreadable:
+            self._unreadable = tick.unreadable
+            for gpu in tick.unreadable:
+                _say(f"GPU {gpu.index} cannot be read: {gpu.reason}")
+            if not tick.unreadable:
+                _say("every GPU can be read again")
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _tensor_units() -> dict[str, nvml.TensorUnits]:
+    """Of the catalog's accelerators, by the name that NVML gives them."""
+    from cost_models.accelerators import accelerators
+
+    return {
+        one.nvml_name: nvml.TensorUnits(sms=one.sms, flops_per_clock=one.flops_per_clock)
+        for one in accelerators().values()
+        if one.nvml_name and one.flops_per_clock is not None
+    }
 
 
 def _wording(error: Exception) -> str:
