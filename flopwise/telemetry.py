@@ -17,6 +17,7 @@ import typer
 from flopwise.errors import BAD_INPUT, Fail
 from flopwise.plan import duration
 from telemetry import collect, nvml, samples, usage
+from telemetry.usage import By
 
 app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_args_is_help=True)
 
@@ -59,15 +60,36 @@ def collect_samples(
 
 @app.command("usage")
 def show_usage(
-    file: Annotated[Path, typer.Argument(help="What `collect` wrote.")],
+    file: Annotated[Path, typer.Argument(help="What `collect` wrote, or the store of a node.")],
     output: Annotated[Output, typer.Option("-o", "--output")] = Output.TABLE,
+    by: Annotated[
+        str, typer.Option(metavar="KEYS", help=f"Sum up by, such as team,job: {', '.join(By)}.")
+    ] = "",
+    idle: Annotated[
+        bool, typer.Option("--idle", help="List GPUs that someone holds and that do nothing.")
+    ] = False,
+    after: Annotated[str, typer.Option(help="With --idle: for at least so long.")] = "30m",
+    usd_per_gpu_hour: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="With --idle: the price; default: the catalog's of each GPU."),
+    ] = None,
 ) -> None:
     """Sum samples up: GPU-hours, hours at work, utilisation and energy of each GPU."""
+    from flopwise import usage as shown
+    from telemetry.store import StoreError
+
+    keys, window = shown.keys_of(by), _length(after, "--after")
     try:
-        found = usage.usage(samples.read(file))
-    except (samples.SamplesError, OSError) as error:
+        if idle:
+            text = shown.idle_text(file, window, usd_per_gpu_hour, as_json=output is Output.JSON)
+        elif keys:
+            text = shown.usage_text(file, keys, as_json=output is Output.JSON)
+        else:
+            found = usage.usage(use.sample for use in shown.uses_of(file))
+            text = _as_json(found) if output is Output.JSON else _as_table(found)
+    except (samples.SamplesError, StoreError, OSError) as error:
         raise Fail(_wording(error), BAD_INPUT) from None
-    typer.echo(_as_json(found) if output is Output.JSON else _as_table(found))
+    typer.echo(text)
 
 
 def add_samples(
@@ -134,11 +156,12 @@ def _wording(error: Exception) -> str:
 
 def _as_json(found: Sequence[usage.GpuUsage]) -> str:
     return json.dumps(
-        {"gpus": [_camel(asdict(one)) for one in found]}, indent=2, default=datetime.isoformat
+        {"gpus": [camel(asdict(one)) for one in found]}, indent=2, default=datetime.isoformat
     )
 
 
-def _camel(values: dict[str, Any]) -> dict[str, Any]:
+def camel(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields as JSON has them."""
     return {re.sub(r"_(\w)", lambda m: m[1].upper(), name): v for name, v in values.items()}
 
 
@@ -146,7 +169,11 @@ _COLUMNS = ("NODE", "GPU", "NAME", "GPU-HOURS", "ACTIVE", "UTILISATION", "ENERGY
 
 
 def _as_table(found: Sequence[usage.GpuUsage]) -> str:
-    rows = [_COLUMNS, *(_row(one) for one in found)]
+    return table([_COLUMNS, *(_row(one) for one in found)])
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows in columns, the first of them the heading."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from telemetry.samples import GpuSample
-from telemetry.usage import GpuUsage, usage
+from telemetry.usage import By, GpuUsage, usage, usage_by
+from telemetry.uses import NOBODY, Owner, Use
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
@@ -143,3 +145,136 @@ def test_order_does_not_matter_and_watched_and_gap_hours_are_the_whole(
     whole = (max(times) - min(times)) / 60
     assert found.observed_gpu_hours + found.gap_hours == pytest.approx(whole)
     assert (found.energy_joules or 0) == pytest.approx(found.observed_gpu_hours * 60)
+
+
+SFT = Owner(namespace="nlp", pod="sft-0", job="sft", team="nlp", model="llama-3.1-8b")
+RAG = Owner(namespace="web", pod="rag-0", job="rag", team="web")
+
+
+def use(minute: float, owner: Owner = SFT, share: float = 1.0, **known: Any) -> Use:
+    sample = replace(at(minute), **({"utilisation_fraction": 0.5} | known))
+    return Use(sample=sample, owner=owner, share_fraction=share)
+
+
+def test_hours_go_to_whoever_had_the_gpu_at_the_intervals_end() -> None:
+    # Minutes 0-1 and 1-2 are SFT's, 2-3 nobody's: 2/60 h and 1/60 h.
+    found = usage_by([use(0), use(1), use(2), use(3, NOBODY)], [By.TEAM, By.JOB])
+    assert [one.of for one in found] == [("", ""), ("nlp", "sft")]
+    nobody, sft = found
+    assert sft.allocated_gpu_hours == pytest.approx(2 / 60)
+    assert sft.samples == 2
+    assert nobody.observed_gpu_hours == pytest.approx(1 / 60)
+    assert nobody.allocated_gpu_hours == 0
+
+
+def test_allocated_hours_are_active_idle_or_not_known() -> None:
+    known = [0.0, 0.5, 0.0, None]  # of the minutes that end at 1, 2, 3, 4
+    (sft,) = usage_by(
+        [use(0), *(use(m, utilisation_fraction=u) for m, u in enumerate(known, 1))], [By.JOB]
+    )
+    minutes = [
+        round(hours * 60, 9)
+        for hours in (
+            sft.allocated_gpu_hours,
+            sft.active_gpu_hours,
+            sft.idle_gpu_hours,
+            sft.utilised_gpu_hours,
+        )
+    ]
+    assert minutes == [4, 1, 2, 0.5]
+
+
+def test_two_owners_of_one_gpu_get_their_shares_and_the_rest_is_nobodys() -> None:
+    # 60 s at 200 W are 12,000 J: 6,000 J and 3,000 J by shares of 0.5 and 0.25, 3,000 J left.
+    both = [
+        one
+        for minute in (0, 1)
+        for one in (
+            use(minute, SFT, 0.5, power_watts=200.0),
+            use(minute, RAG, 0.25, power_watts=200.0),
+        )
+    ]
+    found = {one.of[0]: one for one in usage_by(both, [By.JOB])}
+    assert {job: one.energy_joules for job, one in found.items()} == {
+        "": 3000.0,
+        "rag": 3000.0,
+        "sft": 6000.0,
+    }
+    assert found["sft"].utilised_gpu_hours == pytest.approx(0.5 * 0.5 / 60)
+    assert sum(one.observed_gpu_hours for one in found.values()) == pytest.approx(1 / 60)
+
+
+def test_mig_instances_are_parts_of_their_gpu_which_counts_once() -> None:
+    # Instances of 40 and 20 of 80 GiB: a half and a quarter of the hour and of the 7,200 J.
+    def tick(minute: float) -> list[Use]:
+        whole = use(
+            minute,
+            NOBODY,
+            memory_total_bytes=80,
+            utilisation_fraction=None,
+            energy_joules=120 * minute,
+        )
+        part: dict[str, Any] = {"parent_uuid": "GPU-1", "utilisation_fraction": None}
+        return [
+            whole,
+            use(minute, SFT, uuid="MIG-1", memory_total_bytes=40, sm_active_fraction=0.8, **part),
+            use(minute, RAG, uuid="MIG-2", memory_total_bytes=20, sm_active_fraction=0.0, **part),
+        ]
+
+    found = {
+        one.of[0]: one
+        for one in usage_by([*tick(0), *tick(60)], [By.JOB], longest_gap=timedelta(hours=1))
+    }
+    assert (found["sft"].allocated_gpu_hours, found["sft"].active_gpu_hours) == (0.5, 0.5)
+    assert (found["rag"].allocated_gpu_hours, found["rag"].idle_gpu_hours) == (0.25, 0.25)
+    joules = {job: one.energy_joules for job, one in found.items()}
+    assert joules == {"sft": 3600.0, "rag": 1800.0, "": 1800.0}
+    (gpu,) = usage_by([*tick(0), *tick(60)], [By.GPU], longest_gap=timedelta(hours=1))
+    assert (gpu.of, gpu.observed_gpu_hours) == (("GPU-1",), 1.0)
+
+
+def test_tensor_hours_and_flops_are_those_of_the_hardware() -> None:
+    # A minute at 40 % of the tensor pipes and 400 TFLOP/s: 60 x 400e12 = 24e15.
+    (sft,) = usage_by([use(0), use(1, tensor_active_fraction=0.4, tensor_tflops=400.0)], [By.MODEL])
+    assert sft.of == ("llama-3.1-8b",)
+    assert sft.tensor_gpu_hours == pytest.approx(0.4 / 60)
+    assert sft.achieved_flops == pytest.approx(24e15)
+    (plain,) = usage_by([use(0), use(1)], [By.MODEL])
+    assert (plain.tensor_gpu_hours, plain.achieved_flops, plain.energy_joules) == (None,) * 3
+
+
+def test_a_gap_is_told_to_whoever_had_the_gpu_on_both_sides() -> None:
+    through = usage_by([use(0), use(30)], [By.JOB])
+    assert [(one.of, one.gap_gpu_hours, one.observed_gpu_hours) for one in through] == [
+        (("sft",), 0.5, 0.0)
+    ]
+    changed = usage_by([use(0, RAG), use(30, SFT)], [By.JOB])
+    assert [(one.of, one.gap_gpu_hours) for one in changed] == [(("",), 0.5)]
+
+
+def test_what_comes_late_or_twice_counts_once() -> None:
+    once = [use(minute, power_watts=100.0) for minute in range(5)]
+    assert usage_by([*once, *once], [By.NODE]) == usage_by(once, [By.NODE])
+
+
+def test_a_counter_of_energy_that_restarts_is_not_negative() -> None:
+    joules = [500.0, 900.0, 50.0, 150.0]  # 400 + 50 + 100
+    (sft,) = usage_by([use(m, energy_joules=j) for m, j in enumerate(joules)], [By.POD])
+    assert sft.energy_joules == 550
+
+
+def test_a_process_without_a_known_owner_holds_its_gpu() -> None:
+    (nobody,) = usage_by([use(0, NOBODY), use(1, NOBODY, pids=(12,))], [By.JOB])
+    assert nobody.allocated_gpu_hours == pytest.approx(1 / 60)
+
+
+@given(st.lists(st.tuples(st.integers(0, 300), st.sampled_from([SFT, RAG, NOBODY])), min_size=2))
+def test_hours_of_all_owners_and_gaps_are_the_whole(ticks: list[tuple[int, Owner]]) -> None:
+    by_time = sorted(dict(ticks).items())
+    found = usage_by([use(minute, owner) for minute, owner in by_time], [By.TEAM])
+    whole = (by_time[-1][0] - by_time[0][0]) / 60
+    total = sum(one.observed_gpu_hours + one.gap_gpu_hours for one in found)
+    assert total == pytest.approx(whole)
+    for one in found:
+        sides = one.active_gpu_hours + one.idle_gpu_hours
+        assert sides == pytest.approx(one.allocated_gpu_hours)
