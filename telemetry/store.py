@@ -248,6 +248,16 @@ def ticks_by_day(path: Path) -> dict[datetime, tuple[int, datetime]]:
     return {from_us(day * day_us): (number, from_us(newest)) for day, number, newest in found}
 
 
+def nodes(path: Path) -> tuple[str, ...]:
+    """The nodes that the store has GPUs of: one, unless the machine was renamed.
+
+    Raises ``StoreError``.
+    """
+    with _told(path), _reader(path) as file:
+        found = file.execute("SELECT DISTINCT node FROM gpus ORDER BY node").fetchall()
+    return tuple(node for (node,) in found)
+
+
 def _prepare(file: sqlite3.Connection, path: Path) -> None:
     """Settings of the connection, then the file brought to this version."""
     _ours(file, path)
