@@ -32,8 +32,8 @@ CHOOSABLE = 6000  # most options for which the choice is made by integers
 CHOICE_GAP = 5e-4
 FEW = 800  # most options that are handed to CP-SAT whole
 ATTEMPTS = 10
-FIRST_RUIN = 1.2  # seconds, before CP-SAT is asked anything; and at most this share of all
-FIRST_RUIN_SHARE = 0.15
+SHORT_RUIN = 1.2  # seconds, before each time that CP-SAT packs; and at most this share of all
+SHORT_RUIN_SHARE = 0.2
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -45,6 +45,7 @@ class Search:
     clock: Clock
     bound_usd: float = 0.0
     best: Bookings | None = None
+    ruins: int = 0  # searches so far: the same steps from the same plan would find the same
     costs: Costs = field(default_factory=Costs)
     tiers: list[frozenset[int]] = field(default_factory=list)
     gained: float = 0.0  # seconds from the start to the last gain worth the name
@@ -138,8 +139,8 @@ def _assign_and_pack(
         missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
-        if not attempt:
-            _ruin(state, min(FIRST_RUIN, FIRST_RUIN_SHARE * clock.limits.seconds))
+        if not state.finished():
+            _ruin(state, min(SHORT_RUIN, SHORT_RUIN_SHARE * clock.limits.seconds))
         if state.finished() or not (missed or late):
             return
         failed = [*missed, *failed][:30]
@@ -263,6 +264,7 @@ def _ruin(state: Search, seconds: float) -> None:
     if state.best is None or seconds <= 0:
         return
     begin = clock.seconds
+    state.ruins += 1
 
     def offer(bookings: Bookings) -> bool:
         state.offer(bookings, "improving")
@@ -272,7 +274,7 @@ def _ruin(state: Search, seconds: float) -> None:
         table,
         state.best,
         share=lambda: 1.0 if state.finished() else (clock.seconds - begin) / seconds,
-        seed=clock.limits.seed,
+        seed=1000 * clock.limits.seed + state.ruins,
         offer=offer,
     )
 
