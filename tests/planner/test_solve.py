@@ -425,7 +425,7 @@ def contended() -> Problem:
 def large_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small problems go the way of large ones, and hurry."""
     monkeypatch.setattr(exact, "small", lambda _: False)
-    monkeypatch.setattr(search, "FIRST_RUIN", 0.02)
+    monkeypatch.setattr(search, "SHORT_RUIN", 0.02)
 
 
 @pytest.mark.usefixtures("large_method")
