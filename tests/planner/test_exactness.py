@@ -52,7 +52,7 @@ def test_the_planner_finds_the_optimum_that_trying_everything_finds(first: int) 
 def large_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small problems go the way of large ones, and hurry."""
     monkeypatch.setattr(exact, "small", lambda _: False)
-    monkeypatch.setattr(search, "FIRST_RUIN", 0.02)  # in proportion to the time given here
+    monkeypatch.setattr(search, "SHORT_RUIN", 0.02)  # in proportion to the time given here
 
 
 @pytest.mark.parametrize("first", range(0, LARGE_SEEDS, LARGE_CHUNK))
