@@ -92,7 +92,10 @@ class Driver:
         """Begins a session; ``NvmlUnavailableError`` where there is nothing to begin with."""
         library.open_library(self._nvml)
         self._is_open = True
-        self._fields = fields.each_tick(library.driver_branch(self._nvml))
+        version = self._asking.ask(
+            "nvmlSystemGetDriverVersion", self._node, self._nvml.nvmlSystemGetDriverVersion
+        )
+        self._fields = fields.each_tick(_branch(version))
 
     def close(self) -> None:
         """Ends the session; what is known of the GPUs is forgotten."""
@@ -201,7 +204,7 @@ class Driver:
                 return
             self._monitor.close()
         handles = [(u, gpu.handle) for u, gpu in self._gpus.items() if u not in self._missing]
-        self._monitor = Monitor(self._nvml, handles) if handles else None
+        self._monitor = Monitor(self._asking, handles, self._node) if handles else None
 
     def _heard(self) -> tuple[Event, ...]:
         """The events since the last pass. What they changed is read in the next one."""
@@ -247,13 +250,13 @@ class Driver:
             name=instance.gpu.name,
             parent_uuid=instance.gpu.uuid,
             mig_profile=instance.profile,
-            **measures | self._achieved(instance.gpu, measures, instance.sms),
+            **measures | self._achieved(instance.gpu, measures, instance),
         )
 
     def _sample(self, gpu: Gpu, now: datetime, measures: dict[str, Any]) -> GpuSample:
         return GpuSample(time=now, node=self._node, uuid=gpu.uuid, name=gpu.name, **measures)
 
-    def _achieved(self, gpu: Gpu, measures: Measures, sms: int | None) -> Measures:
+    def _achieved(self, gpu: Gpu, measures: Measures, part: mig.Instance | None) -> Measures:
         """What the tensor units did, in TFLOP/s, were all of it in dense 16 bit.
 
         An upper bound by DCGM's formula: active x SMs x FLOP per clock and SM x clock. It includes
@@ -265,7 +268,13 @@ class Driver:
         if self._units is None:
             self._units = self._tensor_units()
         units = self._units.get(gpu.name)
-        if units is None:
+        sms = part.sms if part is not None else units and units.sms
+        if units is None or sms is None:
             return {}
-        flops_per_clock = (sms or units.sms) * units.flops_per_clock
-        return {"tensor_tflops": active * flops_per_clock * clock_mhz * 1e6 / 1e12}
+        return {"tensor_tflops": active * sms * units.flops_per_clock * clock_mhz * 1e6 / 1e12}
+
+
+def _branch(version: str | None) -> int | None:
+    """The driver's branch, as 580 of 580.65.06; None where it does not say."""
+    first = (version or "").split(".", 1)[0]
+    return int(first) if first.isdigit() else None

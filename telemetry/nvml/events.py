@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from ctypes import c_void_p, cast
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from queue import Empty, SimpleQueue
-from types import ModuleType
 from typing import Any
+
+from telemetry.nvml.asking import Asking
 
 WAIT_MILLISECONDS = 1000
 
@@ -47,23 +50,29 @@ class Event:
 class Monitor:
     """Waits for the events of some GPUs until it is closed, or until NVML refuses."""
 
-    def __init__(self, nvml: ModuleType, gpus: Sequence[tuple[str, Any]]) -> None:
-        self._nvml = nvml
+    def __init__(self, asking: Asking, gpus: Sequence[tuple[str, Any]], node: str) -> None:
+        self._nvml = asking.nvml
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._stop = threading.Event()
         # By address: a GPU that has just been lost no longer says its UUID.
         self._uuids = {_address(handle): uuid for uuid, handle in gpus}
         self.failure: str | None = None  # why it waits no more
-        self.deaf: dict[str, str] = {}  # GPUs that tell no events, and why
-        self._thread = threading.Thread(
-            target=self._run, args=(tuple(gpus),), name="nvml-events", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="nvml-events", daemon=True)
+        self._set = asking.ask("nvmlEventSetCreate", node, self._nvml.nvmlEventSetCreate)
+        if self._set is None:
+            self.failure = asking.last_cause
+            return
+        told = [
+            asking.ask("nvmlDeviceRegisterEvents", u, partial(self._register, h)) for u, h in gpus
+        ]
+        if not any(told):
+            self.failure = asking.last_cause
         self._thread.start()
 
     @property
     def is_alive(self) -> bool:
         """Whether events are being waited for."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and self.failure is None
 
     def take(self) -> tuple[Event, ...]:
         """What has happened since the last call."""
@@ -77,35 +86,30 @@ class Monitor:
     def close(self) -> None:
         """Ends it, at the end of the present wait."""
         self._stop.set()
-        self._thread.join(timeout=2 * WAIT_MILLISECONDS / 1000)
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * WAIT_MILLISECONDS / 1000)
 
-    def _run(self, gpus: Sequence[tuple[str, Any]]) -> None:
+    def _register(self, handle: Any) -> bool:
+        """A GPU that tells no events does not keep those of the others from us."""
+        kinds = self._nvml.nvmlDeviceGetSupportedEventTypes(handle) & sum(_KINDS)
+        self._nvml.nvmlDeviceRegisterEvents(handle, kinds, self._set)
+        return True
+
+    def _run(self) -> None:
+        """The thread. It asks NVML by itself: what it fails at ends it, and is its ``failure``."""
         nvml = self._nvml
         try:
-            events = nvml.nvmlEventSetCreate()
-            try:
-                for uuid, handle in gpus:
-                    self._register(events, uuid, handle)
-                while not self._stop.is_set():
-                    self._wait(events)
-            finally:
-                nvml.nvmlEventSetFree(events)
+            while not self._stop.is_set() and self.failure is None:
+                self._wait()
         except nvml.NVMLError as error:
             self.failure = str(error)
+        with suppress(nvml.NVMLError):
+            nvml.nvmlEventSetFree(self._set)
 
-    def _register(self, events: Any, uuid: str, handle: Any) -> None:
-        """A GPU that tells no events does not keep those of the others from us."""
+    def _wait(self) -> None:
         nvml = self._nvml
         try:
-            kinds = nvml.nvmlDeviceGetSupportedEventTypes(handle) & sum(_KINDS)
-            nvml.nvmlDeviceRegisterEvents(handle, kinds, events)
-        except nvml.NVMLError as error:
-            self.deaf[uuid] = str(error)
-
-    def _wait(self, events: Any) -> None:
-        nvml = self._nvml
-        try:
-            data = nvml.nvmlEventSetWait_v2(events, WAIT_MILLISECONDS)
+            data = nvml.nvmlEventSetWait_v2(self._set, WAIT_MILLISECONDS)
         except nvml.NVMLError_Timeout:
             return
         kind, uuid = _KINDS.get(data.eventType), self._uuids.get(_address(data.device))

@@ -58,12 +58,3 @@ def advice(nvml: ModuleType, error: Exception) -> str:
 def has_symbol(nvml: ModuleType, name: str) -> bool:
     """Whether this driver has the function; the library must be open."""
     return getattr(nvml.nvmlLib, name, None) is not None
-
-
-def driver_branch(nvml: ModuleType) -> int | None:
-    """The driver's branch, as 580 of 580.65.06; None where it does not say."""
-    try:
-        first = str(nvml.nvmlSystemGetDriverVersion()).split(".", 1)[0]
-    except nvml.NVMLError:
-        return None
-    return int(first) if first.isdigit() else None

@@ -72,13 +72,11 @@ def read(
 
 
 def _memory_by_pid(asking: Asking, handle: Any, uuid: str) -> dict[int, int | None] | None:
-    """Compute processes, and those that reach the GPU through MPS."""
-    found: dict[int, int | None] | None = None
-    for kind in _KINDS:
-        entries = asking.ask(kind, uuid, partial(_list, asking.nvml, kind, handle))
-        if entries is not None:
-            found = (found or {}) | dict(entries)
-    return found
+    """Compute processes, and those that reach the GPU through MPS where there is MPS."""
+    compute, mps = (
+        asking.ask(kind, uuid, partial(_list, asking.nvml, kind, handle)) for kind in _KINDS
+    )
+    return None if compute is None else dict(compute) | dict(mps or ())
 
 
 def _list(nvml: Any, kind: str, handle: Any) -> list[tuple[int, int | None]]:

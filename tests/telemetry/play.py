@@ -48,10 +48,10 @@ def play(plan: dict[str, Any]) -> dict[str, Any]:
     )
     result: dict[str, Any] = {"ticks": [], "ended": None}
     try:
-        _write(plan["steps"][0])
+        _prepare(plan["steps"][0])
         collector.start()
         for step in plan["steps"]:
-            _write(step)
+            _prepare(step)
             clock.seconds += step.get("advance", 0.0)
             time.sleep(step.get("sleep", 0.0))
             now = NOON + timedelta(seconds=clock.seconds - 1000)
@@ -64,12 +64,17 @@ def play(plan: dict[str, Any]) -> dict[str, Any]:
     return result | {"told": told, "counts": counts}
 
 
-def _write(step: dict[str, Any]) -> None:
+def _prepare(step: dict[str, Any]) -> None:
     if "script" in step:
-        path = Path(os.environ["FAKE_NVML_STATE"])
-        fresh = path.with_suffix(".new")
-        fresh.write_text(step["script"])
-        fresh.replace(path)
+        write(step["script"])
+
+
+def write(script: str) -> None:
+    """Makes it the fake driver's script, at once as a whole."""
+    path = Path(os.environ["FAKE_NVML_STATE"])
+    fresh = path.with_suffix(".new")
+    fresh.write_text(script)
+    fresh.replace(path)
 
 
 def _as_json(tick: Tick) -> dict[str, Any]:

@@ -6,6 +6,7 @@
  *   gpus N                        how many GPUs the driver counts
  *   driver TEXT                   its version
  *   live                          energy and traffic rise with the time
+ *   hasty                         two samples of GPM may follow one another at once
  *   gpu GPU KEY VALUE             see `set`; lost: it cannot be opened; dying: it can, and no more
  *   field GPU NUMBER VALUE        a field value; the value "-" makes it unsupported
  *   process GPU PID BYTES BUSY    a compute process, busy for so many per cent
@@ -96,7 +97,7 @@ typedef struct { char call[64]; Result result; int gpu, after, times, seen; } Ru
 typedef struct { int number, gpu; u64 type, data; } Event;
 typedef struct { char call[64]; int milliseconds; } Delay;
 typedef struct {
-    int count, live;
+    int count, live, hasty;
     char driver[64];
     Gpu gpus[GPUS];
     Rule rules[RULES];
@@ -238,6 +239,8 @@ static void line_of_state(State *state, const char *line) {
         state->count = atoi(rest_of_line);
     } else if (!strcmp(word, "live")) {
         state->live = 1;
+    } else if (!strcmp(word, "hasty")) {
+        state->hasty = 1;
     } else if (!strcmp(word, "driver")) {
         sscanf(rest_of_line, "%63s", state->driver);
     } else if (!strcmp(word, "fail")) {
@@ -300,7 +303,8 @@ static Result enter(const char *call, const Device *device, int needs_session) {
         if (!strcmp(state->delays[n].call, call)) rest(state->delays[n].milliseconds);
     for (int n = 0; n < state->rule_count; n++) {
         Rule *rule = &state->rules[n];
-        if (strcmp(rule->call, call) || (rule->gpu >= 0 && (!device || device->index != rule->gpu))) continue;
+        if (strcmp(rule->call, call)) continue;
+        if (device && rule->gpu >= 0 && device->index != rule->gpu) continue;
         int seen = __atomic_fetch_add(&rule->seen, 1, __ATOMIC_SEQ_CST);
         if (seen >= rule->after && seen < rule->after + rule->times) return rule->result;
     }
@@ -653,8 +657,9 @@ Result nvmlEventSetWait_v2(void *set, EventData *data, unsigned milliseconds) {
             *data = (EventData){&devices[event->gpu], event->type, event->data, NO_INSTANCE, NO_INSTANCE};
             return SUCCESS;
         }
-        if (seconds() >= until) return TIMEOUT;
-        rest(50);
+        double left = until - seconds();
+        if (left <= 0) return TIMEOUT;
+        rest(left < 0.05 ? 1 + (int)(left * 1000) : 50);
     }
 }
 
@@ -733,7 +738,7 @@ Result nvmlGpmMetricsGet(Metrics *metrics) {
     ENTER(second->device);
     if (metrics->version != 1) return VERSION_MISMATCH;
     if (first->device != second->device || first->instance != second->instance) return INVALID_ARGUMENT;
-    if (second->time - first->time < 0.1) return INVALID_ARGUMENT;
+    if (second->time - first->time < 0.1 && !atomic_load(&current)->hasty) return INVALID_ARGUMENT;
     for (unsigned n = 0; n < metrics->count; n++) {
         Metric *metric = &metrics->metrics[n];
         char call[64];
