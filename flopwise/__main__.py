@@ -11,6 +11,7 @@ import typer
 
 from flopwise import (
     apply,
+    calibrate,
     catalog,
     convert,
     demo,
@@ -66,6 +67,7 @@ app.command("explain")(explain.explain)
 app.command("whatif")(whatif.whatif)
 app.command("fairness")(fairness.fairness)
 app.command("mix")(mix.mix)
+app.command("calibrate")(calibrate.calibrate)
 app.command("apply")(apply.apply)
 app.command("submit")(jobs.submit)
 app.command("get")(jobs.get)
@@ -77,6 +79,7 @@ app.command("init")(init.init)
 app.command("doctor")(doctor.doctor)
 app.add_typer(report.app, name="report")
 app.add_typer(catalog.app, name="catalog")
+telemetry.app.command("push")(calibrate.push)
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(operate.app, name="operator")
 

@@ -142,6 +142,10 @@ def plan(
     require_all: Annotated[
         bool, typer.Option("--require-all", help="Exit 3 where any job is left out.")
     ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What `calibrate` wrote: speeds as they were measured."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write the plan here, for apply and report."),
@@ -159,7 +163,9 @@ def plan(
     seconds = seconds_of(time_limit)
     refuse_target("--out", out)
     ray = ray_of(on, address)
-    made = solved(files, asked, seconds=seconds, gap=gap, seed=seed, ray=ray)
+    made = solved(
+        files, asked, seconds=seconds, gap=gap, seed=seed, ray=ray, calibration=calibration
+    )
     failure = _failure(made, require_all)
     if out is not None and failure is None:
         _write(out, made)
@@ -238,6 +244,7 @@ def solved(
     gap: float | None,
     seed: int,
     ray: Ray | None = None,
+    calibration: Path | None = None,
 ) -> PlanFile:
     """Read, plan, and set first come, first served beside it."""
     from planner.collector import kept
@@ -248,7 +255,7 @@ def solved(
     from planner.solve.pick import solve
     from scheduler.baselines import first_come_first_served, in_reach
 
-    problem = question(files, horizon)
+    problem = question(files, horizon, calibration)
     if ray is not None and not is_fleet(problem):
         typer.echo("note: too small to be spread over a Ray: solved here", err=True)
     limits = Limits(seconds=seconds, gap=gap, seed=seed)
@@ -268,12 +275,17 @@ def solved(
         raise Fail(str(error)) from None
 
 
-def question(files: list[str], horizon: Horizon) -> Problem:
-    """The problem that manifests state; what is not used of them is said."""
+def question(files: list[str], horizon: Horizon, calibration: Path | None = None) -> Problem:
+    """The problem that manifests state; what is not used of them is said.
+
+    ``calibration``: a file of measured speeds that correct the modelled ones.
+    """
+    from flopwise.calibrate import calibration_of
     from planner.manifests.read import read
     from planner.question import build
 
-    built = build(read(files, sys.stdin), horizon, datetime.now(UTC))
+    measured = calibration_of(calibration)
+    built = build(read(files, sys.stdin), horizon, datetime.now(UTC), measured)
     for note in built.notes:
         typer.echo(f"note: {note}", err=True)
     return built.problem

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 
 from cost_models import energy, inference, training
 from cost_models.accelerators import Accelerator, resolve_accelerator
 from cost_models.architectures import resolve_architecture
+from cost_models.calibration import NONE, Calibration, Subject
 from cost_models.prices import Purchase
 from planner.fleet import GIB
 from planner.manifests.schema import (
@@ -49,6 +50,7 @@ from planner.topology import HOSTNAME
 
 TEAM = "flopwise.dev/team"
 PROJECT = "flopwise.dev/project"
+SERVE = "Serve"  # the method of a service, where training has its own
 TASK_UTILISATION = 0.7  # of the power range, where nothing is known of the work
 LEAST_HOURS = 1e-9  # shorter than anything that can happen to it
 MOST_HOURS = 1e6  # longer than this, interruptions never let it end
@@ -76,6 +78,7 @@ class Place:
     power: Power | None
     accelerator: Accelerator
     task_watts: float  # of a GPU at opaque work
+    calibration: Calibration = NONE  # what corrects the modelled throughput
     _known: dict[tuple[float, float], tuple[float, float, float]] = field(default_factory=dict)
 
     def hourly(self, watts_per_gpu: float, gpus: float) -> tuple[float, float, float]:
@@ -86,11 +89,46 @@ class Place:
         return self._known[key]
 
 
-def place_of(manifest: GpuPool, pool: Pool) -> Place:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promise:
+    """How fast the model says a job runs on a pool, before any calibration."""
+
+    subject: Subject
+    unit: str  # of work: tokens, flops, requests
+    work_per_gpu_second: float
+    flops_per_work: float
+
+
+def promise(manifest: GpuJob, pool: Pool, gpus: int) -> Promise | None:
+    """What is promised of a training job on ``gpus``, or of a service; None of anything else.
+
+    Hours and throughput that a manifest states are no promise of ours.
+    """
+    spec, accelerator = manifest.spec, resolve_accelerator(pool.accelerator)
+    if spec.training is not None:
+        modelled = spec.training.model_copy(update={"throughput": {}})
+        rate = _training_rate(modelled, pool, accelerator, gpus)
+        subject, unit = _training_subject(modelled, pool), "tokens" if modelled.tokens else "flops"
+    elif spec.inference is not None:
+        rate = _serving_rate(spec.inference, pool, accelerator)
+        subject, unit = _serving_subject(spec.inference, pool), "requests"
+    else:
+        return None
+    if isinstance(rate, Excluded):
+        return None
+    return Promise(
+        subject=subject,
+        unit=unit,
+        work_per_gpu_second=rate.work_per_gpu_hour / 3600,
+        flops_per_work=rate.flops_per_work,
+    )
+
+
+def place_of(manifest: GpuPool, pool: Pool, calibration: Calibration = NONE) -> Place:
     """What `draft` is to know of a pool."""
     accelerator = resolve_accelerator(pool.accelerator)
     watts = energy.watts_at_load(accelerator, TASK_UTILISATION)
-    return Place(pool, manifest.spec.power, accelerator, watts)
+    return Place(pool, manifest.spec.power, accelerator, watts, calibration)
 
 
 def draft(
@@ -256,11 +294,42 @@ def _rates(manifest: GpuJob, place: Place) -> Iterable[_Rate | Excluded]:
     if spec.task is not None:
         return _task_rates(spec.task, place)
     if spec.training is not None:
-        most = max(spec.training.max_gpus, spec.training.gpus)
-        counts = _counts(spec.training.gpus, most)
-        return (_training_rate(spec.training, pool, accelerator, gpus) for gpus in counts)
+        training_spec = spec.training
+        most = max(training_spec.max_gpus, training_spec.gpus)
+        counts = _counts(training_spec.gpus, most)
+        rates = (_training_rate(training_spec, pool, accelerator, gpus) for gpus in counts)
+        if pool.accelerator in training_spec.throughput:
+            return rates
+        subject = _training_subject(training_spec, pool)
+        return (_calibrated(rate, place.calibration, subject) for rate in rates)
     assert spec.inference is not None
-    return (_serving_rate(spec.inference, pool, accelerator),)
+    rate = _serving_rate(spec.inference, pool, accelerator)
+    return (_calibrated(rate, place.calibration, _serving_subject(spec.inference, pool)),)
+
+
+def _calibrated(
+    rate: _Rate | Excluded, calibration: Calibration, subject: Subject
+) -> _Rate | Excluded:
+    """The rate as far as measurements correct it."""
+    if isinstance(rate, Excluded) or not calibration.measurements:
+        return rate
+    factor = calibration.factor(subject).value
+    return replace(rate, work_per_gpu_hour=rate.work_per_gpu_hour * factor)
+
+
+def _training_subject(spec: TrainingSpec, pool: Pool) -> Subject:
+    return Subject(
+        model=spec.model or "",
+        accelerator=pool.accelerator,
+        precision=spec.precision,
+        method=spec.method,
+    )
+
+
+def _serving_subject(spec: InferenceSpec, pool: Pool) -> Subject:
+    return Subject(
+        model=spec.model, accelerator=pool.accelerator, precision=spec.precision, method=SERVE
+    )
 
 
 def _task_rates(task: TaskSpec, place: Place) -> Iterator[_Rate]:

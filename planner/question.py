@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
+from cost_models.calibration import NONE, Calibration
 from planner.collector import paused
 from planner.fleet import nodes_of, pool_of, purchase_of, queue_of, usd_per_gpu_hour
 from planner.guarantees import with_guarantees
@@ -46,8 +47,13 @@ class Built:
 
 
 @paused()
-def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
-    """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned."""
+def build(
+    manifests: Manifests, horizon: Horizon, now: datetime, calibration: Calibration = NONE
+) -> Built:
+    """The problem that ``manifests`` state. Raises `ManifestErrors` for what cannot be planned.
+
+    ``calibration`` corrects modelled throughput by what was measured.
+    """
     near = Near(manifests.pools)
     faults = [*_faults(manifests), *_price_faults(manifests), *_size_faults(manifests)]
     faults += [*_quota_faults(manifests), *_place_faults(manifests, near)]
@@ -58,7 +64,10 @@ def build(manifests: Manifests, horizon: Horizon, now: datetime) -> Built:
     hourly = Grid(start=start, slot_seconds=3600, slots=max(1, math.ceil(seconds / 3600)))
     pools = tuple(pool_of(p, hourly) for p in manifests.pools)
     names = _names(manifests.jobs)
-    places = tuple(map(place_of, manifests.pools, pools))
+    places = tuple(
+        place_of(manifest, pool, calibration)
+        for manifest, pool in zip(manifests.pools, pools, strict=True)
+    )
     jobs = [draft(job, names, places, near) for job in manifests.jobs]
     slot = int(horizon.slot.total_seconds()) if horizon.slot else _slot_seconds(jobs, seconds)
     grid = Grid(start=start, slot_seconds=slot, slots=max(1, seconds // slot))

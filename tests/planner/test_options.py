@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from cost_models.accelerators import resolve_accelerator
+from cost_models.calibration import Calibration, Measurement, Subject
 from planner.manifests.errors import ManifestErrors
 from planner.manifests.read import read
 from planner.problem import Amounts, Demand, Interruption, Job, Mode, Work, hours_of
@@ -731,3 +732,60 @@ def test_more_queues_than_can_be_planned_that_lend_nothing_are_refused(tmp_path:
     assert faults(tmp_path, **{f"q{n}": keeper for n in range(8)}) == [
         f"q0): spec.lendable: {found}, in more than 127 combinations, allowed: fewer"
     ]
+
+
+def calibrated(folder: Path, spec: Fields, ratio: float, subject: Subject) -> Mode:
+    """The job's mode on one pool of H100, with ``subject`` measured once at ``ratio``."""
+    one = Measurement(
+        subject=subject,
+        job="before",
+        time=NOW,
+        gpus=8,
+        unit="tokens",
+        promised_per_gpu_second=1.0,
+        measured_per_gpu_second=ratio,
+    )
+    path = folder / "all.yaml"
+    documents = (document("GpuPool", "p", POOL), document("GpuJob", "j", spec))
+    path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
+    (job,) = build(read([path]), Horizon(), NOW, Calibration((one,))).problem.jobs
+    return job.modes[0]
+
+
+LLAMA: Fields = {"model": "llama-3.1-8b", "tokens": 1e9, "gpus": 8}
+
+
+def test_what_was_measured_corrects_what_the_model_promises(tmp_path: Path) -> None:
+    # exp(log(0.5) x 0.87097) = 0.5468 of the work in an hour, at the same price of the hour.
+    subject = Subject(model="llama-3.1-8b", accelerator=H100, precision="bf16", method="Full")
+    plain = job_of(tmp_path, {"training": LLAMA}).modes[0]
+    slower = calibrated(tmp_path, {"training": LLAMA}, 0.5, subject)
+    assert slower.work_per_replica_hour == pytest.approx(
+        plain.work_per_replica_hour * 0.5468, rel=1e-3
+    )
+    assert slower.usd_per_replica_hour == plain.usd_per_replica_hour
+    assert slower.flops_per_work == plain.flops_per_work
+
+
+def test_a_throughput_that_is_stated_is_not_corrected(tmp_path: Path) -> None:
+    subject = Subject(model="llama-3.1-8b", accelerator=H100, precision="bf16", method="Full")
+    stated: Fields = {"training": {**LLAMA, "throughput": {H100: 5000.0}}}
+    mode = calibrated(tmp_path, stated, 0.5, subject)
+    assert mode.work_per_replica_hour == pytest.approx(5000 * 3600 * 8)
+
+
+def test_services_are_corrected_as_training_is(tmp_path: Path) -> None:
+    serve: Fields = {
+        "inference": {
+            "model": "llama-3.1-8b",
+            "promptTokens": 1000,
+            "outputTokens": 200,
+            "requestsPerSecond": 5.0,
+        }
+    }
+    subject = Subject(model="llama-3.1-8b", accelerator=H100, precision="bf16", method="Serve")
+    plain = job_of(tmp_path, serve).modes[0]
+    faster = calibrated(tmp_path, serve, 2.0, subject)
+    assert faster.work_per_replica_hour == pytest.approx(
+        plain.work_per_replica_hour / 0.5468, rel=1e-3
+    )
