@@ -19,6 +19,8 @@ from tests.cluster.api import Object, Refused, eventually
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import AddNodes
 from tests.cluster.process import Process
+from tests.cluster.rights import refused, used
+from tests.cluster.test_chart import Helm, helm, rendered  # noqa: F401  # its fixture
 
 pytestmark = pytest.mark.cluster
 
@@ -398,3 +400,90 @@ def test_it_goes_on_when_the_api_server_and_etcd_come_back(
     eventually(lambda: done(kinds, fleet) == 8, "all have run", 90)
     found = all_jobs(kinds, fleet)
     assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
+
+
+# -- rights ----------------------------------------------------------------------------------------
+
+
+def granted_to(cluster: Cluster, run_helm: Helm, namespace: str, **values: Any) -> str:
+    """The chart's roles for an account in that namespace, and for its jobs only; its name."""
+    stated = {"watchNamespaces": [namespace], **values}
+    made = [*rendered(run_helm, stated, f"--namespace={namespace}")]
+    account = ""
+    for raw in made:
+        if not (raw["kind"].endswith(("Role", "RoleBinding")) or raw["kind"] == "ServiceAccount"):
+            continue
+        metadata = raw["metadata"]
+        group = "/api/v1" if raw["kind"] == "ServiceAccount" else f"/apis/{raw['apiVersion']}"
+        inside = "" if raw["kind"].startswith("Cluster") else f"/namespaces/{namespace}"
+        if inside:
+            metadata["namespace"] = namespace
+        if raw["kind"] == "ServiceAccount":
+            account = metadata["name"]
+        path = f"{group}{inside}/{raw['kind'].lower()}s/{metadata['name']}"
+        cluster.api.apply(path, raw)
+    return account
+
+
+def test_with_the_chart_s_rights_nothing_that_it_asks_for_is_refused(
+    kinds: Cluster,
+    operators: Operators,
+    fleet: str,
+    nodes: AddNodes,
+    helm: Helm,  # noqa: F811  # the fixture of that name
+) -> None:
+    (host,) = nodes("h100", 1, **of_pool(fleet))
+    account = granted_to(kinds, helm, fleet)
+    since = kinds.audit_offset()
+    operator = operators.start(f"--kubeconfig={kinds.kubeconfig_of(account, fleet)}")
+    saves = {"intervalSeconds": 60, "saveSeconds": 1, "restartSeconds": 1}
+    put(kinds, "GpuJob", "low", fleet, task(fleet, run=RAY, checkpoint=saves))
+    eventually(lambda: nodes_of(kinds, fleet, "low") == [host], "a Ray job runs", 60)
+    put(kinds, "GpuJob", "high", fleet, task(fleet, run=plain("1s"), priority=10))
+    eventually(lambda: holds(kinds, fleet, "high", "Succeeded"), "a dearer one ran", 60)
+    eventually(lambda: nodes_of(kinds, fleet, "low") == [host], "the first one goes on", 60)
+    kinds.remove(f"{FLOPWISE}/namespaces/{fleet}/gpujobs/low")
+    add_job(kinds, fleet, suspended_job("theirs", fleet, lasts="1s"))
+    eventually(lambda: job_of(kinds, fleet, "theirs")["status"].get("succeeded"), "theirs ran", 60)
+    operator.stop()
+    events = list(kinds.audit(f"system:serviceaccount:{fleet}:{account}", since))
+    assert refused(events) == set()
+    assert {("batch/jobs", "patch"), ("ray.io/rayjobs", "patch"), ("secrets", "create")} <= used(
+        events
+    )
+
+
+def test_only_observing_it_writes_nothing_but_the_status_of_what_is_its_own(
+    kinds: Cluster,
+    operators: Operators,
+    fleet: str,
+    nodes: AddNodes,
+    helm: Helm,  # noqa: F811
+) -> None:
+    nodes("h100", 1, **of_pool(fleet))
+    account = granted_to(kinds, helm, fleet, observeOnly=True)
+    since = kinds.audit_offset()
+    add_job(kinds, fleet, suspended_job("theirs", fleet))
+    put(kinds, "GpuJob", "ours", fleet, task(fleet, run=RAY))
+    kubeconfig = kinds.kubeconfig_of(account, fleet)
+    operator = operators.start(f"--kubeconfig={kubeconfig}", "--observe-only")
+    planned = eventually(lambda: condition(kinds, fleet, "ours", "Planned"), "it is told", 60)
+    assert planned["type"] == "Planned"
+    launched = condition(kinds, fleet, "ours", "Launched")
+    assert (launched["status"], launched["reason"]) == ("False", "ObserveOnly")
+    eventually(
+        lambda: "flopwise_would_launch" in operators.ask(operator, "/metrics", "metricsPort")[1],
+        "it says what it would do",
+    )
+    operator.stop()
+    assert job_of(kinds, fleet, "theirs")["spec"]["suspend"] is True
+    assert kinds.api.get(f"/apis/ray.io/v1/namespaces/{fleet}/rayjobs")["items"] == []
+    events = list(kinds.audit(f"system:serviceaccount:{fleet}:{account}", since))
+    assert refused(events) == set()
+    assert {path for path, verb in used(events) if verb not in ("get", "list", "watch")} <= {
+        "flopwise.dev/gpujobs/status",
+        "flopwise.dev/gpupools/status",
+        "flopwise.dev/gpuqueues/status",
+        "coordination.k8s.io/leases",
+        "events.k8s.io/events",
+    }

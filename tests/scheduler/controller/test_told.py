@@ -1,0 +1,87 @@
+"""What an owner is told of a job, and what is read back of it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from planner.manifests.status import GpuJobStatus
+from planner.plan import Reason
+from scheduler.controller.actions import Record, Status
+from scheduler.controller.state import Cause, Phase, Why
+from scheduler.controller.told import (
+    conditions,
+    read_record,
+    read_status,
+    record_text,
+    status_patch,
+)
+
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+RECORD = Record(attempt=2, failures=1, work_done=0.5, nodes=(("n0", 1),), start=NOW, end=LATER)
+
+
+def status(phase: Phase, why: Why, **fields: object) -> Status:
+    return Status(job="ml/train", phase=phase, why=why, generation=3, **fields)  # type: ignore[arg-type]
+
+
+def said(found: Status, old: tuple[dict[str, object], ...] = ()) -> dict[str, tuple[str, str]]:
+    """Status and reason of each condition."""
+    return {c["type"]: (c["status"], c["reason"]) for c in conditions(found, old, NOW)}
+
+
+def test_what_is_told_is_a_status_of_the_schema_and_reads_back_as_it_was() -> None:
+    running = status(
+        Phase.RUNNING,
+        Why(reason=Cause.PLACED),
+        pool="h100",
+        nodes=("n0",),
+        gpus=8.0,
+        end=LATER,
+        cost_usd=16.0,
+        record=RECORD,
+    )
+    patch = status_patch(running, {}, NOW, decision="x-1", launched=("RayJob", "train"))
+    made = GpuJobStatus.model_validate(patch["status"])
+    assert made.plan is not None
+    assert (made.plan.cost_usd, made.plan.nodes) == (16.0, ("n0",))
+    assert made.launched is not None
+    assert made.launched.attempt == 2
+    assert read_status(patch) == running
+    assert read_record(record_text(RECORD)) == RECORD
+
+
+def test_a_status_that_is_not_of_this_form_is_none() -> None:
+    assert read_status({"status": {"record": '{"job": 3}'}}) is None
+    assert read_status({}) is None
+    assert read_record("nonsense") == Record()
+
+
+def test_a_job_that_waits_is_told_what_binds_it() -> None:
+    why = Why(reason=Reason.QUEUE_LIMIT, message="no room", binds=("research",))
+    found = status(Phase.WAITING, why)
+    assert said(found) == {
+        "Running": ("False", "Waiting"),
+        "Launched": ("False", "Waiting"),
+        "Planned": ("False", "QueueLimit"),
+    }
+    (planned,) = (c for c in conditions(found, (), NOW) if c["type"] == "Planned")
+    assert planned["message"] == "no room; by research; no start is expected yet"
+
+
+def test_a_job_that_was_stopped_for_another_is_preempted_until_it_runs_again() -> None:
+    evicted = status(Phase.SUSPENDED, Why(reason=Cause.PREEMPTED, message="for high"))
+    assert said(evicted)["Preempted"] == ("True", "Preempted")
+    old = tuple(conditions(evicted, (), NOW))
+    again = status(Phase.RUNNING, Why(reason=Cause.PLACED))
+    assert said(again, old)["Preempted"] == ("False", "GoesOn")
+
+
+def test_a_condition_keeps_the_time_at_which_it_changed() -> None:
+    waiting = status(Phase.WAITING, Why(reason=Reason.CAPACITY, message="full"))
+    first = conditions(waiting, (), NOW)
+    second = conditions(waiting, first, LATER)
+    assert second == first
+    running = conditions(status(Phase.RUNNING, Why(reason=Cause.PLACED)), first, LATER)
+    times = {c["type"]: c["lastTransitionTime"] for c in running}
+    assert times["Running"] == "2026-12-01T01:00:00Z"
