@@ -130,6 +130,6 @@ def test_the_chart_is_of_the_packages_version() -> None:
     assert chart["appVersion"] == version[1]
 
 
-def test_an_operator_has_at_most_300_mib() -> None:
+def test_an_operator_has_memory_for_the_process_that_plans_the_whole_queue_too() -> None:
     resources = values()["resources"]
-    assert resources["limits"]["memory"] == resources["requests"]["memory"] == "300Mi"
+    assert (resources["requests"]["memory"], resources["limits"]["memory"]) == ("600Mi", "1Gi")

@@ -468,10 +468,9 @@ class Operator:
             workload = self.sight.workloads[key]
             if plural != names.RAY_JOBS.plural or raw is None or workload.adopted:
                 continue
-            one = self.state.jobs.get(key)
-            if one is None or not one.holds or self._hands.is_busy(("ask", key)):
+            one, known = self.state.jobs.get(key), self.sight.known.get(key)
+            if one is None or known is None or not one.holds or self._hands.is_busy(("ask", key)):
                 continue
-            known = self.sight.known[key]
             launch = starting.Launch(
                 job=known.manifest, uid=known.uid, gangs=(), start=self.state.now
             )

@@ -408,6 +408,8 @@ class Sight:
             self._see(name, handle, raw)
             return
         found = adopt.adopt(raw, self._adopting)
+        if isinstance(found, Adopted):
+            found = _one_pod(found)
         if not isinstance(found, Adopted):
             if isinstance(found, Declined) and found.reason != "Kueue":
                 self.faults[handle] = found.message
@@ -516,6 +518,15 @@ def _owner(raw: Raw) -> str:
     """The key of the GpuJob that owns an object, or nothing."""
     name = _owner_ref(raw).get("name")
     return f"{raw['metadata'].get('namespace', '')}/{name}" if name else ""
+
+
+def _one_pod(found: Adopted) -> Adopted | Declined:
+    """A JobSet's pods could only be sent to several nodes one by one, as they come."""
+    task = found.job.spec.task
+    if found.resource is not names.JOB_SETS or task is None or task.replicas == 1:
+        return found
+    message = f"found {task.replicas} pods with GPUs, allowed: 1 in a JobSet"
+    return Declined(place=f"JobSet {found.name}", reason="Uneven", message=message)
 
 
 def _text(faults: object) -> str:

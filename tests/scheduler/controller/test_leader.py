@@ -131,7 +131,7 @@ def test_of_two_who_find_it_free_the_slower_one_does_not_get_it() -> None:
         api.replace(None, found)  # type: ignore[arg-type]  # somebody writes between get and put
         return found
 
-    api.get = faster  # type: ignore[method-assign]
+    api.get = faster  # type: ignore[method-assign,assignment]
     assert not b.attempt()
     assert not b.is_leader()
 

@@ -1,0 +1,178 @@
+"""What the API server tells, as events for a state: nothing twice, nothing lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from planner.problem import Grid
+from scheduler.controller.actions import Being
+from scheduler.controller.decide import run
+from scheduler.controller.sight import Settings, Sight
+from scheduler.controller.state import Event, JobArrived, Phase, State
+from scheduler.controller.told import record_text
+from scheduler.kube.names import ATTEMPT, RECORD
+from tests.scheduler.kube.objects import node, pod
+
+NOW = datetime(2026, 12, 1, tzinfo=UTC)
+H100 = "h100-sxm5-80gb"
+
+
+class Clock:
+    seconds = 100.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def empty() -> State:
+    return State(now=NOW, grid=Grid(start=NOW, slot_seconds=3600, slots=24), pools=(), nodes=())
+
+
+def gpu_pool() -> dict[str, Any]:
+    return {
+        "apiVersion": "flopwise.dev/v1alpha1",
+        "kind": "GpuPool",
+        "metadata": {"name": "h100"},
+        "spec": {"accelerator": "h100", "gpusPerNode": 8, "price": {"usdPerGpuHour": 2.0}},
+    }
+
+
+def gpu_job(name: str = "train", generation: int = 1, version: int = 1) -> dict[str, Any]:
+    return {
+        "apiVersion": "flopwise.dev/v1alpha1",
+        "kind": "GpuJob",
+        "metadata": {
+            "name": name,
+            "namespace": "ml",
+            "uid": f"uid-{name}",
+            "generation": generation,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-12-01T00:00:00Z",
+        },
+        "spec": {"task": {"gpus": 8, "hours": {"h100": 2.0}}},
+    }
+
+
+def batch_job(suspend: bool = True, version: int = 1, **notes: str) -> dict[str, Any]:
+    limits = {"nvidia.com/gpu": "8"}
+    containers = [{"name": "main", "image": "none", "resources": {"limits": limits}}]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": "theirs",
+            "namespace": "ml",
+            "uid": "uid-theirs",
+            "generation": 1,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-12-01T00:00:00Z",
+            "labels": {"flopwise.dev/queue": ""},
+            "annotations": {"flopwise.dev/hours": "2", **notes},
+        },
+        "spec": {
+            "suspend": suspend,
+            "template": {"spec": {"restartPolicy": "Never", "containers": containers}},
+        },
+    }
+
+
+class World:
+    """A sight and a state that is told of all that it sees."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.sight = Sight(Settings(node_lost_seconds=60.0), self.clock)
+        self.state = empty()
+        self.sight.take("gpupools", "/h100", gpu_pool())
+        for name in ("n0", "n1"):
+            self.sight.take("nodes", f"/{name}", node(name))
+
+    def tell(self) -> list[Event]:
+        self.clock.seconds += 1.0
+        events = list(self.sight.events(self.state, NOW))
+        for event in events:
+            self.state = run(event, self.state)
+        return events
+
+
+def test_a_job_arrives_once_and_is_told_of_again_only_when_its_spec_changes() -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/train", gpu_job())
+    assert [type(e).__name__ for e in world.tell()] == ["FleetChanged", "JobArrived"]
+    assert world.state.jobs["ml/train"].phase is Phase.LAUNCHING
+    world.sight.take("gpujobs", "ml/train", gpu_job(version=2))  # a status that we wrote
+    assert world.tell() == []
+    world.sight.take("gpujobs", "ml/train", gpu_job(generation=2, version=3))
+    assert [type(e).__name__ for e in world.tell()] == ["JobChanged"]
+    world.sight.take("gpujobs", "ml/train", None)
+    assert [type(e).__name__ for e in world.tell()] == ["JobDeleted"]
+    assert world.tell() == []
+
+
+def test_what_is_older_than_what_was_seen_is_not_taken_in() -> None:
+    world = World()
+    world.sight.take("jobs", "ml/theirs", batch_job(version=7))
+    world.tell()
+    assert world.sight.workloads["ml/theirs.job"].being is Being.HELD
+    world.sight.take("jobs", "ml/theirs", batch_job(suspend=False, version=6))
+    world.tell()
+    assert world.sight.workloads["ml/theirs.job"].being is Being.HELD
+
+
+def test_a_pod_of_others_takes_gpus_from_its_node_and_gives_them_back() -> None:
+    world = World()
+    world.sight.take("pods", "other/p", pod("p", "n0", gpus=3))
+    world.tell()
+    free = {n.name: sum(not d.unhealthy for d in n.devices) for n in world.state.nodes}
+    assert free == {"n0": 5, "n1": 8}
+    world.sight.take("pods", "other/p", None)
+    world.tell()
+    free = {n.name: sum(not d.unhealthy for d in n.devices) for n in world.state.nodes}
+    assert free == {"n0": 8, "n1": 8}
+
+
+def test_a_node_that_is_not_ready_gets_nothing_new_and_after_a_minute_is_lost() -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/train", gpu_job())
+    world.tell()
+    (on,) = world.state.jobs["ml/train"].nodes
+    world.sight.take("nodes", f"/{on}", node(on, ready=False))
+    world.tell()
+    assert world.state.jobs["ml/train"].phase is Phase.LAUNCHING  # it may come back
+    assert [n.name for n in world.state.nodes if n.cordoned] == [on]
+    world.clock.seconds += 60.0
+    world.tell()
+    assert world.state.jobs["ml/train"].phase is Phase.STOPPING
+    assert on not in {n.name for n in world.state.nodes}
+
+
+def test_a_workload_that_was_launched_before_is_taken_up_where_it_was_left() -> None:
+    before = World()
+    before.sight.take("jobs", "ml/theirs", batch_job())
+    before.tell()
+    from scheduler.controller.actions import record_of
+
+    one = before.state.jobs["ml/theirs.job"]
+    notes = {
+        ATTEMPT: "1",
+        RECORD: record_text(record_of(one, before.state.grid)),
+        "flopwise.dev/pinned": "[{}]",
+    }
+    after = World()
+    after.sight.take("jobs", "ml/theirs", batch_job(suspend=False, version=2, **notes))
+    (*_, arrived) = after.tell()
+    assert isinstance(arrived, JobArrived)
+    found = after.state.jobs["ml/theirs.job"]
+    assert (found.phase, found.attempt, found.nodes) == (Phase.LAUNCHING, 1, one.nodes)
+
+
+def test_a_pool_that_has_no_price_is_left_out_and_said_to_be() -> None:
+    world = World()
+    bad = gpu_pool()
+    bad["metadata"] = {"name": "odd"}
+    bad["spec"] = {"accelerator": "k80", "gpusPerNode": 8, "site": {"provider": "nowhere"}}
+    world.sight.take("gpupools", "/odd", bad)
+    world.tell()
+    assert [p.name for p in world.state.pools] == ["h100"]
+    assert "spec.price" in world.sight.faults["gpupools", "/odd"]
