@@ -24,7 +24,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -93,20 +93,24 @@ class Counting(threading.Thread):
         self.ended = False
 
     def run(self) -> None:
-        version = self.kube.list(names.JOBS, self.namespace).resource_version
-        with suppress(KubeError):  # the cluster ends
-            while not self.ended:
-                version = self._follow(version)
+        while not self.ended:
+            with suppress(KubeError):  # a busy server cuts watches: it is listed anew
+                self._follow()
 
-    def _follow(self, version: str) -> str:
-        with self.kube.watch(names.JOBS, version, self.namespace) as changes:
+    def _follow(self) -> None:
+        listed = self.kube.list(names.JOBS, self.namespace)
+        self._count(listed.items)
+        with self.kube.watch(names.JOBS, listed.resource_version, self.namespace) as changes:
             for change in changes:
-                version = change.resource_version
-                if change.type != "BOOKMARK" and _is_complete(change.object):
-                    with self.change:
-                        self.completed.add(change.object["metadata"]["name"])
-                        self.change.notify_all()
-        return version
+                if change.type != "BOOKMARK":
+                    self._count([change.object])
+
+    def _count(self, raws: Iterable[Object]) -> None:
+        ended = {raw["metadata"]["name"] for raw in raws if _is_complete(raw)}
+        if ended:
+            with self.change:
+                self.completed |= ended
+                self.change.notify_all()
 
     def wait_for(self, count: int, within_seconds: float) -> None:
         with self.change:
@@ -130,6 +134,12 @@ def without_us(kube: Kube, namespace: str, raws: list[Object], hosts: list[str])
     given_back: set[str] = set()
 
     def release(name: str, host: str) -> None:
+        while True:
+            with suppress(KubeError):
+                patched(name, host)
+                return
+
+    def patched(name: str, host: str) -> None:
         raw = {"apiVersion": "batch/v1", "kind": "Job", **listed[name]}
         patch = adopt.release(raw, [host])
         patch["metadata"].pop("resourceVersion")
