@@ -88,6 +88,9 @@ class World:
         for name in ("n0", "n1"):
             self.sight.take("nodes", f"/{name}", node(name))
 
+    def phase(self, name: str) -> Phase:
+        return self.state.jobs[name].phase
+
     def tell(self) -> list[Event]:
         self.clock.seconds += 1.0
         events = list(self.sight.events(self.state, NOW))
@@ -100,7 +103,7 @@ def test_a_job_arrives_once_and_is_told_of_again_only_when_its_spec_changes() ->
     world = World()
     world.sight.take("gpujobs", "ml/train", gpu_job())
     assert [type(e).__name__ for e in world.tell()] == ["FleetChanged", "JobArrived"]
-    assert world.state.jobs["ml/train"].phase is Phase.LAUNCHING
+    assert world.phase("ml/train") is Phase.LAUNCHING
     world.sight.take("gpujobs", "ml/train", gpu_job(version=2))  # a status that we wrote
     assert world.tell() == []
     world.sight.take("gpujobs", "ml/train", gpu_job(generation=2, version=3))
@@ -139,11 +142,11 @@ def test_a_node_that_is_not_ready_gets_nothing_new_and_after_a_minute_is_lost() 
     (on,) = world.state.jobs["ml/train"].nodes
     world.sight.take("nodes", f"/{on}", node(on, ready=False))
     world.tell()
-    assert world.state.jobs["ml/train"].phase is Phase.LAUNCHING  # it may come back
+    assert world.phase("ml/train") is Phase.LAUNCHING  # it may come back
     assert [n.name for n in world.state.nodes if n.cordoned] == [on]
     world.clock.seconds += 60.0
     world.tell()
-    assert world.state.jobs["ml/train"].phase is Phase.STOPPING
+    assert world.phase("ml/train") is Phase.STOPPING
     assert on not in {n.name for n in world.state.nodes}
 
 
