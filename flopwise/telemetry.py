@@ -6,6 +6,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -42,20 +43,48 @@ def collect_samples(
     length: Annotated[
         str, typer.Option("--duration", help="How long to collect: 10s, 1h, 7d, forever.")
     ] = "10s",
-    out: Annotated[Path, typer.Option(help="JSON lines, added to.")] = Path("samples.jsonl"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="JSON lines, added to; default: samples.jsonl, without --store."),
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="The node's store: the last two days, in one file that no kill breaks."),
+    ] = None,
 ) -> None:
     """Add one sample of each GPU of this machine to a file, each interval."""
+    from telemetry.store import StoreError
+
     every = _length(interval, "--interval")
     last = None if length == "forever" else _length(length, "--duration")
+    if out is None and store is None:
+        out = Path("samples.jsonl")
     try:
-        written = add_samples(collect.ticks(every, last), out, every)
-    except (nvml.NvmlUnavailableError, nvml.DriverLostError) as error:
+        with _stored(store) as also:
+            written = add_samples(collect.ticks(every, last), out, every, also)
+    except (nvml.NvmlUnavailableError, nvml.DriverLostError, StoreError) as error:
         raise Fail(str(error)) from None
     except (samples.SamplesError, OSError) as error:
         raise Fail(_wording(error)) from None
     if not written:
         raise Fail("the driver shows no GPU to read")
-    typer.echo(f"{out}: {written} samples added", err=True)
+    typer.echo(f"{out or store}: {written} samples added", err=True)
+
+
+@contextmanager
+def _stored(path: Path | None) -> Iterator[Sequence[collect.Sink]]:
+    """The sinks that the store is: none, or one."""
+    from telemetry.store import Ring
+
+    if path is None:
+        yield ()
+        return
+    with Ring(path) as ring:
+
+        def keep_in_store(tick: collect.Tick) -> None:
+            ring.append_samples(tick.samples)
+
+        yield (keep_in_store,)
 
 
 @app.command("usage")
@@ -94,11 +123,11 @@ def show_usage(
 
 def add_samples(
     at: Iterator[None],
-    out: Path,
+    out: Path | None,
     interval: timedelta = timedelta(seconds=1),
     also: Sequence[collect.Sink] = (),
 ) -> int:
-    """Add a sample of each GPU to ``out`` at each tick of ``at``, and to ``also``; how many.
+    """Add a sample of each GPU at each tick of ``at`` to ``out``, if any, and ``also``; how many.
 
     Raises `nvml.NvmlUnavailableError` where there is no driver, `nvml.DriverLostError` where it is
     gone for too long.
@@ -109,7 +138,8 @@ def add_samples(
     collector = collect.Collector(driver, budget_seconds=budget)
 
     def keep(tick: collect.Tick) -> None:
-        samples.append(out, tick.samples)
+        if out is not None:
+            samples.append(out, tick.samples)
 
     return collect.run(collector, at, [_Teller(), keep, *also], causes)
 

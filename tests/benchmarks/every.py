@@ -25,6 +25,7 @@ BENCHMARKS = {  # name of the JSON: module of this folder and its options; the s
     "report_size": "report_size",
     "gangs": "gangs",
     "place": "place",
+    "collector": "collector",
     "max_min": "max_min",
     "decisions": "decisions",
     "defrag": "defrag",

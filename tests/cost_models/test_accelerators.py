@@ -52,6 +52,29 @@ def test_rates_are_dense(name: str, precision: str, tflops: float | None) -> Non
     assert resolve_accelerator(name).dense_tflops(precision) == tflops
 
 
+@pytest.mark.parametrize(
+    ("name", "flops"),
+    [
+        ("v100-sxm2-16gb", 1024),  # 80 SMs x 1,024 x 1,530 MHz = 125.3 TFLOP/s
+        ("t4", 1024),
+        ("a10g", 512),
+        ("l4", 1024),
+        ("l40s", 1024),
+        ("a100-sxm4-80gb", 2048),  # 108 x 2,048 x 1,410 MHz = 311.9
+        ("h100-pcie-80gb", 4096),
+        ("h100-sxm5-80gb", 4096),  # 132 x 4,096 x 1,830 MHz = 989.4
+        ("h200-sxm-141gb", 4096),
+        ("b200", 8192),
+    ],
+)
+def test_one_sm_does_a_power_of_two_in_a_clock(name: str, flops: int) -> None:
+    assert resolve_accelerator(name).flops_per_clock == pytest.approx(flops, rel=0.003)
+
+
+def test_what_an_sm_does_is_unknown_where_sms_or_clock_are() -> None:
+    assert resolve_accelerator("mi300x").flops_per_clock is None
+
+
 def test_narrower_numbers_are_never_slower() -> None:
     order = (Precision.FP32, Precision.TF32, Precision.FP16, Precision.FP8, Precision.FP4)
     for row in accelerators().values():

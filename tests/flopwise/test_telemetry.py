@@ -83,6 +83,24 @@ def test_collect_adds_a_line_for_each_gpu_at_each_tick(driver: Path, tmp_path: P
     assert found[0].time < found[2].time
 
 
+def test_collect_keeps_a_store_instead_or_besides(driver: Path, tmp_path: Path) -> None:
+    fake = {"LD_LIBRARY_PATH": str(driver)}
+    done = run("collect", "--duration", "0.001s", "--store", "ring", folder=tmp_path, **fake)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "ring: 2 samples added")
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == []
+    shown = run("usage", "ring", "-o", "json", folder=tmp_path)
+    gpus = [gpu["uuid"] for gpu in json.loads(shown.stdout)["gpus"]]
+    assert gpus == ["GPU-00000000", "GPU-00000001"]
+
+
+def test_a_store_of_something_else_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    (tmp_path / "thesis").write_text("It was a dark and stormy night; " * 40)
+    done = run("collect", "--store", "thesis", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("flopwise: thesis: ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_collect_says_once_which_gpu_cannot_be_read(driver: Path, tmp_path: Path) -> None:
     times = ("--interval", "0.05s", "--duration", "0.2s")
     fake = {"LD_LIBRARY_PATH": str(driver), "FAKE_NVML_LOST": "1"}

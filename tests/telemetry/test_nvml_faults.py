@@ -140,6 +140,7 @@ def counted(outcome: dict[str, Any], baseline: dict[str, Any]) -> set[str]:
     return {call for call, count in outcome["counts"].items() if count > usual.get(call, 0)}
 
 
+@pytest.mark.slow
 def test_a_call_that_fails_costs_its_own_figures_and_nothing_else(inject: Any) -> None:
     whole = inject(WHOLE, "nobody")[0][2]
     for calls, code, outcome in inject(WHOLE, *LACKING):
