@@ -83,11 +83,13 @@ def _table(ring: Path, since: datetime, until: datetime) -> Any:
 def _chunk(rows: list[store.Row]) -> Any:
     columns = dict(zip(store.COLUMNS, zip(*rows, strict=True), strict=True))
     time = pa.array(columns.pop("time_us"), pa.int64()).cast(pa.timestamp("us", tz="UTC"))
-    reasons = [_reasons(rest) for rest in columns.pop("rest")]
+    reasons, processes = zip(*map(_rest, columns.pop("rest")), strict=True)
     plain = {name: pa.array(values, _type(name)) for name, values in columns.items()}
-    return raw.conformed(
-        pa.table({"time": time, **plain, "throttle_reasons": pa.array(reasons, pa.string())})
-    )
+    rest = {
+        "throttle_reasons": pa.array(reasons, pa.string()),
+        "has_processes": pa.array(processes, pa.bool_()),
+    }
+    return raw.conformed(pa.table({"time": time, **plain, **rest}))
 
 
 def _type(name: str) -> Any:
@@ -96,9 +98,12 @@ def _type(name: str) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _reasons(rest: str | None) -> str | None:
-    reasons = json.loads(rest).get("throttle_reasons") if rest else None
-    return None if reasons is None else ",".join(reasons)
+def _rest(rest: str | None) -> tuple[str | None, bool | None]:
+    """What holds the clocks down, and whether there are processes; a second is like the last."""
+    found = json.loads(rest) if rest else {}
+    reasons, lists = found.get("throttle_reasons"), [found.get("pids"), found.get("processes")]
+    known = [bool(one) for one in lists if one is not None]
+    return None if reasons is None else ",".join(reasons), any(known) if known else None
 
 
 def _dropped(place: Place, today: date, kept: Kept) -> Iterator[str]:

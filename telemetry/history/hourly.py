@@ -13,8 +13,8 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from telemetry.history import raw
 from telemetry.history.place import HistoryError, Place
 from telemetry.store import OWNER
+from telemetry.usage import Usage
 
 FOLDER = "hourly"
 SOURCES = b"flopwise.sources"
@@ -31,61 +32,35 @@ MEMORY = "640MB"  # DuckDB's own; what does not fit goes to a temporary folder
 THREADS = 2
 HOUR_US = 3_600_000_000
 
-BY = {  # what usage may be asked by: the columns that tell one from another
-    "gpu": ("node", "uuid"),
-    "node": ("node",),
-    "accelerator": ("name",),
-    "namespace": ("namespace",),
-    "pod": ("namespace", "pod"),
-    "job": ("namespace", "job"),
-    "team": ("team",),
-    "model": ("model",),
-    "project": ("project",),
-    "day": ("day",),
-    "hour": ("hour",),
+BY = {  # what usage may be summed up by
+    **{name: name for name in ("node", *OWNER)},
+    "gpu": "coalesce(parent_uuid, uuid)",  # the whole GPU
+    "accelerator": "name",
+    "day": "strftime(make_timestamp(hour_us), '%Y-%m-%d')",
+    "hour": "strftime(make_timestamp(hour_us), '%Y-%m-%dT%H:00:00Z')",
 }
-_OWNED = " OR ".join(f"{name} <> ''" for name in OWNER)
-_SECONDS = "interval_seconds * share_fraction"
-_SUMS = {
+_TIMES = ("day", "hour")
+_HELD = (
+    f"NOT is_parted AND (coalesce(has_processes, false) "
+    f"OR {' OR '.join(f'{name} <> {chr(39) * 2}' for name in OWNER)})"
+)
+_ACTIVITY = "CASE WHEN NOT is_parted THEN coalesce(utilisation_fraction, sm_active_fraction) END"
+_SECONDS = "interval_seconds * gpu_fraction"
+_SUMS = {  # the fields of Usage
     "observed_gpu_hours": f"sum({_SECONDS}) / 3600",
-    "allocated_gpu_hours": f"sum({_SECONDS}) FILTER ({_OWNED}) / 3600",
-    "active_gpu_hours": f"sum({_SECONDS}) FILTER (utilisation_fraction > 0) / 3600",
-    "idle_gpu_hours": f"sum({_SECONDS}) FILTER (utilisation_fraction = 0 AND ({_OWNED})) / 3600",
-    "utilisation_gpu_hours": f"sum({_SECONDS} * utilisation_fraction) / 3600",
-    "utilisation_known_gpu_hours": (
-        f"sum({_SECONDS}) FILTER (utilisation_fraction IS NOT NULL) / 3600"
+    "allocated_gpu_hours": f"sum({_SECONDS}) FILTER ({_HELD}) / 3600",
+    "active_gpu_hours": f"sum({_SECONDS}) FILTER ({_HELD} AND {_ACTIVITY} > 0) / 3600",
+    "idle_gpu_hours": f"sum({_SECONDS}) FILTER ({_HELD} AND {_ACTIVITY} = 0) / 3600",
+    "utilised_gpu_hours": f"sum({_SECONDS} * {_ACTIVITY}) / 3600",
+    "tensor_gpu_hours": f"sum({_SECONDS} * tensor_active_fraction) FILTER (NOT is_parted) / 3600",
+    # An instance's rate is its own already; of a whole GPU the owner's share counts.
+    "achieved_flops": (
+        "sum(interval_seconds * share_fraction * tensor_tflops) FILTER (NOT is_parted) * 1e12"
     ),
-    "tensor_gpu_hours": f"sum({_SECONDS} * tensor_active_fraction) / 3600",
-    "tensor_known_gpu_hours": (
-        f"sum({_SECONDS}) FILTER (tensor_active_fraction IS NOT NULL) / 3600"
-    ),
-    "tensor_flops": f"sum({_SECONDS} * tensor_tflops) * 1e12",
-    "energy_joules": "sum(energy_delta_joules * share_fraction)",
-    "gap_hours": "sum(gap_seconds * share_fraction) / 3600",
+    "energy_joules": "sum(energy_delta_joules * gpu_fraction)",
+    "gap_gpu_hours": "sum(gap_seconds * gpu_fraction) / 3600",
 }
-_KNOWN_OR_NOTHING = frozenset(("tensor_flops", "energy_joules"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
-    """What GPUs did for one group of owners, places or times.
-
-    Hours are GPU-hours; an owner of a share of a GPU has that share of its hours, work and energy.
-    """
-
-    group: Mapping[str, str]  # by column: what is the same in all of it
-    samples: int
-    observed_gpu_hours: float
-    allocated_gpu_hours: float  # of them, with an owner
-    active_gpu_hours: float  # in which any kernel ran
-    idle_gpu_hours: float  # with an owner, and no kernel ran
-    utilisation_gpu_hours: float  # weighted by utilisation
-    utilisation_known_gpu_hours: float
-    tensor_gpu_hours: float  # weighted by the tensor pipes' activity
-    tensor_known_gpu_hours: float
-    tensor_flops: float | None  # what the hardware did at most; None where it is not told
-    energy_joules: float | None
-    gap_hours: float  # of which nothing is known
+_KNOWN_OR_NOTHING = frozenset(("tensor_gpu_hours", "achieved_flops", "energy_joules"))
 
 
 def roll_up(place: Place) -> tuple[date, ...]:
@@ -112,13 +87,13 @@ def usage(
     first, last = (_hour_us(since, -(2**62), "from"), _hour_us(until, 2**62, "to"))
     if unknown := [name for name in by if name not in BY]:
         raise HistoryError(f"--by: found {unknown[0]}, allowed: {', '.join(BY)}")
-    columns = list(dict.fromkeys(column for name in by for column in BY[name]))
     days = _days_between(place, first, last)
     if not days:
         return ()
-    with _duckdb(place) as sql:
-        found = sql.execute(_usage_query(place, days, columns), [first, last]).fetchall()
-    return tuple(_usage(columns, row) for row in found)
+    with _duckdb(place) as (sql, folder):
+        query = _usage_query(place, folder, days, by)
+        found = sql.execute(query, [first, last]).fetchall()
+    return tuple(_usage(len(by), row) for row in found)
 
 
 def path_of(day: date) -> str:
@@ -146,9 +121,9 @@ def _sources(place: Place, day: date) -> dict[str, str]:
 
 def _roll_day(place: Place, day: date) -> None:
     sources = dict(place.found(raw.folder_of(day)))  # before the rows are read: never too new
-    with _duckdb(place) as sql:
+    with _duckdb(place) as (sql, folder):
         order = "ORDER BY team, namespace, job, pod, node, uuid, hour_us"  # packs best
-        table = sql.sql(f"{_sums_of_raw(place, sources)} {order}").to_arrow_table()
+        table = sql.sql(f"{_sums_of_raw(place.on_disk(sources, folder))} {order}").to_arrow_table()
     out = io.BytesIO()
     told = {SOURCES: json.dumps(sources).encode()}
     with pq.ParquetWriter(
@@ -158,41 +133,34 @@ def _roll_day(place: Place, day: date) -> None:
     place.write(path_of(day), out.getvalue())
 
 
-def _sums_of_raw(place: Place, paths: Iterable[str]) -> str:
+def _sums_of_raw(paths: Iterable[str]) -> str:
     # Hours are whole numbers while they group: that takes half the time of date_trunc.
     sums = ", ".join(f"{what} AS {name}" for name, what in _SUMS.items())
     return (
-        f"SELECT (epoch_us(time) - 1) // {HOUR_US} * {HOUR_US} AS hour_us, node, uuid, name, "  # noqa: S608  # our own names
-        f"{', '.join(OWNER)}, count(*) AS samples, {sums} "
-        f"FROM read_parquet({_listed(place, paths)}, hive_partitioning = false) GROUP BY ALL"
+        f"SELECT (epoch_us(time) - 1) // {HOUR_US} * {HOUR_US} AS hour_us, "  # noqa: S608  # our own names
+        f"node, uuid, parent_uuid, name, {', '.join(OWNER)}, count(*) AS samples, {sums} "
+        f"FROM read_parquet({_listed(paths)}, hive_partitioning = false) GROUP BY ALL"
     )
 
 
-def _usage_query(place: Place, days: Mapping[date, bool], columns: Sequence[str]) -> str:
+def _usage_query(place: Place, folder: Path, days: Mapping[date, bool], by: Sequence[str]) -> str:
     rolled = [path_of(day) for day, is_rolled in days.items() if is_rolled]
     fresh = [p for day, is_rolled in days.items() if not is_rolled for p in _raw(place, day)]
     parts = []
     if rolled:
-        parts.append(
-            f"SELECT * FROM read_parquet({_listed(place, rolled)}, hive_partitioning = false)"  # noqa: S608  # our own paths, quoted
-        )
+        files = _listed(place.on_disk(rolled, folder))
+        parts.append(f"SELECT * FROM read_parquet({files}, hive_partitioning = false)")  # noqa: S608  # our own paths, quoted
     if fresh:
-        parts.append(f"({_sums_of_raw(place, fresh)})")
-    chosen = [f"{_AS_TEXT.get(name, name)} AS {name}" for name in columns]
-    sums = [f"sum({name})" for name in ("samples", *_SUMS)]
-    group = f"GROUP BY {', '.join(columns)}" if columns else ""
-    times = [name for name in columns if name in _AS_TEXT]
-    order = ", ".join([*times, "sum(observed_gpu_hours) DESC NULLS LAST", *columns])
+        parts.append(f"({_sums_of_raw(place.on_disk(fresh, folder))})")
+    keys = [f'{BY[name]} AS "by {name}"' for name in by]
+    sums = [f"sum({name})" for name in (*_SUMS, "samples")]
+    group = ", ".join(f'"by {name}"' for name in by)
+    times = [f'"by {name}"' for name in by if name in _TIMES]
+    order = ", ".join([*times, "sum(observed_gpu_hours) DESC NULLS LAST", *filter(None, [group])])
     return (
-        f"SELECT {', '.join([*chosen, *sums])} FROM ({' UNION ALL BY NAME '.join(parts)}) "  # noqa: S608  # our own names
-        f"WHERE hour_us >= ? AND hour_us < ? {group} ORDER BY {order}"
+        f"SELECT {', '.join([*keys, *sums])} FROM ({' UNION ALL BY NAME '.join(parts)}) "  # noqa: S608  # our own names
+        f"WHERE hour_us >= ? AND hour_us < ? {f'GROUP BY {group}' if by else ''} ORDER BY {order}"
     )
-
-
-_AS_TEXT = {
-    "day": "strftime(make_timestamp(hour_us), '%Y-%m-%d')",
-    "hour": "strftime(make_timestamp(hour_us), '%Y-%m-%dT%H:00:00Z')",
-}
 
 
 def _raw(place: Place, day: date) -> Iterator[str]:
@@ -208,35 +176,32 @@ def _days_between(place: Place, first_us: int, last_us: int) -> dict[date, bool]
     return {one: one in rolled for one in ours}
 
 
-def _usage(columns: Sequence[str], row: Sequence[Any]) -> Usage:
-    group = {name: value or "" for name, value in zip(columns, row, strict=False)}
-    samples, *sums = row[len(columns) :]
+def _usage(keys: int, row: Sequence[Any]) -> Usage:
+    of, sums, samples = row[:keys], row[keys:-1], row[-1]
     known = {
         name: value if value is not None or name in _KNOWN_OR_NOTHING else 0.0
         for name, value in zip(_SUMS, sums, strict=True)
     }
-    return Usage(group=group, samples=int(samples or 0), **known)
+    return Usage(of=tuple(value or "" for value in of), samples=int(samples or 0), **known)
 
 
 @contextmanager
-def _duckdb(place: Place) -> Iterator[Any]:
-    """A database of its own, in memory, that reads the place's files; errors are ours."""
-    with tempfile.TemporaryDirectory() as spill:
+def _duckdb(place: Place) -> Iterator[tuple[Any, Path]]:
+    """A database of its own in memory, with a folder for what is too large; errors are ours."""
+    with tempfile.TemporaryDirectory() as folder:
         sql = duckdb.connect(config={"threads": THREADS, "memory_limit": MEMORY})
         try:
             sql.execute("SET preserve_insertion_order = false")
-            sql.execute(f"SET temp_directory = {_quoted(spill)}")
-            if not place.local:
-                sql.register_filesystem(place.files)
-            yield sql
+            sql.execute(f"SET temp_directory = {_quoted(folder)}")
+            yield sql, Path(folder)
         except duckdb.Error as error:
             raise HistoryError(f"{place.url}: found {error}") from None
         finally:
             sql.close()
 
 
-def _listed(place: Place, paths: Iterable[str]) -> str:
-    return f"[{', '.join(_quoted(place.for_sql(path)) for path in paths)}]"
+def _listed(paths: Iterable[str]) -> str:
+    return f"[{', '.join(map(_quoted, paths))}]"
 
 
 def _quoted(text: str) -> str:

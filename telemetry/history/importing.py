@@ -81,9 +81,16 @@ def _parsed(block: bytes) -> Any:
         explicit_schema=_JSON_SCHEMA, unexpected_field_behavior="ignore"
     )
     table = pyarrow.json.read_json(io.BytesIO(block), parse_options=options)
-    reasons = pc.binary_join(table["throttle_reasons"], ",")
-    at = table.schema.get_field_index("throttle_reasons")
-    return table.set_column(at, "throttle_reasons", reasons)
+    told = {name: table[name] for name in _PLAIN} | {
+        "throttle_reasons": pc.binary_join(table["throttle_reasons"], ","),
+        "has_processes": pc.or_kleene(*(_any_in(table[name]) for name in ("pids", "processes"))),
+    }
+    return pa.table(told)
+
+
+def _any_in(lists: Any) -> Any:
+    """Whether there is one; null where that is not known, which the other list may tell."""
+    return pc.greater(pc.list_value_length(lists), 0)
 
 
 def _line_by_line(path: Path) -> Iterator[Any]:
@@ -111,7 +118,11 @@ _PLAIN = {  # TOLD's fields of a sample, without the dictionaries
     name: pa.string() if pa.types.is_dictionary(TOLD.field(name).type) else TOLD.field(name).type
     for name in _FIELDS
 }
-_ROW_SCHEMA = pa.schema(list(_PLAIN.items()))
-_JSON_SCHEMA = pa.schema(
-    list((_PLAIN | {"time": pa.string(), "throttle_reasons": pa.list_(pa.string())}).items())
-)
+_AS_JSON = {
+    "time": pa.string(),
+    "throttle_reasons": pa.list_(pa.string()),
+    "pids": pa.list_(pa.int64()),
+    "processes": pa.list_(pa.struct([("pid", pa.int64())])),
+}
+_ROW_SCHEMA = pa.schema([*_PLAIN.items(), ("has_processes", pa.bool_())])
+_JSON_SCHEMA = pa.schema([*(_PLAIN | _AS_JSON).items()])

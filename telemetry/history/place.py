@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import fsspec
 
 UNFINISHED = ".part"
+DOWNLOADS = 16  # at once
 EXTRAS = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -81,11 +84,15 @@ class Place:
         found = (re.search(r"/day=(\d{4}-\d\d-\d\d)$", name) for name in names)
         return tuple(sorted(date.fromisoformat(day[1]) for day in found if day))
 
-    def for_sql(self, path: str) -> str:
-        """The file as DuckDB is told of it, once ``files`` is registered there."""
-        return (
-            self._full(path) if self.local else f"{_protocols(self.files)[0]}://{self._full(path)}"
-        )
+    def on_disk(self, paths: Iterable[str], folder: Path) -> list[str]:
+        """The files as paths of this machine: of a bucket, copies in ``folder``.
+
+        A file system in Python under DuckDB's threads is no way: both wait for the interpreter.
+        """
+        if self.local:
+            return [self._full(path) for path in paths]
+        with ThreadPoolExecutor(DOWNLOADS) as several:
+            return list(several.map(lambda path: self._copied(path, folder), paths))
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -100,6 +107,11 @@ class Place:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _sweep(Path(self.root))
             yield
+
+    def _copied(self, path: str, folder: Path) -> str:
+        copy = folder / quote(path, safe="")
+        copy.write_bytes(self.read(path))
+        return str(copy)
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}"

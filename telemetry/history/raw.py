@@ -8,6 +8,10 @@ they are written, so that whoever sums up needs only to add:
     gap_seconds          the same where that was too long for anything to be known about it
     energy_delta_joules  by the counter (one that fell restarted, and counts from 0), else by power
 
+A MIG instance is the part of its GPU that its memory is: ``gpu_fraction`` is a row's part of a
+whole GPU, whose energy its instances share. A GPU that has instances at an instant ``is_parted``:
+they tell what it did, and what they leave of it is nobody's.
+
 An instant that is written again takes the place of the first, with all its owners. Shares that
 add up to less than the whole leave the rest to nobody; to more, they are scaled to the whole.
 """
@@ -43,10 +47,10 @@ TOLD = pa.schema(  # what a source says of one instant
         pa.field("share_fraction", pa.float64()),
         *(pa.field(name, _ARROW[sql]) for name, sql in MEASURES.items()),
         pa.field("throttle_reasons", _TEXT),  # joined by commas
+        pa.field("has_processes", pa.bool_()),  # of whomever; null: not known
     ]
 )
 BETWEEN = ("interval_seconds", "gap_seconds", "energy_delta_joules")
-SCHEMA = pa.schema([*TOLD, *(pa.field(name, pa.float64()) for name in BETWEEN)])
 REQUIRED = ("time", "node", "uuid", "name")
 
 Floats = NDArray[np.float64]
@@ -103,7 +107,7 @@ def _write(place: Place, day: date, node: str, rows: Any, days: Iterable[date]) 
     content = place.read(path) if place.exists(path) else None
     earlier = TOLD.empty_table() if content is None else _told(content)
     merged = _without_unused_texts(_merged(rows, earlier))
-    table = _with_between(merged, _last_before(place, day, node, days))
+    table = _with_parts(_with_between(merged, _last_before(place, day, node, days)))
     if (new := _as_parquet(table)) != content:  # what is the same need not be summed up again
         place.write(path, new)
 
@@ -184,6 +188,8 @@ def _checked(field: Any, column: Any) -> Any:
 
 
 def _bounds(field: Any) -> tuple[float | None, float]:
+    if pa.types.is_boolean(field.type):
+        return None, 0.0
     if field.name.endswith("_fraction"):
         return 0.0, 1.0
     if field.name.endswith("_celsius"):
@@ -196,7 +202,7 @@ def _allowed(field: Any) -> str:
     if field.name == "time":
         return "times with their zone"
     if low is None:
-        return "text"
+        return "text" if field.type == _TEXT else "true or false"
     kind = "whole numbers" if pa.types.is_integer(field.type) else "numbers"
     return f"{kind} from {low:g} to {high:g}" if high == 1 else f"{kind}, {max(low, 0):g} or above"
 
@@ -285,7 +291,7 @@ def _whole(table: Any, instant: Ints) -> Any:
 
 
 def _with_between(table: Any, last: dict[str, tuple[int, float, float]]) -> Any:
-    """SCHEMA's table of a table of TOLD that is in order."""
+    """With the columns BETWEEN; the table is in order."""
     gpu, time = _codes(table["uuid"]), _ints(table["time"])
     starts = np.flatnonzero(_changes(gpu) | _changes(time))
     rows = np.cumsum(_changes(gpu) | _changes(time)) - 1
@@ -299,6 +305,50 @@ def _with_between(table: Any, last: dict[str, tuple[int, float, float]]) -> Any:
     for name, values in zip(BETWEEN, columns, strict=True):
         table = table.append_column(name, pa.array(values[rows], from_pandas=True))
     return table
+
+
+def _with_parts(table: Any) -> Any:
+    """With ``gpu_fraction`` and ``is_parted``, and the energy of instances' GPUs told of them."""
+    shares = _floats(table["share_fraction"])
+    parted = np.zeros(len(shares), bool)
+    if table["parent_uuid"].null_count == len(shares):
+        return _appended(table, shares, parted)
+    is_part = table["parent_uuid"].is_valid().to_numpy()
+    gpus = pc.coalesce(*(table[name].cast(pa.string()) for name in ("parent_uuid", "uuid")))
+    tick = _numbered(_codes(gpus.dictionary_encode()), _ints(table["time"]))
+    sizes = _floats(table["memory_total_bytes"])
+    joules = _floats(table["energy_delta_joules"])
+    whole_size, whole_joules = np.full((2, tick.max() + 1), np.nan)
+    whole_size[tick[~is_part]] = sizes[~is_part]
+    whole_joules[tick[~is_part]] = joules[~is_part]
+    once = is_part & _changes(_numbered(_codes(table["uuid"]), tick))  # an instance at a tick
+    instances = np.bincount(tick, once)
+    by_memory = np.minimum(1.0, sizes / np.where(whole_size > 0, whole_size, np.nan)[tick])
+    even = 1.0 / np.maximum(1, instances)[tick]
+    slices = np.where(by_memory > 0, by_memory, even)
+    taken = np.bincount(tick, np.where(once, slices, 0.0))
+    slices = slices / np.maximum(1.0, taken)[tick]
+    left = np.maximum(0.0, 1.0 - taken)[tick]
+    parted = ~is_part & (instances[tick] > 0)
+    fractions = shares * np.where(is_part, slices, left)
+    shared = np.where(is_part, whole_joules[tick], joules)
+    table = _with(table, "energy_delta_joules", pa.array(shared, from_pandas=True))
+    return _appended(table, fractions, parted)
+
+
+def _appended(table: Any, fractions: Floats, parted: NDArray[np.bool_]) -> Any:
+    return table.append_column("gpu_fraction", pa.array(fractions)).append_column(
+        "is_parted", pa.array(parted)
+    )
+
+
+def _numbered(some: Ints, others: Ints) -> Ints:
+    """A number for each pair, the same for the same one."""
+    order = np.lexsort((others, some))
+    changes = _changes(some[order]) | _changes(others[order])
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = np.cumsum(changes) - 1
+    return numbers
 
 
 def _between(

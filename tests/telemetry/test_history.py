@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from telemetry import usage as by_hand
 from telemetry.samples import GpuSample, SamplesError, append, to_line
 from telemetry.store import Ring
+from telemetry.usage import Usage
 from telemetry.uses import NOBODY, Owner, Use
 
 pa = pytest.importorskip("pyarrow", reason="the history needs flopwise[telemetry]")
@@ -89,10 +90,10 @@ _SCHEMA = pa.schema(
 
 def used(
     history: Place, *by: str, since: datetime | None = None, until: datetime | None = None
-) -> dict[tuple[str, ...], hourly.Usage]:
+) -> dict[tuple[str, ...], Usage]:
     found = hourly.usage(history, by=by, since=since, until=until)
-    assert len({tuple(one.group.values()) for one in found}) == len(found)
-    return {tuple(one.group.values()): one for one in found}
+    assert len({one.of for one in found}) == len(found)
+    return {one.of: one for one in found}
 
 
 def ring_of(path: Path, uses: Sequence[Use]) -> Path:
@@ -132,30 +133,28 @@ def test_an_hour_adds_up_to_what_was_computed_by_hand(history: Place) -> None:
         ),
     )
     hourly.roll_up(history)
-    chat, tune, nobody = (used(history, "job")[key] for key in (CHAT_JOB, TUNE_JOB, ("", "")))
-    assert chat == hourly.Usage(
-        group={"namespace": "nlp", "job": "chat"},
+    chat, tune, nobody = (used(history, "job")[key] for key in (CHAT_JOB, TUNE_JOB, ("",)))
+    assert chat == Usage(
+        of=("chat",),
         samples=2,
         observed_gpu_hours=0.5,
         allocated_gpu_hours=0.5,
         active_gpu_hours=0.25,
         idle_gpu_hours=0.25,
-        utilisation_gpu_hours=0.125,
-        utilisation_known_gpu_hours=0.5,
+        utilised_gpu_hours=0.125,
         tensor_gpu_hours=0.0625,
-        tensor_known_gpu_hours=0.25,
-        tensor_flops=9e16,
+        achieved_flops=9e16,
         energy_joules=1000e3,
-        gap_hours=0.0,
+        gap_gpu_hours=0.0,
     )
     assert tune.active_gpu_hours == 0.25
-    assert tune.utilisation_gpu_hours == pytest.approx(0.2)
-    assert (tune.energy_joules, tune.tensor_flops) == (800e3, None)
+    assert tune.utilised_gpu_hours == pytest.approx(0.2)
+    assert (tune.energy_joules, tune.achieved_flops) == (800e3, None)
     assert (nobody.allocated_gpu_hours, nobody.idle_gpu_hours) == (0, 0)
     assert nobody.energy_joules == 50e3
 
 
-CHAT_JOB, TUNE_JOB = ("nlp", "chat"), ("nlp", "tune")
+CHAT_JOB, TUNE_JOB = ("chat",), ("tune",)
 
 
 def test_owners_of_a_share_have_that_share_and_the_rest_is_nobodys(history: Place) -> None:
@@ -167,6 +166,75 @@ def test_owners_of_a_share_have_that_share_and_the_rest_is_nobodys(history: Plac
     hours = {team: one.observed_gpu_hours for (team,), one in found.items()}
     assert hours == {"nlp": 0.25, "art": 0.5, "": 0.25}
     assert [found[team,].energy_joules for team in ("nlp", "art")] == [0.36e6, 0.72e6]
+
+
+def test_an_instance_is_the_part_of_its_gpu_that_its_memory_is(history: Place) -> None:
+    # An hour of 360 W, 1.296 MJ. Of 80 GB, chat has an instance of 40 and half of one of 20: 5/8;
+    # a quarter of the GPU has no instance, and half of the smaller one is nobody's. Instances tell
+    # what the GPU did: 0.5 x 1/2 + 1 x 1/4. Their rates are theirs alone already.
+    mig = [
+        use
+        for minute in (0, 60)
+        for use in (
+            at(minute, power_watts=360.0, memory_total_bytes=80, pids=(7,), tensor_tflops=900.0),
+            at(
+                minute,
+                CHAT,
+                uuid="MIG-1",
+                parent_uuid="GPU-1",
+                memory_total_bytes=40,
+                sm_active_fraction=0.5,
+                tensor_tflops=100.0,
+            ),
+            at(
+                minute,
+                CHAT,
+                0.5,
+                uuid="MIG-2",
+                parent_uuid="GPU-1",
+                memory_total_bytes=20,
+                sm_active_fraction=1.0,
+                tensor_tflops=80.0,
+            ),
+        )
+    ]
+    raw.add(history, table(mig))
+    ((gpu, whole),) = used(history, "gpu").items()
+    assert gpu == ("GPU-1",)
+    assert (whole.observed_gpu_hours, whole.allocated_gpu_hours) == (1.0, 0.625)
+    assert (whole.utilised_gpu_hours, whole.energy_joules) == (0.5, 1.296e6)
+    chat = used(history, "job")[CHAT_JOB]
+    assert (chat.observed_gpu_hours, chat.active_gpu_hours) == (0.625, 0.625)
+    assert chat.energy_joules == pytest.approx(0.625 * 1.296e6)
+    assert chat.achieved_flops == pytest.approx((100 + 0.5 * 80) * 1e12 * 3600)
+
+
+def test_instances_whose_memory_is_not_known_share_alike(history: Place) -> None:
+    parts = [
+        at(minute, owner, uuid=f"MIG-{owner.job}", parent_uuid="GPU-1")
+        for minute in (0, 60)
+        for owner in (CHAT, DRAW)
+    ]
+    raw.add(history, table(parts))
+    hours = {team: one.observed_gpu_hours for (team,), one in used(history, "team").items()}
+    assert hours == {"nlp": 0.5, "art": 0.5}
+
+
+def test_a_gpu_that_a_process_has_open_is_allocated(
+    new_history: Callable[[], Place], tmp_path: Path
+) -> None:
+    uses = [at(m, utilisation_fraction=0.0, pids=(7,) if m <= 30 else ()) for m in range(61)]
+    ring = ring_of(tmp_path / "ring.db", uses)
+    lines = tmp_path / "samples.jsonl"
+    append(lines, [use.sample for use in uses])
+    from_ring, from_lines = new_history(), new_history()
+    compact.compact(from_ring, ring, NOON)
+    for one in importing.tables(lines):
+        raw.add(from_lines, one)
+    for history in (from_ring, from_lines):
+        found = used(history)[()]
+        assert found.observed_gpu_hours == 1.0
+        assert found.idle_gpu_hours == found.allocated_gpu_hours == pytest.approx(0.5)
 
 
 def test_shares_above_the_whole_are_scaled_to_it(history: Place) -> None:
@@ -190,7 +258,7 @@ def test_nothing_is_assumed_about_a_gap(history: Place) -> None:
     )
     found = used(history, "job")[CHAT_JOB]
     assert found.observed_gpu_hours == pytest.approx(3 / 60)
-    assert (found.gap_hours, found.energy_joules) == (1.0, 3 * 60 * 60)
+    assert (found.gap_gpu_hours, found.energy_joules) == (1.0, 3 * 60 * 60)
 
 
 def test_the_night_is_no_gap_and_its_last_minute_is_yesterdays(history: Place) -> None:
@@ -266,7 +334,7 @@ def test_a_day_that_is_not_rolled_up_is_summed_from_its_rows(history: Place) -> 
 
 def test_what_is_asked_wrongly_is_named(history: Place) -> None:
     raw.add(history, table([at(0)]))
-    with pytest.raises(HistoryError, match="--by: found price, allowed: gpu, node, accelerator"):
+    with pytest.raises(HistoryError, match="--by: found price, allowed: node, namespace, pod, job"):
         hourly.usage(history, by=["price"])
     with pytest.raises(HistoryError, match=r"--from: found 2026-12-01T12:30.*allowed: a full hour"):
         hourly.usage(history, by=[], since=NOON + timedelta(minutes=30))
@@ -274,7 +342,7 @@ def test_what_is_asked_wrongly_is_named(history: Place) -> None:
 
 known = st.fixed_dictionaries(
     {
-        "utilisation_fraction": st.none() | st.sampled_from((0.0, 0.25, 1.0)),
+        "utilisation_fraction": st.sampled_from((0.0, 0.25, 1.0)),
         "energy_joules": st.none() | st.integers(min_value=0, max_value=9).map(float),
         "power_watts": st.none() | st.sampled_from((0.0, 60.0, 600.0)),
     }
@@ -283,32 +351,33 @@ timeline = st.dictionaries(st.integers(min_value=1, max_value=700), known, min_s
 
 
 @settings(max_examples=10)
-@given(st.lists(timeline, min_size=4, max_size=8), st.randoms(use_true_random=False))
+@given(st.lists(timeline, min_size=4, max_size=8))
 def test_the_sums_are_those_of_the_samples_one_by_one(
-    timelines: list[dict[int, dict[str, Any]]], random: Random
+    timelines: list[dict[int, dict[str, Any]]],
 ) -> None:
     history = place(f"memory://{uuid.uuid4()}")
     uses = [
-        at(minute, uuid=f"GPU-{gpu}", **measures)
+        at(minute, CHAT, uuid=f"GPU-{gpu}", **measures)
         for gpu, line in enumerate(timelines)
         for minute, measures in line.items()
     ]
-    raw.add(history, table(random.sample(uses, len(uses) // 2)))
+    raw.add(history, table(Random(0).sample(uses, len(uses) // 2)))
     raw.add(history, table(uses))
     hourly.roll_up(history)
     found = used(history, "gpu")
     for other in by_hand.usage(use.sample for use in uses):
-        one = found["node-1", other.uuid]
+        one = found[other.uuid,]
         assert one.observed_gpu_hours == pytest.approx(other.observed_gpu_hours)
         assert one.active_gpu_hours == pytest.approx(other.active_gpu_hours)
-        assert one.gap_hours == pytest.approx(other.gap_hours)
+        assert one.utilised_gpu_hours == pytest.approx(_utilised(other))
+        assert one.gap_gpu_hours == pytest.approx(other.gap_hours)
         assert one.energy_joules == pytest.approx(other.energy_joules)
-        mean = other.mean_utilisation_fraction
-        assert (mean is None) == (one.utilisation_known_gpu_hours == 0)
-        whole = (mean or 0) * one.utilisation_known_gpu_hours
-        assert one.utilisation_gpu_hours == pytest.approx(whole)
     assert sum(one.samples for one in found.values()) == len(uses)
     history.files.store.clear()
+
+
+def _utilised(gpu: by_hand.GpuUsage) -> float:
+    return (gpu.mean_utilisation_fraction or 0.0) * gpu.observed_gpu_hours
 
 
 def two_days(path: Path) -> Path:
