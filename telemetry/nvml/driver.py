@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from telemetry.nvml import fields, library, mig
@@ -20,6 +21,7 @@ from telemetry.nvml.gpus import Gpu, Measures
 from telemetry.samples import GpuSample
 
 SLOW_SECONDS = 30.0
+BUS = Path("/proc/driver/nvidia/gpus")  # a folder for each GPU that the driver has, at any moment
 
 
 class DriverLostError(RuntimeError):
@@ -68,10 +70,12 @@ class Driver:
         tensor_units: Callable[[], Mapping[str, TensorUnits]] = dict,
         clock: Callable[[], float] = time.monotonic,
         slow_seconds: float = SLOW_SECONDS,
+        bus: Path = BUS,
     ) -> None:
         self._node, self._causes, self._clock = node, causes, clock
         self._tensor_units, self._slow_seconds = tensor_units, slow_seconds
         self._units: Mapping[str, TensorUnits] | None = None
+        self._bus, self._on_bus = bus, frozenset[str]()
         self._nvml = library.binding()
         self._asking = Asking(self._nvml, causes, clock)
         self._fields: tuple[fields.Field, ...] = ()
@@ -92,6 +96,7 @@ class Driver:
         """Begins a session; ``NvmlUnavailableError`` where there is nothing to begin with."""
         library.open_library(self._nvml)
         self._is_open = True
+        self._on_bus = self._seen_on_bus()
         version = self._asking.ask(
             "nvmlSystemGetDriverVersion", self._node, self._nvml.nvmlSystemGetDriverVersion
         )
@@ -118,6 +123,7 @@ class Driver:
         seconds = self._clock()
         self._asking.deadline = seconds + budget_seconds
         if seconds >= self._find_at or self._silent:
+            self._renew()
             self._find()
             self._find_at = seconds + self._slow_seconds
         self._silent = {}
@@ -145,6 +151,22 @@ class Driver:
         gpus = list(self._gpus.values())
         self._first = (self._first + 1) % max(len(gpus), 1)
         return gpus[self._first :] + gpus[: self._first]
+
+    def _renew(self) -> None:
+        """A new session where GPUs were plugged in or out: NVML counts them only when it begins."""
+        if self._seen_on_bus() == self._on_bus:
+            return
+        self.close()
+        try:
+            self.open()
+        except library.NvmlUnavailableError as error:
+            raise DriverLostError(str(error)) from None
+
+    def _seen_on_bus(self) -> frozenset[str]:
+        try:
+            return frozenset(path.name for path in self._bus.iterdir())
+        except OSError:
+            return frozenset()  # not shown here, as in some containers
 
     def _find(self) -> None:
         """Which GPUs there are now; those that stay keep what is known of them."""

@@ -2,6 +2,7 @@
 
 A program of its own, for the loader reads LD_LIBRARY_PATH once, at the start of a process. Reads
 JSON from standard input: ``{"steps": [{"script": TEXT, "advance": SECONDS, "sleep": SECONDS}]}``.
+``bus`` of a step adds GPUs, by address, to what the driver shows of its bus.
 Each step writes the script that FAKE_NVML_STATE names, moves the collector's clock, sleeps in
 truth (the driver has a clock of its own), and takes one tick. Beside ``steps`` it takes
 ``attempts`` and ``budget_seconds``.
@@ -39,7 +40,9 @@ def play(plan: dict[str, Any]) -> dict[str, Any]:
     told: list[str] = []
     clock = Clock()
     causes = nvml.Causes(told.append)
-    driver = nvml.Driver(node="node-1", causes=causes, tensor_units=lambda: H100, clock=clock)
+    driver = nvml.Driver(
+        node="node-1", causes=causes, tensor_units=lambda: H100, clock=clock, bus=_bus()
+    )
     collector = Collector(
         driver,
         clock=clock,
@@ -64,7 +67,13 @@ def play(plan: dict[str, Any]) -> dict[str, Any]:
     return result | {"told": told, "counts": counts}
 
 
+def _bus() -> Path:
+    return Path(os.environ["FAKE_NVML_STATE"]).with_name("bus")
+
+
 def _prepare(step: dict[str, Any]) -> None:
+    for address in step.get("bus", ()):
+        (_bus() / address).mkdir(parents=True, exist_ok=True)
     if "script" in step:
         write(step["script"])
 

@@ -261,7 +261,7 @@ def test_a_gpu_lost_while_it_is_read_keeps_its_identity_and_nothing_else(play: A
     assert found.ticks == ((lost, replace(HEALTHY, uuid="GPU-00000001")),)
     assert found.unreadable == ([(0, "GPU is lost")],)
     assert [line for line in found.told if "lost" in line] == [
-        "GPU-00000000: nvmlDeviceGetFieldValues: GPU is lost"
+        "GPU-00000000: nvmlDeviceRegisterEvents: GPU is lost"
     ]
 
 
@@ -288,6 +288,19 @@ def test_gpus_may_come_and_go_and_are_known_by_their_uuid(play: Any) -> None:
         ["GPU-a", "GPU-b"],
         ["GPU-b"],
     ]
+    assert found.failures == (None, None, None)
+
+
+def test_a_gpu_that_is_plugged_in_is_seen_though_nvml_counts_only_when_it_begins(
+    play: Any,
+) -> None:
+    one, two = "gpus 1\nstale\n", "gpus 2\nstale\n"
+    found = play(
+        {"script": one, "bus": ["0000:18:00.0"]},
+        later(two, 31),  # NVML does not know of it
+        {"script": two, "advance": 31.0, "bus": ["0000:2a:00.0"]},
+    )
+    assert [len(tick) for tick in found.ticks] == [1, 1, 2]
     assert found.failures == (None, None, None)
 
 
@@ -391,11 +404,26 @@ def test_our_structs_of_a_process_have_the_fakes_sizes() -> None:
 @pytest.mark.gpu
 def test_a_real_gpu_gives_its_memory_and_its_temperature(real_samples: list[GpuSample]) -> None:
     for sample in real_samples:
-        assert sample.uuid.startswith("GPU-")
+        assert sample.uuid.startswith(("GPU-", "MIG-"))
         assert sample.memory_total_bytes
         assert 0 <= (sample.memory_used_bytes or 0) <= sample.memory_total_bytes
-        assert sample.temperature_celsius
-        assert 0 < sample.temperature_celsius < 120
+        if sample.parent_uuid is None:
+            assert sample.temperature_celsius
+            assert 0 < sample.temperature_celsius < 120
+
+
+@pytest.mark.gpu
+def test_what_a_real_gpu_gives_lies_within_its_limits(real_samples: list[GpuSample]) -> None:
+    for sample in real_samples:
+        if sample.power_watts is not None and sample.power_limit_watts is not None:
+            assert 0 < sample.power_watts < 2 * sample.power_limit_watts
+        if sample.sm_clock_mhz is not None and sample.sm_clock_max_mhz is not None:
+            assert 0 < sample.sm_clock_mhz <= sample.sm_clock_max_mhz
+        if sample.energy_joules is not None and sample.power_limit_watts is not None:
+            # Not above its limit for thirty years: the unit is right.
+            assert 0 <= sample.energy_joules < sample.power_limit_watts * 1e9
+        assert sample.throttled_seconds is None or max(sample.throttled_seconds.values()) < 1e9
+        assert not {0, 2**32 - 1} & set(sample.pids or ())
 
 
 @pytest.fixture

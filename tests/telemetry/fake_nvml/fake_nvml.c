@@ -6,6 +6,7 @@
  *   gpus N                        how many GPUs the driver counts
  *   driver TEXT                   its version
  *   live                          energy and traffic rise with the time
+ *   stale                         GPUs are counted at initialisation, as the real one does
  *   hasty                         two samples of GPM may follow one another at once
  *   gpu GPU KEY VALUE             see `set`; lost: it cannot be opened; dying: it can, and no more
  *   field GPU NUMBER VALUE        a field value; the value "-" makes it unsupported
@@ -97,7 +98,7 @@ typedef struct { char call[64]; Result result; int gpu, after, times, seen; } Ru
 typedef struct { int number, gpu; u64 type, data; } Event;
 typedef struct { char call[64]; int milliseconds; } Delay;
 typedef struct {
-    int count, live, hasty;
+    int count, live, hasty, stale;
     char driver[64];
     Gpu gpus[GPUS];
     Rule rules[RULES];
@@ -112,7 +113,7 @@ static _Atomic(State *) current;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct timespec changed;
 static double began;
-static atomic_int sessions;
+static atomic_int sessions, counted;
 
 static double seconds(void) {
     struct timespec now;
@@ -239,6 +240,8 @@ static void line_of_state(State *state, const char *line) {
         state->count = atoi(rest_of_line);
     } else if (!strcmp(word, "live")) {
         state->live = 1;
+    } else if (!strcmp(word, "stale")) {
+        state->stale = 1;
     } else if (!strcmp(word, "hasty")) {
         state->hasty = 1;
     } else if (!strcmp(word, "driver")) {
@@ -329,7 +332,7 @@ Result nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     Result is = enter(__func__, NULL, 0);
     if (!is) is = (Result)setting("FAKE_NVML_INIT", SUCCESS);
-    if (!is) sessions++;
+    if (!is && !sessions++) counted = atomic_load(&current)->count;
     return is;
 }
 
@@ -351,7 +354,7 @@ Result nvmlSystemGetDriverVersion(char *text, unsigned length) {
 
 Result nvmlDeviceGetCount_v2(unsigned *count) {
     ENTER(NULL);
-    *count = (unsigned)atomic_load(&current)->count;
+    *count = (unsigned)(atomic_load(&current)->stale ? counted : atomic_load(&current)->count);
     return (Result)setting("FAKE_NVML_COUNT", SUCCESS);
 }
 
