@@ -17,10 +17,12 @@ import typer
 
 from flopwise.errors import BAD_INPUT, Fail
 from flopwise.plan import duration
+from flopwise.telemetry_serve import serve
 from telemetry import collect, nvml, samples, usage
 from telemetry.usage import By
 
 app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_args_is_help=True)
+app.command()(serve)
 
 
 class Output(StrEnum):
@@ -30,7 +32,8 @@ class Output(StrEnum):
     JSON = "json"
 
 
-def _length(text: str, option: str) -> timedelta:
+def length_of(text: str, option: str) -> timedelta:
+    """The length that an option states."""
     try:
         return duration(text)
     except typer.BadParameter as error:
@@ -55,8 +58,8 @@ def collect_samples(
     """Add one sample of each GPU of this machine to a file, each interval."""
     from telemetry.store import StoreError
 
-    every = _length(interval, "--interval")
-    last = None if length == "forever" else _length(length, "--duration")
+    every = length_of(interval, "--interval")
+    last = None if length == "forever" else length_of(length, "--duration")
     if out is None and store is None:
         out = Path("samples.jsonl")
     try:
@@ -107,7 +110,7 @@ def show_usage(
     from flopwise import usage as shown
     from telemetry.store import StoreError
 
-    keys, window = shown.keys_of(by), _length(after, "--after")
+    keys, window = shown.keys_of(by), length_of(after, "--after")
     try:
         if idle:
             text = shown.idle_text(file, window, usd_per_gpu_hour, as_json=output is Output.JSON)
@@ -132,8 +135,8 @@ def add_samples(
     Raises `nvml.NvmlUnavailableError` where there is no driver, `nvml.DriverLostError` where it is
     gone for too long.
     """
-    causes = nvml.Causes(_say)
-    driver = nvml.Driver(node=socket.gethostname(), causes=causes, tensor_units=_tensor_units)
+    causes = nvml.Causes(say)
+    driver = nvml.Driver(node=socket.gethostname(), causes=causes, tensor_units=tensor_units)
     budget = interval.total_seconds() * collect.BUDGET_FRACTION
     collector = collect.Collector(driver, budget_seconds=budget)
 
@@ -141,10 +144,10 @@ def add_samples(
         if out is not None:
             samples.append(out, tick.samples)
 
-    return collect.run(collector, at, [_Teller(), keep, *also], causes)
+    return collect.run(collector, at, [Teller(), keep, *also], causes)
 
 
-class _Teller:
+class Teller:
     """Says on standard error which GPUs can't be read, whenever that changes."""
 
     def __init__(self) -> None:
@@ -154,20 +157,21 @@ class _Teller:
     def __call__(self, tick: collect.Tick) -> None:
         if tick.failure != self._failure:
             self._failure = tick.failure
-            _say(f"the driver is lost: {tick.failure}" if tick.failure else "the driver is back")
+            say(f"the driver is lost: {tick.failure}" if tick.failure else "the driver is back")
         if tick.failure is None and tick.unreadable != self._unreadable:
             self._unreadable = tick.unreadable
             for gpu in tick.unreadable:
-                _say(f"GPU {gpu.index} cannot be read: {gpu.reason}")
+                say(f"GPU {gpu.index} cannot be read: {gpu.reason}")
             if not tick.unreadable:
-                _say("every GPU can be read again")
+                say("every GPU can be read again")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line for whoever watches, on standard error."""
     typer.echo(line, err=True)
 
 
-def _tensor_units() -> dict[str, nvml.TensorUnits]:
+def tensor_units() -> dict[str, nvml.TensorUnits]:
     """Of the catalog's accelerators, by the name that NVML gives them."""
     from cost_models.accelerators import accelerators
 
