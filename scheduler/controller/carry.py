@@ -126,10 +126,8 @@ class Hand:
             self.api.apply(RESOURCES[each["apiVersion"], each["kind"]], each)
         workload = made[-1]
         workload["metadata"]["annotations"][RECORD] = record_text(action.record)
-        try:
-            raw = self.api.create(resource, workload)
-        except AlreadyExists:
-            return  # by a launch that was cut off, or by somebody else: what is there will be seen
+        # One that is there is of a launch that was cut off, and about to be seen, or somebody else's.
+        raw = self.api.create(resource, workload)
         yield resource.plural, key_of(raw), raw
 
     def _token(self, launch: starting.Launch, resource: Resource) -> None:

@@ -517,6 +517,9 @@ class Operator:
             "a write failed", job=key, what=what, why=text, againSeconds=round(seconds, 1)
         )
         known = self.sight.known.get(key)
+        if known is not None and isinstance(error, errors.AlreadyExists):
+            text = "what would carry it out has the name of something that is there"
+            self._note(known, "NameTaken", text, warning=True)
         if known is not None and isinstance(error, errors.Invalid | errors.Refused | Unsupported):
             self._note(known, "CannotLaunch", str(error), warning=True)
             self._refused(key, error)

@@ -39,7 +39,9 @@ def refused(events: Iterable[Object]) -> set[Right]:
 
 
 def _is_refused(event: Object) -> bool:
-    return bool(event.get("responseStatus", {}).get("code") == http.client.FORBIDDEN)
+    forbidden = event.get("responseStatus", {}).get("code") == http.client.FORBIDDEN
+    decision = event.get("annotations", {}).get("authorization.k8s.io/decision", "")
+    return bool(forbidden and decision != "allow")  # a proxy's 403 may be what it led to
 
 
 def _rights(events: Iterable[Object]) -> Iterator[Right]:

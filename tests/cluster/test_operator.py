@@ -6,6 +6,7 @@ import http.client
 import json
 import random
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +16,11 @@ from typing import Any
 
 import pytest
 
+from scheduler.controller import loop
+from scheduler.controller.log import Log
+from scheduler.kube import errors
+from scheduler.kube.client import Kube, connect
+from scheduler.kube.launch import Capabilities
 from tests.cluster.api import Object, Refused, eventually
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import AddNodes
@@ -487,3 +493,64 @@ def test_only_observing_it_writes_nothing_but_the_status_of_what_is_its_own(
         "coordination.k8s.io/leases",
         "events.k8s.io/events",
     }
+
+
+def unruly(kube: Kube, rng: random.Random) -> Kube:
+    """A client whose API server refuses, fails, forgets, and does what it does not answer."""
+    ask = kube._once
+
+    def once(method: str, path: str, query: Any, *more: Any) -> Any:
+        if "watch" in query and rng.random() < 0.2:
+            raise errors.Gone("too old")
+        if rng.random() < 0.1:
+            raise rng.choice(
+                [
+                    errors.TooMany("later", retry_after_seconds=0.05),
+                    errors.ServerFailed("500"),
+                    errors.Unreachable("timed out"),
+                    errors.Conflict("409"),
+                ]
+            )
+        answer = ask(method, path, query, *more)
+        if method != "GET" and rng.random() < 0.1:  # it is done, and nobody is told
+            answer.release_conn()
+            raise errors.Unreachable("cut off")
+        return answer
+
+    kube._once = once  # type: ignore[method-assign,assignment]
+    return kube
+
+
+def test_whatever_the_api_server_answers_each_job_is_launched_once(
+    kinds: Cluster, fleet: str, nodes: AddNodes
+) -> None:
+    nodes("h100", 2, **of_pool(fleet))
+    kube = connect(kubeconfig=str(kinds.kubeconfig), qps=500, burst=1000)
+    lines: list[str] = []
+    operator = loop.Operator(
+        unruly(kube, random.Random(7)),
+        loop.Settings(namespaces=(fleet,), plan_every_seconds=0),
+        can=Capabilities(),
+        log=Log(lines.append),
+    )
+    thread = threading.Thread(target=operator.run, daemon=True)
+    thread.start()
+    try:
+        for number in range(16):
+            add_job(kinds, fleet, suspended_job(f"j{number}", fleet, 4, "1s"))
+        for number in range(8):
+            made = task(fleet, gpus=4, run=plain("1s"))
+            put(kinds, "GpuJob", f"g{number}", fleet, made)
+        eventually(lambda: done(kinds, fleet) == 24, "all jobs have run", 150)
+        eventually(
+            lambda: all(holds(kinds, fleet, f"g{n}", "Succeeded") for n in range(8)),
+            "all owners are told",
+            60,
+        )
+    finally:
+        operator.stop()
+        thread.join(10)
+        print("".join(lines[-60:]))  # noqa: T201
+    found = all_jobs(kinds, fleet)
+    assert len(found) == 24
+    assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
