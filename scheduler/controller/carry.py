@@ -126,7 +126,7 @@ class Hand:
             self.api.apply(RESOURCES[each["apiVersion"], each["kind"]], each)
         workload = made[-1]
         workload["metadata"]["annotations"][RECORD] = record_text(action.record)
-        # One that is there is of a launch that was cut off, and about to be seen, or somebody else's.
+        # One that is there is of a launch that was cut off, or somebody else's: it will be seen.
         raw = self.api.create(resource, workload)
         yield resource.plural, key_of(raw), raw
 
