@@ -25,6 +25,7 @@ from flopwise import (
     plan,
     report,
     telemetry,
+    telemetry_top,
     whatif,
 )
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
@@ -80,6 +81,7 @@ app.command("doctor")(doctor.doctor)
 app.add_typer(report.app, name="report")
 app.add_typer(catalog.app, name="catalog")
 telemetry.app.command("push")(calibrate.push)
+telemetry.app.command("top")(telemetry_top.top)
 app.add_typer(telemetry.app, name="telemetry")
 app.add_typer(operate.app, name="operator")
 
