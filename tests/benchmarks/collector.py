@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="how long each run is")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        driver = _driver(Path(folder))
+        driver = fake_driver(Path(folder))
         rows = [_row(what, driver, words, asked.seconds) for what, words in _ways(Path(folder))]
     publish("collector", rows)
 
@@ -98,7 +98,7 @@ def _cpu_seconds(pid: int) -> float:
     return sum(int(task.read_text().split()[0]) for task in tasks) / 1e9
 
 
-def _driver(folder: Path) -> dict[str, str]:
+def fake_driver(folder: Path) -> dict[str, str]:
     """The fake driver, compiled as the tests compile it, and its script."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
