@@ -81,9 +81,7 @@ class Driver:
         self._fields: tuple[fields.Field, ...] = ()
         self._is_open = False
         self._gpus: dict[str, Gpu] = {}
-        self._instances: dict[
-            str, dict[str, mig.Instance]
-        ] = {}  # by UUID of the GPU, and their own
+        self._instances: dict[str, dict[str, mig.Instance]] = {}  # by UUID of the GPU, and own
         self._missing: dict[str, str] = {}  # known, and not to be opened any more: why
         self._silent: dict[str, str] = {}  # open, and every call failed in this pass: why
         self._nameless: tuple[Unreadable, ...] = ()
@@ -176,6 +174,8 @@ class Driver:
         # Of a GPU that can't be opened no UUID is known: it may be any of those that are missing.
         missing = [uuid for uuid in before if uuid not in by_uuid][: len(closed)]
         self._missing = {uuid: one.reason for uuid, one in zip(missing, closed, strict=False)}
+        for uuid, one in zip(missing, closed, strict=False):
+            before[uuid].index = one.index
         self._nameless = tuple(closed[len(missing) :])
         for uuid in before.keys() - by_uuid.keys() - self._missing.keys():
             self._forget(uuid)
