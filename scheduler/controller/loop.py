@@ -18,6 +18,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -72,7 +73,7 @@ from scheduler.kube.names import GPU_JOBS, RESOURCES
 TICK_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 RECHECK_SECONDS = 60.0  # all jobs are compared with what is there this often, changed or not
-SUMMARY_SECONDS = 5.0
+SUMMARY_SECONDS = 10.0
 ASK_SECONDS = 2.0
 ASK_RANK = 50
 REPORT_RANK = 100  # what is told comes after what is done
@@ -173,6 +174,9 @@ class Operator:
                 if self.led and not self.leader.is_leader():
                     self.log.error("the lease is lost: nothing more is written")
                     return False
+        except Exception:
+            self.log.error("it ends by a fault of its own", trace=traceback.format_exc())
+            raise
         finally:
             self._end()
         return True
@@ -298,7 +302,11 @@ class Operator:
         } | (before.jobs.keys() - self.state.jobs.keys())
         self._dirty |= changed
         for key in changed:
-            self._tell_of(before.jobs.get(key), self.state.jobs.get(key))
+            old, new = before.jobs.get(key), self.state.jobs.get(key)
+            if old is not None and (new is None or new.uid != old.uid):
+                self._told.pop(key, None)
+                self._failures.pop(key, None)
+            self._tell_of(old, new)
         if changed and self._slow is not None:
             self._slow.ask(self.state)
 

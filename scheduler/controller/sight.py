@@ -371,7 +371,10 @@ class Sight:
         return found
 
     def _gone(self, key: str, now: datetime) -> Iterator[Event]:
-        if self.known.pop(key, None) is not None:
+        known = self.known.pop(key, None)
+        if known is not None:
+            metadata = known.manifest.metadata
+            self._labelled.pop(f"{metadata.namespace}/{label_value(metadata.name)}", None)
             yield JobDeleted(at=now, name=key)
 
     # -- workloads ---------------------------------------------------------------------------------

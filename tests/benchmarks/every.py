@@ -35,6 +35,7 @@ BENCHMARKS = {  # name of the JSON: module of this folder and its options; the s
     "reading": "reading",
     "fast_path": "fast_path",
     "replan": "replan --seeds 0-2",
+    "operator": "operator",
     "scale-real": "scale run --jobs 10000 --loads 0.8 --seeds 0-4 --real",
     "scale-100": f"{SCALE} scale-100 --jobs 100 --seeds 0-4",
     "scale-1000": f"{SCALE} scale-1000 --jobs 1000 --seeds 0-4",
