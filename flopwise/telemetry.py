@@ -25,6 +25,9 @@ app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_ar
 app.command()(serve)
 
 
+_URL = "A folder, or a URL such as s3://BUCKET/FOLDER (needs s3fs), gs:// (needs gcsfs)."
+
+
 class Output(StrEnum):
     """How the result is printed."""
 
@@ -92,11 +95,27 @@ def _stored(path: Path | None) -> Iterator[Sequence[collect.Sink]]:
 
 @app.command("usage")
 def show_usage(
-    file: Annotated[Path, typer.Argument(help="What `collect` wrote, or the store of a node.")],
+    file: Annotated[
+        Path | None, typer.Argument(help="What `collect` wrote, or the store of a node.")
+    ] = None,
     output: Annotated[Output, typer.Option("-o", "--output")] = Output.TABLE,
     by: Annotated[
-        str, typer.Option(metavar="KEYS", help=f"Sum up by, such as team,job: {', '.join(By)}.")
+        str,
+        typer.Option(
+            metavar="KEYS",
+            help=f"Sum up by, such as team,job: {', '.join(By)}; of a history also accelerator, "
+            "day, hour.",
+        ),
     ] = "",
+    history: Annotated[
+        str | None, typer.Option(metavar="URL", help="Of a history instead of a file.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="With --history: a day or a full hour, in UTC.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="With --history: the first hour left out.")
+    ] = None,
     idle: Annotated[
         bool, typer.Option("--idle", help="List GPUs that someone holds and that do nothing.")
     ] = False,
@@ -110,18 +129,84 @@ def show_usage(
     from flopwise import usage as shown
     from telemetry.store import StoreError
 
+    as_json = output is Output.JSON
+    if (file is None) == (history is None):
+        raise typer.BadParameter("found both or none, allowed: a file, or --history URL")
+    if history is not None:
+        typer.echo(_usage_of_history(history, by, since, until, as_json=as_json))
+        return
+    assert file is not None
     keys, window = shown.keys_of(by), length_of(after, "--after")
     try:
         if idle:
-            text = shown.idle_text(file, window, usd_per_gpu_hour, as_json=output is Output.JSON)
+            text = shown.idle_text(file, window, usd_per_gpu_hour, as_json=as_json)
         elif keys:
-            text = shown.usage_text(file, keys, as_json=output is Output.JSON)
+            text = shown.usage_text(file, keys, as_json=as_json)
         else:
             found = usage.usage(use.sample for use in shown.uses_of(file))
-            text = _as_json(found) if output is Output.JSON else _as_table(found)
+            text = _as_json(found) if as_json else _as_table(found)
     except (samples.SamplesError, StoreError, OSError) as error:
         raise Fail(_wording(error), BAD_INPUT) from None
     typer.echo(text)
+
+
+def _usage_of_history(
+    url: str, by: str, since: str | None, until: str | None, *, as_json: bool
+) -> str:
+    from flopwise import history
+    from flopwise.usage import listed
+
+    keys = [name.strip() for name in (by or "team,job").split(",") if name.strip()]
+    times = []
+    for option, text in (("--from", since), ("--to", until)):
+        try:
+            times.append(history.moment(text))
+        except ValueError:
+            message = f"found {text!r}, allowed: a day or a full hour, such as 2026-12-01T13:00"
+            raise typer.BadParameter(message, param_hint=option) from None
+    return listed(history.usage_of(url, keys, *times), keys, as_json=as_json)
+
+
+@app.command("import")
+def import_samples(
+    files: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet.")],
+    url: Annotated[str, typer.Option("--history", metavar="URL", help=_URL)],
+) -> None:
+    """Bring files of samples into a history; a row that comes again counts once."""
+    from flopwise import history
+
+    typer.echo(history.import_files(files, url), err=True)
+
+
+@app.command("compact")
+def compact(
+    url: Annotated[str, typer.Option("--history", metavar="URL", help=_URL)],
+    ring: Annotated[
+        Path | None, typer.Argument(metavar="[STORE]", help="The store of this node.")
+    ] = None,
+    keep_raw: Annotated[
+        str | None, typer.Option(help="Drop raw rows that are older, such as 90d.")
+    ] = None,
+    keep_hourly: Annotated[
+        str | None, typer.Option(help="Drop hourly sums that are older, such as 800d.")
+    ] = None,
+    keep_bytes: Annotated[
+        int | None, typer.Option(min=0, help="Drop the oldest raw rows above this size.")
+    ] = None,
+) -> None:
+    """Bring what is new in a store into a history, sum it up by hour, drop what is old.
+
+    Run it each hour. Killed at any moment and run again, it ends where it would have ended. Without
+    a store: for a history of many nodes, whose rows come by their own runs.
+    """
+    from flopwise import history
+
+    raw_age = None if keep_raw is None else length_of(keep_raw, "--keep-raw")
+    hourly_age = None if keep_hourly is None else length_of(keep_hourly, "--keep-hourly")
+    told = history.compact_store(
+        ring, url, keep_raw=raw_age, keep_hourly=hourly_age, keep_bytes=keep_bytes
+    )
+    typer.echo(told, err=True)
 
 
 def add_samples(

@@ -49,7 +49,11 @@ def keys_of(by: str) -> tuple[By, ...]:
 
 def usage_text(file: Path, by: Sequence[By], *, as_json: bool) -> str:
     """Usage by owner, as a table or as JSON."""
-    found = usage_by(uses_of(file), by)
+    return listed(usage_by(uses_of(file), by), by, as_json=as_json)
+
+
+def listed(found: Sequence[Usage], by: Sequence[str], *, as_json: bool) -> str:
+    """Usage that was summed up by ``by``, as a table or as JSON."""
     if as_json:
         return json.dumps({"usage": [_usage_document(one, by) for one in found]}, indent=2)
     from flopwise.telemetry import table
@@ -129,7 +133,7 @@ def _known(value: float | None, unit: float, form: str, name: str = "") -> str:
     return "unknown" if value is None else f"{value / unit:{form}}{name}"
 
 
-def _usage_document(one: Usage, by: Sequence[By]) -> dict[str, Any]:
+def _usage_document(one: Usage, by: Sequence[str]) -> dict[str, Any]:
     from flopwise.telemetry import camel
 
     values = asdict(one)

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from telemetry import store
 from telemetry.history import hourly, raw
-from telemetry.history.place import Place
+from telemetry.history.place import HistoryError, Place
 
 CHUNK_ROWS = 50_000
 AGAIN = timedelta(hours=1)  # rows this much older than the newest are read again: clocks step back
@@ -32,7 +32,10 @@ class Kept:
     def __post_init__(self) -> None:
         # Sums that go before their raw rows would be made again the next time.
         if self.hourly is not None and (self.raw is None or self.raw > self.hourly):
-            raise ValueError("hourly sums are kept at least as long as raw rows")
+            raise HistoryError(
+                f"--keep-hourly: found {self.hourly.days} days, "
+                "allowed: at least as long as raw rows are kept"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +64,8 @@ def compact(place: Place, ring: Path | None, now: datetime, kept: Kept | None = 
 def _brought(place: Place, ring: Path) -> Iterator[Any]:
     """The tables that were read from the store and written, day by day."""
     for day in store.ticks_by_day(ring):
+        if hourly.is_sealed(place, day.date()):
+            continue
         end = day + timedelta(days=1)
         since = day
         nodes = store.nodes(ring)
@@ -112,8 +117,7 @@ def _dropped(place: Place, today: date, kept: Kept) -> Iterator[str]:
     there = [day for day in place.days(raw.FOLDER) if day in rolled]
     old = [day for day in there if kept.raw is not None and day < today - kept.raw]
     for day in old:
-        place.remove(raw.folder_of(day))
-        yield raw.folder_of(day)
+        yield _drop_raw(place, day)
     yield from _too_many(place, [day for day in there if day not in old], kept)
     for day in place.days(hourly.FOLDER):
         if kept.hourly is not None and day < today - kept.hourly:
@@ -130,5 +134,11 @@ def _too_many(place: Place, days: list[date], kept: Kept) -> Iterator[str]:
         if left <= kept.raw_bytes:
             return
         left -= sizes[day]
-        place.remove(raw.folder_of(day))
-        yield raw.folder_of(day)
+        yield _drop_raw(place, day)
+
+
+def _drop_raw(place: Place, day: date) -> str:
+    """Sums first: rows that a store brings once more must not be all that they are made of."""
+    hourly.seal(place, day)
+    place.remove(raw.folder_of(day))
+    return raw.folder_of(day)

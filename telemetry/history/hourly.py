@@ -28,6 +28,7 @@ from telemetry.usage import Usage
 
 FOLDER = "hourly"
 SOURCES = b"flopwise.sources"
+SEALED = "sealed"  # among the sources: a file that is gone for good
 MEMORY = "640MB"  # DuckDB's own; what does not fit goes to a temporary folder
 THREADS = 2
 HOUR_US = 3_600_000_000
@@ -106,6 +107,17 @@ def folder_of(day: date) -> str:
     return f"{FOLDER}/day={day.isoformat()}"
 
 
+def seal(place: Place, day: date) -> None:
+    """The day's sums stay as they are, whatever raw rows come or go."""
+    table = pq.read_table(pa.BufferReader(place.read(path_of(day))))
+    _write(place, day, table, _sources(place, day) | {SEALED: ""})
+
+
+def is_sealed(place: Place, day: date) -> bool:
+    """Whether the day's raw rows are past their retention."""
+    return SEALED in _sources(place, day)
+
+
 def _stale(place: Place, day: date) -> bool:
     there, made_of = place.found(raw.folder_of(day)), _sources(place, day)
     gone = made_of.keys() - there.keys()
@@ -124,12 +136,13 @@ def _roll_day(place: Place, day: date) -> None:
     with _duckdb(place) as (sql, folder):
         order = "ORDER BY team, namespace, job, pod, node, uuid, hour_us"  # packs best
         table = sql.sql(f"{_sums_of_raw(place.on_disk(sources, folder))} {order}").to_arrow_table()
+    _write(place, day, table, sources)
+
+
+def _write(place: Place, day: date, table: Any, sources: Mapping[str, str]) -> None:
     out = io.BytesIO()
-    told = {SOURCES: json.dumps(sources).encode()}
-    with pq.ParquetWriter(
-        out, table.schema.with_metadata(told), compression="zstd", compression_level=1
-    ) as file:
-        file.write_table(table.replace_schema_metadata(told), row_group_size=2**17)
+    table = table.replace_schema_metadata({SOURCES: json.dumps(sources).encode()})
+    pq.write_table(table, out, compression="zstd", compression_level=1, row_group_size=2**17)
     place.write(path_of(day), out.getvalue())
 
 

@@ -477,8 +477,23 @@ def test_raw_rows_go_by_age_and_by_size_and_their_sums_stay(history: Place, tmp_
     kept = compact.Kept(raw=timedelta(days=1), hourly=timedelta(days=1))
     compact.compact(history, None, now, kept)
     assert history.days(hourly.FOLDER) == (date(2026, 12, 5), date(2026, 12, 6))
-    with pytest.raises(ValueError, match="at least as long as raw rows"):
+    assert used(history, "hour", since=datetime(2026, 12, 5, tzinfo=UTC)).items() <= before.items()
+    with pytest.raises(HistoryError, match="found 1 days, allowed: at least as long as raw rows"):
         compact.Kept(hourly=timedelta(days=1))
+
+
+def test_a_store_that_still_has_a_part_of_what_was_dropped_changes_no_sums(
+    history: Place, tmp_path: Path
+) -> None:
+    ring, now = two_days(tmp_path / "ring.db"), NOON + timedelta(days=9)
+    compact.compact(history, ring, now, compact.Kept(raw=timedelta(days=3)))
+    before = used(history, "job", "hour")
+    with Ring(ring, keep=timedelta(hours=1)) as file:
+        file.trim()
+    done = compact.compact(history, ring, now, compact.Kept(raw=timedelta(days=3)))
+    assert (done.rows, done.rolled_up, used(history, "job", "hour")) == (0, (), before)
+    raw.add(history, table([at(990, CHAT)]))  # nor does a file that is imported
+    assert (hourly.roll_up(history), used(history, "job", "hour")) == ((), before)
 
 
 def test_json_lines_and_parquet_are_imported_alike(
