@@ -262,7 +262,15 @@ def _recovery(samples: Sequence[GpuSample]) -> Metric:
     return found
 
 
-_OWNER = ("namespace", "pod", "job", "team", "project", "model")
+# A label `job` would be that of the scrape: Prometheus gives each target one.
+_OWNER = {
+    "namespace": "namespace",
+    "pod": "pod",
+    "job_name": "job",
+    "team": "team",
+    "project": "project",
+    "model": "model",
+}
 
 
 def _of_owners(shares: Sequence[Share]) -> Iterator[Metric]:
@@ -282,7 +290,7 @@ def _of_owners(shares: Sequence[Share]) -> Iterator[Metric]:
         "flopwise_gpu_owner_memory_used_bytes", "Memory of the owner's processes.", labels=labels
     )
     for one in shares:
-        values = [one.uuid, *(_clean(getattr(one.owner, name)) for name in _OWNER)]
+        values = [one.uuid, *(_clean(getattr(one.owner, name)) for name in _OWNER.values())]
         info.add_metric([*values, one.basis.value], 1)
         share.add_metric(values, one.share_fraction)
         if one.utilisation_fraction is not None:

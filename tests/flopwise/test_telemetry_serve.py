@@ -71,7 +71,7 @@ def test_serve_says_what_each_gpu_does_and_for_whom_and_keeps_it(
     assert 'flopwise_gpu_utilisation_ratio{uuid="GPU-00000001"} 0.87' in text
     assert "flopwise_gpu_info{clique=" in text
     assert (
-        'flopwise_gpu_owner_share_ratio{job="",model="",namespace="ml",pod="one",project="",'
+        'flopwise_gpu_owner_share_ratio{job_name="",model="",namespace="ml",pod="one",project="",'
         'team="",uuid="GPU-00000000"} 1.0'
     ) in text
     (line,) = [

@@ -1,0 +1,412 @@
+"""Others' collectors as a source: dcgm-exporter's text, and what a Prometheus has kept.
+
+A cluster that has them needs no second agent. Names, labels and units are dcgm-exporter's, or our
+own exporter's, whose word counts where both tell of a GPU. What is missing is normal: profiling
+figures need rights, and dcgm-exporter leaves out what its driver does not say.
+
+- The host's label is ``Hostname`` up to dcgm-exporter 4.8, ``hostname`` after it.
+- Where a scrape does not honour labels, the workload is ``exported_pod``, and ``pod`` the exporter;
+  where it does, an idle GPU still gets the exporter's own ``pod``.
+- ``DCGM_FI_DEV_*_UTIL`` are percent, ``DCGM_FI_PROF_*`` fractions.
+- A MIG instance has its GPU's UUID and an id of its own; its UUID is not told.
+
+All of it is the text of others: it is bounded in size and time, and checked where it is read. The
+door to Prometheus' client, for reading.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from telemetry.owners import JOBS, MODEL, PROJECT, TEAM, Pod, owner_of
+from telemetry.samples import GpuSample
+from telemetry.uses import NOBODY, Owner, Use
+
+CALL_SECONDS = 60.0
+ANSWER_BYTES_MOST = 256 * 2**20
+STEPS_MOST = 500  # of one query: an answer stays small, and below Prometheus' own limit of 11,000
+TEXT_CHARACTERS_MOST = 256
+MIB = 2**20
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_EXPORTER = re.compile(r"dcgm-exporter|flopwise-telemetry")
+_PERCENT, _PLAIN, _MHZ = 0.01, 1.0, 1e-6
+
+
+class ScrapeError(RuntimeError):
+    """A source that gave nothing to use: its address, what was found and what is allowed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """One value of one series."""
+
+    name: str
+    labels: Mapping[str, str]
+    time: datetime  # aware
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Metric:
+    field: str
+    scale: float = 1.0
+    is_count: bool = False
+    most: float = math.inf
+    blank: float = 2.0**53  # from here on it is no value, in the unit of the source
+
+
+def _fraction(name: str, scale: float) -> _Metric:
+    return _Metric(field=name, scale=scale, most=1.0)
+
+
+def _count(name: str, scale: float = 1.0) -> _Metric:
+    return _Metric(field=name, scale=scale, is_count=True)
+
+
+_DCGM = {
+    "DCGM_FI_DEV_GPU_UTIL": _fraction("utilisation_fraction", _PERCENT),
+    "DCGM_FI_DEV_MEM_COPY_UTIL": _fraction("memory_utilisation_fraction", _PERCENT),
+    "DCGM_FI_DEV_FB_USED": _count("memory_used_bytes", MIB),
+    "DCGM_FI_DEV_FB_FREE": _count("free_bytes", MIB),
+    "DCGM_FI_DEV_FB_RESERVED": _count("memory_reserved_bytes", MIB),
+    "DCGM_FI_DEV_POWER_USAGE": _Metric(field="power_watts"),
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION": _Metric(field="energy_joules", scale=1e-3),
+    "DCGM_FI_DEV_GPU_TEMP": _Metric(field="temperature_celsius"),
+    "DCGM_FI_DEV_MEMORY_TEMP": _Metric(field="memory_temperature_celsius"),
+    "DCGM_FI_DEV_SM_CLOCK": _count("sm_clock_mhz"),
+    "DCGM_FI_DEV_MEM_CLOCK": _count("memory_clock_mhz"),
+    "DCGM_FI_DEV_XID_ERRORS": _count("last_xid"),
+    "DCGM_FI_PROF_GR_ENGINE_ACTIVE": _fraction("engine_active_fraction", _PLAIN),
+    "DCGM_FI_PROF_SM_ACTIVE": _fraction("sm_active_fraction", _PLAIN),
+    "DCGM_FI_PROF_SM_OCCUPANCY": _fraction("sm_occupancy_fraction", _PLAIN),
+    "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE": _fraction("tensor_active_fraction", _PLAIN),
+    "DCGM_FI_PROF_DRAM_ACTIVE": _fraction("dram_active_fraction", _PLAIN),
+}
+_OURS = {
+    "flopwise_gpu_utilisation_ratio": _fraction("utilisation_fraction", _PLAIN),
+    "flopwise_gpu_memory_utilisation_ratio": _fraction("memory_utilisation_fraction", _PLAIN),
+    "flopwise_gpu_memory_used_bytes": _count("memory_used_bytes"),
+    "flopwise_gpu_memory_total_bytes": _count("memory_total_bytes"),
+    "flopwise_gpu_memory_reserved_bytes": _count("memory_reserved_bytes"),
+    "flopwise_gpu_power_watts": _Metric(field="power_watts"),
+    "flopwise_gpu_power_average_watts": _Metric(field="power_average_watts"),
+    "flopwise_gpu_power_limit_watts": _Metric(field="power_limit_watts"),
+    "flopwise_gpu_energy_joules_total": _Metric(field="energy_joules"),
+    "flopwise_gpu_temperature_celsius": _Metric(field="temperature_celsius"),
+    "flopwise_gpu_memory_temperature_celsius": _Metric(field="memory_temperature_celsius"),
+    "flopwise_gpu_sm_clock_hertz": _count("sm_clock_mhz", _MHZ),
+    "flopwise_gpu_memory_clock_hertz": _count("memory_clock_mhz", _MHZ),
+    "flopwise_gpu_last_xid": _count("last_xid"),
+    "flopwise_gpu_sm_active_ratio": _fraction("sm_active_fraction", _PLAIN),
+    "flopwise_gpu_sm_occupancy_ratio": _fraction("sm_occupancy_fraction", _PLAIN),
+    "flopwise_gpu_tensor_active_ratio": _fraction("tensor_active_fraction", _PLAIN),
+    "flopwise_gpu_dram_active_ratio": _fraction("dram_active_fraction", _PLAIN),
+    "flopwise_gpu_tensor_flops_per_second": _Metric(field="tensor_tflops", scale=1e-12),
+}
+_INFO = "flopwise_gpu_info"
+_SHARE = "flopwise_gpu_owner_share_ratio"
+NAMES = (*_DCGM, *_OURS, _INFO, _SHARE)
+# DCGM marks what it does not know by the highest numbers of 32 bits, and by 2^47.
+_DCGM = {
+    name: replace(one, blank=2.0**47 if one.field == "energy_joules" else 0x7FFFFFF0)
+    for name, one in _DCGM.items()
+}
+_OWNER = {
+    **{name: name for name in ("namespace", "pod", "team", "project", "model")},
+    "job_name": "job",
+}
+
+
+def exposition(text: str, now: datetime) -> tuple[Use, ...]:
+    """The GPUs of an exporter's page, by node and UUID, at ``now`` (aware).
+
+    Raises ``ValueError`` where it is none.
+    """
+    return uses(
+        Series(name=name, labels=one.labels, time=now, value=float(one.value))
+        for family in text_string_to_metric_families(text)
+        for one in family.samples
+        # The client calls every counter so, dcgm-exporter none.
+        for name in {one.name, one.name.removesuffix("_total")}.intersection(NAMES)
+    )
+
+
+def read_exporter(
+    url: str, now: datetime, *, timeout_seconds: float = CALL_SECONDS
+) -> tuple[Use, ...]:
+    """One reading of the page of a dcgm-exporter, or of ours. Raises ``ScrapeError``."""
+    body = _get(url, {}, timeout_seconds)
+    try:
+        return exposition(body.decode(), now)
+    except ValueError as error:
+        raise ScrapeError(f"{url}: found {error}, allowed: metrics in Prometheus' format") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prometheus:
+    """A Prometheus, Thanos or Mimir, by the address under which ``/api/v1`` lies."""
+
+    url: str
+    token: str = field(default="", repr=False)
+    timeout_seconds: float = CALL_SECONDS
+
+    def now(self, time: datetime | None = None) -> tuple[Use, ...]:
+        """The GPUs at one instant; by default, of this moment. Raises ``ScrapeError``."""
+        at = {} if time is None else {"time": str(time.timestamp())}
+        data = self._ask("query", {"query": _selector(NAMES), **at})
+        return uses(self._series(data), self._pods(at))
+
+    def between(
+        self, since: datetime, until: datetime, step: timedelta
+    ) -> Iterator[tuple[Use, ...]]:
+        """The GPUs at each ``step`` from ``since`` up to and with ``until``, some steps at a time.
+
+        Raises ``ScrapeError``.
+        """
+        start = since
+        while start <= until:
+            end = min(until, start + (STEPS_MOST - 1) * step)
+            query = {
+                "query": _selector(NAMES),
+                "start": str(start.timestamp()),
+                "end": str(end.timestamp()),
+                "step": str(step.total_seconds()),
+            }
+            pods = self._pods({"time": str(end.timestamp())})
+            yield uses(self._series(self._ask("query_range", query)), pods)
+            start = end + step
+
+    def _pods(self, at: Mapping[str, str]) -> dict[tuple[str, str], Owner]:
+        """Whom pods work for, where kube-state-metrics tells their labels; that is optional."""
+        query = {"query": f"kube_pod_labels{{{_kept(TEAM)}!=''}}", **at}
+        found = self._series(self._ask("query", query))
+        return dict(_labelled(one.labels) for one in found)
+
+    def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:
+        url = f"{self.url.rstrip('/')}/api/v1/{what}"
+        body = _get(url, parameters, self.timeout_seconds, self.token)
+        try:
+            answer = json.loads(body)
+            if answer["status"] != "success":
+                raise ScrapeError(f"{url}: {_text(str(answer.get('error')))}")
+            return answer["data"]["result"]
+        except (ValueError, KeyError, TypeError):
+            raise ScrapeError(
+                f"{url}: found {body[:40]!r}, allowed: an answer of Prometheus' API"
+            ) from None
+
+    def _series(self, result: Any) -> Iterator[Series]:
+        try:
+            for one in result:
+                labels = one["metric"]
+                for seconds, value in one.get("values") or [one["value"]]:
+                    yield Series(
+                        name=labels.get("__name__", ""),
+                        labels=labels,
+                        time=datetime.fromtimestamp(seconds, UTC),
+                        value=float(value),
+                    )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+            why = f"{type(error).__name__}: {error}"
+            raise ScrapeError(f"{self.url}: found {why}, allowed: series with values") from None
+
+
+def uses(
+    series: Iterable[Series], pods: Mapping[tuple[str, str], Owner] | None = None
+) -> tuple[Use, ...]:
+    """Series as the GPUs that they tell of, by time, node and UUID, with their owners.
+
+    Values that a GPU can't have are left out. ``pods``: who they work for, by namespace and name.
+    """
+    told = _Told(series)
+    return tuple(use for key in sorted(told.measures) for use in told.uses(key, pods or {}))
+
+
+_Key = tuple[datetime, str]  # and the UUID, or what stands for it
+
+
+class _Told:
+    """The series, put together by GPU and instant."""
+
+    def __init__(self, series: Iterable[Series]) -> None:
+        self.measures: dict[_Key, dict[str, float | int]] = {}
+        self._identity: dict[str, dict[str, str]] = {}
+        self._labels: dict[_Key, Mapping[str, str]] = {}
+        self._shares: dict[_Key, dict[Owner, float]] = {}
+        found = list(series)
+        ours = [one for one in found if one.name in _OURS or one.name in (_INFO, _SHARE)]
+        for one in ours:
+            self._add_ours(one)
+        known = {uuid for _, uuid in self.measures} | {
+            one.labels.get("parent_uuid", "") for one in ours
+        }
+        # An exporter that honours no labels has the workload's below another name, everywhere.
+        self._is_renamed = any("exported_pod" in one.labels for one in found)
+        for one in found:
+            if one.name in _DCGM and _uuid(one.labels) not in known:
+                self._add_dcgm(one)
+
+    def _add_ours(self, one: Series) -> None:
+        uuid = _text(one.labels.get("uuid", ""))
+        if not uuid:
+            return
+        if one.name == _INFO:
+            self._identity[uuid] = {
+                name: _text(one.labels.get(f"exported_{name}") or one.labels.get(name, ""))
+                for name in ("node", "name", "parent_uuid", "mig_profile", "clique")
+            }
+            self.measures.setdefault((one.time, uuid), {})
+        elif one.name == _SHARE:
+            if 0 <= one.value <= 1:
+                owner = Owner(**{f: _owner_label(one.labels, label) for label, f in _OWNER.items()})
+                self._shares.setdefault((one.time, uuid), {})[owner] = one.value
+        else:
+            self._measure((one.time, uuid), _OURS[one.name], one.value)
+
+    def _add_dcgm(self, one: Series) -> None:
+        gpu = _uuid(one.labels)
+        if not gpu:
+            return
+        instance = _text(one.labels.get("GPU_I_ID", ""))
+        uuid = f"{gpu}/gi{instance}" if instance else gpu
+        self._identity[uuid] = {
+            "node": _node(one.labels),
+            "name": _text(one.labels.get("modelName", "")),
+            "parent_uuid": gpu if instance else "",
+            "mig_profile": _text(one.labels.get("GPU_I_PROFILE", "")),
+        }
+        key = one.time, uuid
+        self._measure(key, _DCGM[one.name], one.value)
+        if key in self.measures:
+            self._labels[key] = one.labels
+
+    def _measure(self, key: _Key, metric: _Metric, value: float) -> None:
+        # Fractions are measured over intervals that are not quite equal: 1.002 is 1.
+        if not (value < metric.blank and value * metric.scale <= metric.most * 1.01):
+            return
+        if not value >= (-273 if metric.field.endswith("celsius") else 0):
+            return
+        scaled = min(value * metric.scale, metric.most)
+        kept = round(scaled) if metric.is_count else scaled
+        self.measures.setdefault(key, {}).setdefault(metric.field, kept)
+
+    def uses(self, key: _Key, pods: Mapping[tuple[str, str], Owner]) -> Iterator[Use]:
+        """The rows of one GPU and instant."""
+        sample = self._sample(key)
+        shares = self._shares.get(key)
+        if shares is None:
+            yield Use(sample=sample, owner=self._owner(key, pods))
+            return
+        for owner, fraction in shares.items():
+            yield Use(sample=sample, owner=owner, share_fraction=fraction)
+
+    def _sample(self, key: _Key) -> GpuSample:
+        time, uuid = key
+        identity: dict[str, Any] = {
+            name: text for name, text in self._identity.get(uuid, {}).items() if text
+        }
+        measures: dict[str, Any] = dict(self.measures[key])
+        free, active = (
+            measures.pop("free_bytes", None),
+            measures.pop("engine_active_fraction", None),
+        )
+        if free is not None and "memory_used_bytes" in measures:
+            reserved = measures.get("memory_reserved_bytes", 0)
+            measures["memory_total_bytes"] = free + measures["memory_used_bytes"] + reserved
+        if active is not None:
+            # Of MIG instances, utilisation is told by no other figure.
+            measures.setdefault("utilisation_fraction", active)
+        node, name = identity.pop("node", ""), identity.pop("name", "")
+        return GpuSample(time=time, node=node, uuid=uuid, name=name, **identity, **measures)
+
+    def _owner(self, key: _Key, pods: Mapping[tuple[str, str], Owner]) -> Owner:
+        labels = self._labels.get(key, {})
+        prefix = "exported_" if self._is_renamed else ""
+        pod = _text(labels.get(f"{prefix}pod", ""))
+        if not pod or _EXPORTER.search(pod):
+            return Owner(job=job) if (job := _text(labels.get("hpc_job", ""))) else NOBODY
+        namespace = _text(labels.get(f"{prefix}namespace", ""))
+        plain = Owner(namespace=namespace, pod=pod, job=_text(labels.get("hpc_job", "")))
+        return pods.get((namespace, pod), plain)
+
+
+def _uuid(labels: Mapping[str, str]) -> str:
+    return _text(labels.get("UUID") or labels.get("uuid") or labels.get("gpu_uuid") or "")
+
+
+def _node(labels: Mapping[str, str]) -> str:
+    names = ("Hostname", "hostname", "exported_node", "node", "kubernetes_node")
+    told = next((labels[name] for name in names if labels.get(name)), "")
+    return _text(told or labels.get("instance", "").rpartition(":")[0])
+
+
+def _owner_label(labels: Mapping[str, str], name: str) -> str:
+    found = _text(labels.get(f"exported_{name}") or labels.get(name, ""))
+    return "" if name == "pod" and _EXPORTER.search(found) else found
+
+
+def _kept(label: str) -> str:
+    """A pod's label as kube-state-metrics spells it."""
+    return "label_" + re.sub(r"\W", "_", label)
+
+
+def _labelled(labels: Mapping[str, str]) -> tuple[tuple[str, str], Owner]:
+    spelt = {name: _text(labels.get(_kept(name), "")) for name in (TEAM, PROJECT, MODEL, *JOBS)}
+    key = (
+        _text(labels.get("exported_namespace") or labels.get("namespace", "")),
+        _text(labels.get("exported_pod") or labels.get("pod", "")),
+    )
+    return key, owner_of(Pod(namespace=key[0], name=key[1], uid="", labels=spelt))
+
+
+def _selector(names: Iterable[str]) -> str:
+    return f'{{__name__=~"{"|".join(names)}"}}'
+
+
+def _text(found: str) -> str:
+    """Text of others: one line, not endless, and such as can be written."""
+    return _CONTROL.sub("?", str(found)[:TEXT_CHARACTERS_MOST]).encode(errors="replace").decode()
+
+
+class _SameHost(urllib.request.HTTPRedirectHandler):
+    """A token goes where it was meant to go, and nowhere else."""
+
+    def redirect_request(self, request: Any, *rest: Any) -> Any:
+        new = super().redirect_request(request, *rest)
+        if new is not None and urlsplit(new.full_url).netloc != urlsplit(request.full_url).netloc:
+            new.remove_header("Authorization")
+        return new
+
+
+_OPENER: Callable[..., Any] = urllib.request.build_opener(_SameHost()).open
+
+
+def _get(url: str, parameters: Mapping[str, str], timeout_seconds: float, token: str = "") -> bytes:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ScrapeError(f"{url}: found no address of the web, allowed: http:// or https://")
+    # By POST: a query over all names is longer than some proxies' limit on addresses.
+    data = urlencode(parameters).encode() if parameters else None
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310  # checked above
+    try:
+        with _OPENER(request, timeout=timeout_seconds) as answer:
+            body = bytes(answer.read(ANSWER_BYTES_MOST + 1))
+    except urllib.error.HTTPError as error:
+        told = _text(error.read(1000).decode(errors="replace"))
+        raise ScrapeError(f"{url}: found status {error.code}: {told}, allowed: 200") from None
+    except (OSError, ValueError) as error:
+        raise ScrapeError(f"{url}: {getattr(error, 'reason', error)}") from None
+    if len(body) > ANSWER_BYTES_MOST:
+        raise ScrapeError(f"{url}: found more than {ANSWER_BYTES_MOST} bytes, allowed: less")
+    return body
