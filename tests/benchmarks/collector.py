@@ -1,8 +1,9 @@
 """What the collector costs on a node of 8 GPUs: processor, memory, time to its first sample.
 
-It is ``flopwise telemetry collect`` as it is called, at 1 s, over the fake driver of the tests (its
-own time counts too), every GPU with two processes and GPM. The share of a core is of the processor
-time of all its threads, from the fifth second on: starting is not in it. Linux only.
+It is ``flopwise telemetry collect`` and ``serve`` as they are called, at 1 s, over the fake driver of
+the tests (its own time counts too), every GPU with two processes and GPM; ``serve`` is scraped every
+15 s. The share of a core is of the processor time of all threads, from the fifth second on: starting
+is not in it. Linux only.
 Aims: 1 % of a core, 60 MiB, 1 s to the first sample; where other work keeps the machine busy, the
 last is by the clock, and the processor time until then stands beside it.
 """
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from tests.benchmarks.measure import FLOPWISE, ROOT, publish
 
 GPUS = 8
 WARM_UP_SECONDS = 4.0
+SCRAPE_SECONDS = 15.0  # as Prometheus does
+PORT = 19402
 AIM_CORE_FRACTION, AIM_MIB, AIM_SECONDS = 0.01, 60, 1.0
 
 
@@ -32,23 +36,31 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         driver = fake_driver(Path(folder))
-        rows = [_row(what, driver, words, asked.seconds) for what, words in _ways(Path(folder))]
+        rows = [_row(*way, driver, asked.seconds) for way in _ways(Path(folder))]
     publish("collector", rows)
 
 
-def _ways(folder: Path) -> list[tuple[str, list[str]]]:
-    lines, ring = str(folder / "samples.jsonl"), str(folder / "ring.db")
+def _ways(folder: Path) -> list[tuple[str, Path, list[str]]]:
+    """What is handed the samples; the file they come to; the words after `flopwise telemetry`."""
+    lines, ring, served = folder / "samples.jsonl", folder / "ring.db", folder / "served.db"
+    nobody = str(folder / "no-kubelet.sock")
     return [
-        ("JSON lines", ["--out", lines]),
-        ("store", ["--store", ring]),
+        ("JSON lines", lines, ["collect", "--out", str(lines)]),
+        ("store", ring, ["collect", "--store", str(ring)]),
+        (
+            "store, exporter",
+            served,
+            ["serve", f"--port={PORT}", "--store", str(served), "--kubelet-socket", nobody],
+        ),
     ]
 
 
-def _row(what: str, driver: dict[str, str], words: list[str], seconds: int) -> dict[str, object]:
-    out = Path(words[1])
+def _row(
+    what: str, out: Path, words: list[str], driver: dict[str, str], seconds: int
+) -> dict[str, object]:
     began = time.perf_counter()
     process = subprocess.Popen(
-        [*FLOPWISE, "telemetry", "collect", "--duration", f"{seconds}s", *words],
+        [*FLOPWISE, "telemetry", *words, "--duration", f"{seconds}s"],
         cwd=ROOT,
         env=os.environ | driver,
         stderr=subprocess.PIPE,
@@ -58,7 +70,10 @@ def _row(what: str, driver: dict[str, str], words: list[str], seconds: int) -> d
     first, first_cpu = time.perf_counter() - began, _cpu_seconds(process.pid)
     time.sleep(WARM_UP_SECONDS)
     from_time, from_cpu = time.perf_counter(), _cpu_seconds(process.pid)
-    time.sleep(max(0.0, began + seconds - 1 - from_time))
+    while (left := began + seconds - 1 - time.perf_counter()) > 0:
+        time.sleep(min(left, SCRAPE_SECONDS))
+        if words[0] == "serve":
+            urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics", timeout=5).read()
     share = (_cpu_seconds(process.pid) - from_cpu) / (time.perf_counter() - from_time)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
