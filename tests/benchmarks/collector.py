@@ -1,9 +1,9 @@
 """What the collector costs on a node of 8 GPUs: processor, memory, time to its first sample.
 
-It is ``flopwise telemetry collect`` and ``serve`` as they are called, at 1 s, over the fake driver of
-the tests (its own time counts too), every GPU with two processes and GPM; ``serve`` is scraped every
-15 s. The share of a core is of the processor time of all threads, from the fifth second on: starting
-is not in it. Linux only.
+It is ``flopwise telemetry collect`` and ``serve`` as they are called, at 1 s, over the fake driver
+of the tests (its own time counts too), every GPU with two processes and GPM; ``serve`` is scraped
+every 15 s. The share of a core is of the processor time of all threads, from the fifth second on:
+starting is not in it. Linux only.
 Aims: 1 % of a core, 60 MiB, 1 s to the first sample; where other work keeps the machine busy, the
 last is by the clock, and the processor time until then stands beside it.
 """
