@@ -67,7 +67,7 @@ class Operators:
 
         def stated() -> int:
             operator.check()
-            lines = [json.loads(each) for each in operator.tail(1000).splitlines()]
+            lines = [json.loads(each) for each in operator.tail(1_000_000).splitlines()]
             return next((line[what] for line in lines if line["message"] == "started"), 0)
 
         return int(eventually(stated, "the operator has started", within_seconds=60))
