@@ -32,6 +32,7 @@ BENCHMARKS = {  # name of the JSON: module of this folder and its options; the s
     "example": "example",
     "gavel": "gavel",
     "melange": "melange",
+    "history": "history",
     "reading": "reading",
     "fast_path": "fast_path",
     "replan": "replan --seeds 0-2",
