@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -169,13 +170,64 @@ def _usage_of_history(
 
 @app.command("import")
 def import_samples(
-    files: Annotated[list[Path], typer.Argument(help="JSON lines or Parquet.")],
-    url: Annotated[str, typer.Option("--history", metavar="URL", help=_URL)],
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="JSON lines, Parquet, or stores.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--history", metavar="URL", help=_URL)] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(metavar="URL", help="Read what this one has kept of GPUs.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--from", help="Of --prometheus; default: an hour before --to.")
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", help="Of --prometheus; default: now.")
+    ] = None,
+    step: Annotated[str, typer.Option(help="Of --prometheus: time between samples.")] = "1m",
+    token_file: Annotated[
+        Path | None, typer.Option(help="Of --prometheus: a file with its bearer token.")
+    ] = None,
+    ring: Annotated[
+        Path | None, typer.Option("--store", help="Of --prometheus: keep what is read here.")
+    ] = None,
 ) -> None:
-    """Bring files of samples into a history; a row that comes again counts once."""
+    """Bring files of samples, or what a Prometheus has kept, into a history.
+
+    A row that comes again counts once. dcgm-exporter's figures are read as ours are.
+    """
+    from flopwise import history, telemetry_prometheus
+
+    if not files and prometheus is None:
+        raise typer.BadParameter("found neither, allowed: files, or --prometheus URL")
+    if url is None and (prometheus is None or ring is None or files):
+        raise typer.BadParameter("found none, allowed: a URL", param_hint="--history")
+    with TemporaryDirectory() as folder:
+        read = list(files or ())
+        if prometheus is not None:
+            kept = ring or Path(folder) / "samples.db"
+            times = [_moment(since, "--from"), _moment(until, "--to")]
+            rows = telemetry_prometheus.fetch(
+                prometheus,
+                kept,
+                since=times[0],
+                until=times[1],
+                step=length_of(step, "--step"),
+                token_file=token_file,
+            )
+            say(f"{prometheus}: {rows:,} samples read")
+            read.append(kept)
+        if url is not None:
+            say(history.import_files(read, url))
+
+
+def _moment(text: str | None, option: str) -> datetime | None:
     from flopwise import history
 
-    typer.echo(history.import_files(files, url), err=True)
+    try:
+        return history.moment(text)
+    except ValueError:
+        message = f"found {text!r}, allowed: a day or a time, such as 2026-12-01T13:00"
+        raise typer.BadParameter(message, param_hint=option) from None
 
 
 @app.command("compact")

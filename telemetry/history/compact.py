@@ -72,12 +72,13 @@ def _brought(place: Place, ring: Path) -> Iterator[Any]:
         known = [raw.newest(place, day.date(), node) for node in nodes]
         if all(known):
             since = max(day, min(time for time in known if time) - AGAIN)
-        table = _table(ring, since, end)
-        raw.add(place, table)
-        yield table
+        found = table(ring, since, end)
+        raw.add(place, found)
+        yield found
 
 
-def _table(ring: Path, since: datetime, until: datetime) -> Any:
+def table(ring: Path, since: datetime, until: datetime) -> Any:
+    """The rows of a store after ``since`` up to and with ``until``, as a table of TOLD."""
     rows = store.rows(ring, since=since, until=until)
     chunks = []
     while chunk := list(islice(rows, CHUNK_ROWS)):

@@ -1,4 +1,4 @@
-"""Samples of others' files, or of ours, as tables that a history takes: JSON lines and Parquet.
+"""Samples of files as tables that a history takes: JSON lines, Parquet, and stores of nodes.
 
 JSON lines are parsed by pyarrow, a block at a time. Where it finds a block that it cannot take, the
 file is read line by line instead, which is twenty times slower and either succeeds or names the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from telemetry import samples
+from telemetry import samples, store
+from telemetry.history import compact
 from telemetry.history.place import HistoryError
 from telemetry.history.raw import TOLD, conformed
 
@@ -26,6 +28,7 @@ BLOCK_BYTES = 64 * 2**20
 ROWS = 1_000_000  # of one table: some hundreds of megabytes
 LINES = 20_000  # of one table where lines are read one by one
 PARQUET = b"PAR1"
+SQLITE = b"SQLite format 3"
 
 
 def tables(path: Path) -> Iterator[Any]:
@@ -35,9 +38,19 @@ def tables(path: Path) -> Iterator[Any]:
     allowed; OSError.
     """
     with path.open("rb") as file:
-        kind = _parquet if file.read(len(PARQUET)) == PARQUET else _json_lines
+        head = file.read(len(SQLITE))
         file.seek(0)
-        yield from kind(path, file)
+        if head == SQLITE:
+            yield from _store(path)
+        elif head.startswith(PARQUET):
+            yield from _parquet(path, file)
+        else:
+            yield from _json_lines(path, file)
+
+
+def _store(path: Path) -> Iterator[Any]:
+    for day in store.ticks_by_day(path):
+        yield compact.table(path, day, day + timedelta(days=1))
 
 
 def _parquet(path: Path, file: BinaryIO) -> Iterator[Any]:
