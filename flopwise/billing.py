@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from cost_models.ledger import Ledger, Line, LineKind, apportion, micros
+from cost_models.ledger import Key, Ledger, Line, LineKind, Totals, apportion, micros
 from cost_models.report import (
     Assumption,
     Capacity,
+    GpuWork,
     LeftOut,
     Measured,
     Outcome,
@@ -30,6 +31,7 @@ from planner import cost
 from planner.plan import Plan, Rental, Segment
 from planner.problem import Billing, Pool, Problem
 from scheduler.executor.launches import launches
+from telemetry.usage import Usage
 
 JOULES_PER_KWH = 3.6e6
 
@@ -281,6 +283,32 @@ def measured(problem: Problem, plan: Plan, runs: Iterable[Ran]) -> tuple[Measure
     )
 
 
+def gpu_work(ledger: Ledger, by_job: Iterable[Usage]) -> tuple[GpuWork, ...]:
+    """Usage by job beside what the ledger plans of it; what is free is left out.
+
+    A GPU of nobody counts where nobody's job is known at all: then it is all that was measured.
+    """
+    planned = ledger.only(lambda line: line.kind is LineKind.WORK).by(Key.JOB)
+    found = list(by_job)
+    owned = [usage for usage in found if usage.of != ("",)]
+    return tuple(_gpu_work(planned.get(usage.of[0], Totals()), usage) for usage in owned or found)
+
+
+def _gpu_work(planned: Totals, usage: Usage) -> GpuWork:
+    known = usage.of[0] != ""
+    return GpuWork(
+        job=usage.of[0],
+        planned_gpu_hours=planned.gpu_hours,
+        planned_joules=planned.joules,
+        planned_flops=planned.useful_flops,
+        gpu_hours=usage.allocated_gpu_hours if known else usage.observed_gpu_hours,
+        active_gpu_hours=usage.active_gpu_hours if known else None,
+        utilised_gpu_hours=usage.utilised_gpu_hours,
+        joules=usage.energy_joules,
+        flops=usage.achieved_flops,
+    )
+
+
 def report(
     problem: Problem,
     plan: Plan,
@@ -289,11 +317,14 @@ def report(
     title: str = "GPU cost report",
     runs: Iterable[Ran] = (),
     stand_ins: str = "",
+    usage: Iterable[Usage] = (),
+    gpu_source: str = "",
 ) -> Report:
     """The cost report of a plan, beside that of first-come-first-served where it is given."""
+    planned = outcome(problem, plan)
     return Report(
         title=title,
-        plan=outcome(problem, plan),
+        plan=planned,
         baseline=outcome(problem, baseline) if baseline else None,
         proof=Proof(
             status=plan.status.value,
@@ -306,6 +337,8 @@ def report(
         capacity=tuple(c for pool in problem.pools for c in _capacity(problem, pool)),
         measured=measured(problem, plan, runs),
         stand_ins=stand_ins,
+        gpu_work=gpu_work(planned.ledger, usage),
+        gpu_source=gpu_source,
         assumptions=tuple(_price(pool) for pool in problem.pools),
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +18,16 @@ import typer
 from flopwise.apply import apply
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
 from flopwise.jobs import fails_plainly, world_of
-from flopwise.report import html
-from flopwise.telemetry import Output, add_samples, show_usage
+from flopwise.report import write_html
+from flopwise.telemetry import Output, show_usage
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ROOT = Path(__file__).resolve().parent.parent
+EXAMPLES = ROOT / "examples"
+FAKE_SOURCE = ROOT / "tests" / "telemetry" / "fake_nvml" / "fake_nvml.c"
+FAKE = (
+    "There is no NVIDIA driver on this machine: what was measured is a fake one, which shows that"
+    " measuring works and says nothing of any GPU."
+)
 MARK = ".flopwise-demo"  # in the folder that the demo made, and may make anew
 PLAN_SECONDS = 20.0
 
@@ -42,12 +49,12 @@ def demo(
     _step(1, f"plan: flopwise plan -f examples --out {plan_file}")
     _plan(plan_file)
     _step(2, f"run: flopwise apply -f {plan_file} --stand-in --speed {speed:g} --state-dir {state}")
-    with _gpus_measured(samples):
+    with _gpus_measured(samples, out) as source:
         ended_well = _run(plan_file, state, speed)
     _step(3, "measure: what the GPUs of this machine did meanwhile")
     _usage(samples)
-    _step(4, f"report: flopwise report html -f {plan_file} --runs {state}")
-    _report(plan_file, state, out / "report.html")
+    _step(4, f"report: flopwise report html -f {plan_file} --runs {state} --samples {samples}")
+    _report(plan_file, state, samples, source, out / "report.html")
     typer.echo(f"\nThe report: {(out / 'report.html').resolve()}")
     if not ended_well:
         raise Fail(
@@ -111,40 +118,83 @@ def _run(plan_file: Path, state: Path, speed: float) -> bool:
 
 
 @contextmanager
-def _gpus_measured(samples: Path) -> Iterator[None]:
-    """Samples of this machine's GPUs, each second; none where there is no driver."""
-    from telemetry.nvml import NvmlUnavailableError
+def _gpus_measured(samples: Path, work: Path) -> Iterator[str]:
+    """Samples each second of this machine's GPUs, or of a fake driver's; yields what it says of it.
 
-    def watch() -> None:
-        try:
-            add_samples(_ticks(stop), samples)
-        except NvmlUnavailableError:
-            typer.echo("no NVIDIA driver here: no GPU is measured, and none is needed", err=True)
-
-    stop = threading.Event()
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    In a process of its own: the driver is found by the environment that a process starts with.
+    """
+    driver = "" if _has_driver() else _fake_driver(work)
+    if driver is None:
+        typer.echo("no NVIDIA driver here, and no C compiler for a fake one: no GPU is measured")
+        yield ""
+        return
+    source = FAKE if driver else ""
+    if source:
+        typer.echo(source, err=True)
+    collect = (*("telemetry", "collect", "--duration", "forever"), "--out", str(samples))
+    watcher = subprocess.Popen(
+        [sys.executable, "-m", "flopwise", *collect],
+        cwd=Path.cwd(),
+        env=os.environ | ({"PYTHONPATH": str(ROOT)} | _over(driver, work) if driver else {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     try:
-        yield
+        yield source
     finally:
-        stop.set()
-        watcher.join(timeout=5)
+        watcher.terminate()
+        watcher.wait(timeout=10)
 
 
-def _ticks(stop: threading.Event) -> Iterator[None]:
-    yield
-    while not stop.wait(1.0):
-        yield
+def _has_driver() -> bool:
+    from telemetry import nvml
+
+    driver = nvml.Driver(node="", causes=nvml.Causes(lambda _line: None))
+    try:
+        driver.open()
+    except nvml.NvmlUnavailableError:
+        return False
+    driver.close()
+    return True
+
+
+def _fake_driver(work: Path) -> str | None:
+    """The folder of the driver that the tests measure with, compiled; None where it cannot be."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None or not FAKE_SOURCE.exists():
+        return None
+    folder = work / "fake-driver"
+    folder.mkdir()
+    library = folder / "libnvidia-ml.so.1"
+    command = [compiler, "-std=c11", "-shared", "-fPIC", "-o", str(library), str(FAKE_SOURCE)]
+    if subprocess.run(command, check=False, capture_output=True, timeout=60).returncode:
+        return None
+    (folder / "state").write_text("live\n", encoding="utf-8")
+    return str(folder)
+
+
+def _over(driver: str, work: Path) -> dict[str, str]:
+    folders = [str(Path(driver).resolve()), os.environ.get("LD_LIBRARY_PATH", "")]
+    return {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, folders)),
+        "FAKE_NVML_STATE": str((work / "fake-driver" / "state").resolve()),
+    }
 
 
 def _usage(samples: Path) -> None:
     if samples.exists():
         show_usage(samples, Output.TABLE)
     else:
-        typer.echo(
-            "no NVIDIA GPU here, so none was measured; the report has the stand-ins' own times"
-        )
+        typer.echo("no GPU was measured; the report has the stand-ins' own times")
 
 
-def _report(plan_file: Path, state: Path, target: Path) -> None:
-    html(plan_file, runs=state, out=target, title="A week of the bundled example")
+def _report(plan_file: Path, state: Path, samples: Path, source: str, target: Path) -> None:
+    write_html(
+        plan_file,
+        runs=state,
+        samples=samples if samples.exists() else None,
+        out=target,
+        title="A week of the bundled example",
+        source=source,
+    )
+    typer.echo(target)

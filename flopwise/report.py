@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from cost_models.report import Report
     from flopwise.billing import Ran
     from scheduler.executor.records import Run
+    from telemetry.usage import Usage
 
 app = typer.Typer(help="The cost report of a plan.", no_args_is_help=True)
 
@@ -24,6 +25,12 @@ RunsOption = Annotated[
         metavar="DIR", help="State folder of the executor: sets what ran beside what was planned."
     ),
 ]
+SamplesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A store of GPUs or a file of samples: sets what they did beside it."
+    ),
+]
 TitleOption = Annotated[str, typer.Option(metavar="TEXT", help="Heading of the report.")]
 TITLE = "GPU cost report"
 
@@ -32,13 +39,21 @@ TITLE = "GPU cost report"
 def html(
     file: PlanOption = Path("plan.json"),
     runs: RunsOption = None,
+    samples: SamplesOption = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to.")] = Path("report.html"),
     title: TitleOption = TITLE,
 ) -> None:
     """Write the report as one HTML file that needs nothing else, and print its name."""
+    write_html(file, runs=runs, samples=samples, out=out, title=title)
+
+
+def write_html(
+    file: Path, *, runs: Path | None, samples: Path | None, out: Path, title: str, source: str = ""
+) -> None:
+    """The report of a plan; ``source`` says what was sampled, where that is not the plan's GPUs."""
     from cost_models.report import write_report
 
-    made = _report(file, runs, title)
+    made = _report(file, runs, title, samples, source)
     try:
         write_report(made, out)
     except OSError as error:
@@ -48,15 +63,20 @@ def html(
 
 @app.command("json")
 def json_(
-    file: PlanOption = Path("plan.json"), runs: RunsOption = None, title: TitleOption = TITLE
+    file: PlanOption = Path("plan.json"),
+    runs: RunsOption = None,
+    samples: SamplesOption = None,
+    title: TitleOption = TITLE,
 ) -> None:
     """Print the report as JSON: the totals, the break-downs and every line of the ledger."""
     from cost_models.report import document
 
-    typer.echo(json.dumps(document(_report(file, runs, title)), indent=1, allow_nan=False))
+    typer.echo(json.dumps(document(_report(file, runs, title, samples)), indent=1, allow_nan=False))
 
 
-def _report(file: Path, state: Path | None, title: str) -> Report:
+def _report(
+    file: Path, state: Path | None, title: str, samples: Path | None = None, source: str = ""
+) -> Report:
     from flopwise.billing import report
     from planner.check import violations
     from planner.planfile import PlanFileError, read_plan
@@ -66,7 +86,31 @@ def _report(file: Path, state: Path | None, title: str) -> Report:
         if plan and (wrong := violations(read.problem, plan)):
             raise PlanFileError(f"{file}: {name}: {wrong[0]}")
     ran, note = _ran(state) if state else ((), "")
-    return report(read.problem, read.plan, read.baseline, title=title, runs=ran, stand_ins=note)
+    return report(
+        read.problem,
+        read.plan,
+        read.baseline,
+        title=title,
+        runs=ran,
+        stand_ins=note,
+        usage=_used(samples) if samples else (),
+        gpu_source=source,
+    )
+
+
+def _used(samples: Path) -> tuple[Usage, ...]:
+    """What the GPUs did for each job."""
+    from flopwise.usage import uses_of
+    from telemetry.samples import SamplesError
+    from telemetry.store import StoreError
+    from telemetry.usage import By, usage_by
+
+    try:
+        return usage_by(uses_of(samples), [By.JOB])
+    except (SamplesError, StoreError) as error:
+        raise Fail(f"--samples: {error}", BAD_INPUT) from None
+    except OSError as error:
+        raise Fail(f"--samples: {samples}: {error.strerror}", BAD_INPUT) from None
 
 
 def _ran(state: Path) -> tuple[tuple[Ran, ...], str]:

@@ -11,6 +11,7 @@ from cost_models.report.page import page, write_report
 from cost_models.report.values import (
     Assumption,
     Capacity,
+    GpuWork,
     LeftOut,
     Measured,
     Outcome,
@@ -22,6 +23,7 @@ from cost_models.report.whatif import Row, write_whatif
 __all__ = [
     "Assumption",
     "Capacity",
+    "GpuWork",
     "LeftOut",
     "Measured",
     "Outcome",

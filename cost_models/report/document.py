@@ -36,6 +36,21 @@ def document(report: Report) -> dict[str, Any]:
             for run in report.measured
         ],
         "standIns": report.stand_ins,
+        "gpuWork": [
+            {
+                "job": work.job,
+                "plannedGpuHours": work.planned_gpu_hours,
+                "plannedJoules": work.planned_joules,
+                "plannedFlops": work.planned_flops,
+                "gpuHours": work.gpu_hours,
+                "activeGpuHours": work.active_gpu_hours,
+                "utilisedGpuHours": work.utilised_gpu_hours,
+                "joules": work.joules,
+                "flops": work.flops,
+            }
+            for work in report.gpu_work
+        ],
+        "gpuSource": report.gpu_source,
         "assumptions": [
             {"what": a.what, "value": a.value, "source": a.source} for a in report.assumptions
         ],

@@ -30,6 +30,11 @@ HOW = (
     " is money, moving, lateness and what not running is said to cost; the proven least is a lower"
     " bound on it over all feasible plans."
 )
+GPU_WORK = (
+    "Planned energy is that at the meter, with the host's share; the driver measures that of the"
+    " boards. Measured FLOPs are what the tensor units could have done at most while they were"
+    " busy, planned ones what the models need."
+)
 USE = "Mean GPUs over each hour, by team. Hatched: paid for and not at work. Dotted: all there are."
 IDLE = (
     "On owned and reserved pools an idle GPU costs what is paid already: that is in the full cost."
@@ -165,6 +170,7 @@ def _sections(report: Report, drawn: Mapping[str, Figure]) -> list[str]:
         _left_out(report),
         _energy(ledger),
         _measured(report, drawn),
+        _gpu_work(report),
         section("What the numbers rest on", HOW, _assumptions(report)),
     ]
     return [part for part in found if part]
@@ -207,6 +213,14 @@ def _measured(report: Report, drawn: Mapping[str, Figure]) -> str:
         return ""
     body = place_of(drawn.get("measured")) + tables.markup(tables.measured(report.measured))
     return section(words.measured_title(report.measured), report.stand_ins, body)
+
+
+def _gpu_work(report: Report) -> str:
+    if not report.gpu_work:
+        return ""
+    lede = " ".join(filter(None, (report.gpu_source, GPU_WORK)))
+    table = tables.markup(tables.gpu_work(report.gpu_work))
+    return section(words.gpu_work_title(report.gpu_work), lede, table)
 
 
 def _assumptions(report: Report) -> str:

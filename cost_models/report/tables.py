@@ -10,10 +10,19 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cost_models.ledger import Key, Ledger, Line, LineKind, Totals, apportion, total
+from cost_models.ledger import (
+    FLOPS_PER_PFLOP,
+    Key,
+    Ledger,
+    Line,
+    LineKind,
+    Totals,
+    apportion,
+    total,
+)
 from cost_models.report import words
 from cost_models.report.look import Part, part_of
-from cost_models.report.values import Assumption, LeftOut, Measured, Outcome
+from cost_models.report.values import Assumption, GpuWork, LeftOut, Measured, Outcome
 
 ROW_LIMIT = 1000  # rows of a table; what is beyond stands in one row
 MICROS_PER_CENT = 10_000
@@ -272,6 +281,45 @@ def _measured(run: Measured) -> tuple[Cell, ...]:
         figure(took, words.number(took, 2)),
         figure(ratio, words.number(ratio, 2) if planned else "–"),
     )
+
+
+def gpu_work(rows: Sequence[GpuWork]) -> Table:
+    """What the driver measured of each job, beside what was planned."""
+    heads = ("GPU-hours planned", "GPU-hours watched", "Active", "Utilisation", "kWh planned")
+    return Table(
+        name="gpu-work",
+        caption="Planned, and measured by the driver",
+        heads=("Job", *heads, "kWh measured", "PFLOP useful, planned", "PFLOP at most, measured"),
+        numeric=(False, *(True for _ in range(8))),
+        rows=tuple(_gpu_work(row) for row in sorted(rows, key=lambda r: (not r.job, r.job))),
+    )
+
+
+def _gpu_work(row: GpuWork) -> tuple[Cell, ...]:
+    hours = row.gpu_hours
+    return (
+        word(row.job or "not known whose"),
+        figure(row.planned_gpu_hours, words.number(row.planned_gpu_hours, 2)),
+        figure(hours, words.number(hours, 3)),
+        _ratio(row.active_gpu_hours, hours),
+        _ratio(row.utilised_gpu_hours, hours),
+        _amount(row.planned_joules or None, words.JOULES_PER_KWH, 2),
+        _amount(row.joules, words.JOULES_PER_KWH, 3),
+        _amount(row.planned_flops or None, FLOPS_PER_PFLOP, 0),
+        _amount(row.flops, FLOPS_PER_PFLOP, 0),
+    )
+
+
+def _ratio(part: float | None, whole: float) -> Cell:
+    if part is None or not whole:
+        return figure(0.0, "–")
+    return figure(part / whole, f"{part / whole:.0%}")
+
+
+def _amount(value: float | None, unit: float, digits: int) -> Cell:
+    if value is None:
+        return figure(0.0, "–")
+    return figure(value / unit, words.number(value / unit, digits))
 
 
 def assumptions(rows: Sequence[Assumption]) -> Table:

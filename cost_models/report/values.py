@@ -79,6 +79,21 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GpuWork:
+    """What the GPUs of one job did, beside what was planned; job is empty where it is not known."""
+
+    job: str
+    planned_gpu_hours: float
+    planned_joules: float
+    planned_flops: float  # useful ones
+    gpu_hours: float  # watched
+    active_gpu_hours: float | None  # None: not known whose, so neither at work nor idle
+    utilised_gpu_hours: float  # hours x utilisation
+    joules: float | None  # of the boards; None: not measured
+    flops: float | None  # what the hardware did at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Assumption:
     """A number or a rule that the report rests on, and where it is from."""
 
@@ -98,4 +113,6 @@ class Report:
     capacity: tuple[Capacity, ...] = ()
     measured: tuple[Measured, ...] = ()
     stand_ins: str = ""  # what the measured runs were, where they were not the jobs themselves
+    gpu_work: tuple[GpuWork, ...] = ()
+    gpu_source: str = ""  # what was measured, where that was not the GPUs of the plan
     assumptions: tuple[Assumption, ...] = ()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from statistics import median
 
 from cost_models.ledger import FLOPS_PER_PFLOP, Key, Ledger, Line, LineKind, Totals
-from cost_models.report.values import Measured, Outcome, Report
+from cost_models.report.values import GpuWork, Measured, Outcome, Report
 
 NBSP = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -253,6 +254,14 @@ def energy_title(total: Totals) -> str:
     """What the work draws and emits."""
     text = f"The work draws {energy(total.joules)}"
     return f"{text} and emits {carbon(total.grams_co2)} of CO₂" if total.grams_co2 else text
+
+
+def gpu_work_title(rows: Sequence[GpuWork]) -> str:
+    """How many GPU-hours were watched, and how far they were used."""
+    watched = math.fsum(row.gpu_hours for row in rows)
+    used = math.fsum(row.utilised_gpu_hours for row in rows)
+    share = f", utilised to {used / watched:.0%}" if watched else ""
+    return f"GPUs were watched for {number(watched, 2)} GPU-hours{share}"
 
 
 def measured_title(runs: Sequence[Measured]) -> str:

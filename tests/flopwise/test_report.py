@@ -20,6 +20,9 @@ from scheduler.executor.clock import PlanClock
 from scheduler.executor.journal import Journal, StateDirectory
 from scheduler.executor.launches import launches, with_stand_ins
 from scheduler.executor.records import Ended, Ending, RunOpened, RunStatus, SubmitIntended
+from telemetry.samples import GpuSample, append
+from telemetry.store import Ring
+from telemetry.uses import Owner, Use
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
 GPU = Amounts(gpu_milli=8000)
@@ -160,3 +163,67 @@ def test_runs_of_stand_ins_stand_beside_the_plan_and_are_called_so(
     assert run["from"] == (START + timedelta(hours=3.6)).isoformat()
     assert run["to"] == (START + timedelta(hours=11.16)).isoformat()
     assert "compressed 3,600 times" in facts["standIns"]
+
+
+def test_what_the_gpus_did_stands_beside_what_was_planned(
+    planned: PlanFile, file: Path, tmp_path: Path
+) -> None:
+    # 90 minutes at 60 % and 500 W: 1.5 GPU-hours, 0.9 of them utilised, 2.7 MJ.
+    store = tmp_path / "ring.db"
+    with Ring(store) as ring:
+        for minute in range(91):
+            sample = GpuSample(
+                time=START + timedelta(minutes=minute),
+                node="n",
+                uuid="GPU-1",
+                name="NVIDIA L4",
+                utilisation_fraction=0.6,
+                power_watts=500.0,
+            )
+            ring.append([Use(sample=sample, owner=Owner(job="sft"))])
+    done = CliRunner().invoke(app, ["json", "-f", str(file), "--samples", str(store)])
+    (work,) = json.loads(done.stdout)["gpuWork"]
+    lines = [line for line in json.loads(done.stdout)["lines"] if line["job"] == "sft"]
+    assert work["job"] == "sft"
+    assert work["gpuHours"] == pytest.approx(1.5)
+    assert work["activeGpuHours"] == pytest.approx(1.5)
+    assert work["utilisedGpuHours"] == pytest.approx(0.9)
+    assert work["joules"] == pytest.approx(2.7e6)
+    assert work["plannedGpuHours"] == pytest.approx(sum(line["gpuHours"] for line in lines))
+    html = CliRunner().invoke(
+        app,
+        ["html", "-f", str(file), "--samples", str(store), "--out", str(tmp_path / "r.html")],
+    )
+    assert html.exit_code == 0
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "GPUs were watched for 1.50 GPU-hours, utilised to 60%" in page
+
+
+def test_samples_of_nobody_are_one_row_and_wrong_ones_are_refused(
+    file: Path, tmp_path: Path
+) -> None:
+    samples = tmp_path / "s.jsonl"
+    append(
+        samples,
+        [
+            GpuSample(
+                time=START + timedelta(minutes=minute),
+                node="n",
+                uuid="GPU-1",
+                name="NVIDIA L4",
+                utilisation_fraction=0.5,
+            )
+            for minute in range(61)
+        ],
+    )
+    done = CliRunner().invoke(app, ["json", "-f", str(file), "--samples", str(samples)])
+    (work,) = json.loads(done.stdout)["gpuWork"]
+    assert (work["job"], work["activeGpuHours"], work["plannedGpuHours"]) == ("", None, 0.0)
+    assert (work["gpuHours"], work["utilisedGpuHours"]) == (
+        pytest.approx(1.0),
+        pytest.approx(0.5),
+    )
+    samples.write_text("{}\n")
+    wrong = CliRunner().invoke(app, ["json", "-f", str(file), "--samples", str(samples)])
+    assert isinstance(wrong.exception, Fail)
+    assert "line 1: time: found nothing" in str(wrong.exception)
