@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import typer
 
@@ -20,9 +21,13 @@ from telemetry.idle import Rule
 from telemetry.live import GpuNow, Group, Now, now_of
 from telemetry.uses import Use
 
+if TYPE_CHECKING:
+    from telemetry.scrape import Prometheus
+
 T = TypeVar("T")
 
 GIB = 2**30
+STEP = timedelta(minutes=1)  # of what a Prometheus is asked of the past
 SPACING = timedelta(seconds=10)  # of what is remembered for the idle window
 UNKNOWN = "-"
 
@@ -110,6 +115,28 @@ def of_file(path: Path, length: timedelta) -> Read:
         if (mark := _mark(path)) != last:
             kept, last = tuple(_newest(path, length)), mark
         return kept
+
+    return read
+
+
+def of_prometheus(source: Prometheus, length: timedelta, clock: Callable[[], datetime]) -> Read:
+    """What a Prometheus keeps: the window once, and then what is new at each look.
+
+    The reader raises ``ScrapeError``.
+    """
+    window = Window(length)
+    begun = False
+
+    def read() -> Sequence[Use]:
+        nonlocal begun
+        now = clock()
+        if not begun:
+            for uses in source.between(now - length - SPACING, now, STEP):
+                for _, tick in groupby(uses, key=lambda use: use.sample.time):
+                    window.add(tick)
+            begun = True
+        window.add(source.now(now))
+        return window.uses()
 
     return read
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from telemetry.idle import Rule
     from telemetry.live import Now
 
+PROMETHEUS_SECONDS = 10.0  # between two looks at least: it scrapes no oftener
 PICTURE = (132, 25)  # columns and lines
 
 
@@ -28,6 +29,12 @@ def top(
     file: Annotated[
         Path | None,
         typer.Argument(help="A node's store or a samples file; default: this machine's GPUs."),
+    ] = None,
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="A cluster's, with dcgm-exporter's figures or ours.")
+    ] = "",
+    token_file: Annotated[
+        Path | None, typer.Option(help="With --prometheus: a file with its bearer token.")
     ] = None,
     table: Annotated[str, typer.Option(help="gpus, nodes or jobs.")] = "gpus",
     sort: Annotated[
@@ -57,7 +64,9 @@ def top(
     rule = Rule(window=_length(after, "--after"))
     choice = _choice(table, sort, filter_text, idle_only)
     seconds = _length(interval, "--interval").total_seconds()
-    with _fails_plainly(), _reading(file, rule) as read:
+    if prometheus:
+        seconds = max(seconds, PROMETHEUS_SECONDS)
+    with _fails_plainly(), _reading(file, rule, prometheus, token_file) as read:
         look = _look(read, rule, usd_per_gpu_hour)
         if svg is not None:
             svg.write_text(_shown().picture(look, choice=choice, size=PICTURE), encoding="utf-8")
@@ -76,9 +85,24 @@ def _look(read: Read, rule: Rule, usd_per_gpu_hour: float | None) -> Callable[[]
 
 
 @contextmanager
-def _reading(file: Path | None, rule: Rule) -> Iterator[Read]:
-    """From the file, or from the driver of this machine."""
-    from flopwise.live import of_file
+def _reading(
+    file: Path | None, rule: Rule, prometheus: str, token_file: Path | None
+) -> Iterator[Read]:
+    """From the file, from a Prometheus, or from the driver of this machine."""
+    from flopwise.live import of_file, of_prometheus
+
+    if file is not None and prometheus:
+        raise typer.BadParameter("found a file beside it, allowed: one", param_hint="--prometheus")
+    if prometheus:
+        from telemetry.scrape import Prometheus, ScrapeError
+
+        token = token_file.read_text(encoding="utf-8").strip() if token_file else ""
+        source = Prometheus(url=prometheus, token=token)
+        try:
+            yield of_prometheus(source, rule.window, lambda: datetime.now(UTC))
+        except ScrapeError as error:
+            raise Fail(str(error)) from None
+        return
 
     if file is not None:
         yield of_file(file, rule.window)

@@ -80,7 +80,7 @@ class Top(App[None]):
         try:
             self._now = await asyncio.to_thread(self._look)
             self._failure = ""
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # files, drivers, networks
             self._failure = str(error)
         self.draw()
 

@@ -6,9 +6,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from rich.text import Text
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Input, Static
 
-from flopwise.live import Choice, Table, Window, of_file, rows, seen, summary
+from flopwise.live import Choice, Table, Window, of_file, of_prometheus, rows, seen, summary
 from flopwise.top import RED, Top
 from telemetry.idle import Rule
 from telemetry.live import Now
 from telemetry.samples import append
+from telemetry.scrape import Prometheus
 from telemetry.store import Ring
 from telemetry.uses import Use
 from tests.flopwise.command import Command
@@ -229,6 +230,41 @@ def test_a_file_is_read_anew_when_it_has_changed(tmp_path: Path) -> None:
         assert len(read()) == 18
         kept.append(made_up.uses(30))
         assert len(read()) == 36
+
+
+@dataclass(frozen=True)
+class Kept(Prometheus):
+    """A Prometheus that has kept the made-up cluster, minute by minute."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def between(
+        self, since: datetime, until: datetime, step: timedelta
+    ) -> Iterator[tuple[Use, ...]]:
+        self.asked.append(f"{(until - since) / step:.1f} minutes")
+        yield tuple(use for minute in range(30, 60) for use in made_up.uses(minute))
+
+    def now(self, time: datetime | None = None) -> tuple[Use, ...]:
+        self.asked.append("now")
+        return tuple(made_up.uses(60))
+
+
+def test_a_prometheus_is_asked_for_the_window_once_and_then_for_what_is_new() -> None:
+    source = Kept(url="http://none")
+    read = of_prometheus(source, timedelta(minutes=30), lambda: made_up.END)
+    assert len(seen(read(), Rule(window=timedelta(minutes=20)), 2.0).gpus) == 18
+    found = seen(read(), Rule(window=timedelta(minutes=20)), 2.0)
+    assert source.asked == ["30.2 minutes", "now", "now"]
+    lazy = [gpu for gpu in found.gpus if gpu.idle_for is not None]
+    assert [gpu.owner.job for gpu in lazy] == ["notebook-ada", "notebook-ada"]
+    assert lazy[0].idle_for == timedelta(minutes=30)
+
+
+def test_a_prometheus_that_does_not_answer_is_one_line(flopwise: Command) -> None:
+    done = flopwise("telemetry", "top", "--once", "--prometheus", "http://127.0.0.1:9")
+    assert done.code == 1
+    assert len(done.lines) == 1
+    assert "http://127.0.0.1:9" in done.err
 
 
 def test_rows_that_are_equal_stay_in_the_order_of_their_names(cluster: Now) -> None:
