@@ -12,8 +12,9 @@ measured it is 1, and with little it stays near 1. With r = log(measured / promi
 
     factor = exp(r (a² + m² + s²) / (a² + m² + s² + n²))        a = m = s = 0.15, n = 0.1: 0.87 r
 
-The deviations are judgements: what the model is off by where it was compared with published runs
-(tests/cost_models/test_training.py), split evenly, and how far two runs of one job differ.
+The deviations are judgements. Together, without the run's, they are 0.26: against published runs
+the model is off by 0.13 at the median (tests/cost_models/test_training.py), a deviation of 0.19,
+and those runs were tuned better than most. They are split evenly, as nothing says otherwise.
 """
 
 from __future__ import annotations
