@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,6 +28,7 @@ from flopwise import (
     telemetry_top,
     whatif,
 )
+from flopwise.context import Context, Kubeconfig, for_all_commands, talks_to_a_cluster
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
 from flopwise.interrupt import leave
 
@@ -54,12 +55,26 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Plan and run GPU work at the least cost per useful FLOP."""
     del version  # handled before anything else
+    given = {"context": context, "kubeconfig": kubeconfig}
+    stated = {name: value for name, value in given.items() if value}
+    if not stated:
+        return
+    group: Any = ctx.command
+    if not talks_to_a_cluster(group.commands[str(ctx.invoked_subcommand)]):
+        option = f"--{next(iter(stated))}"
+        raise typer.BadParameter(
+            f"found {option}, allowed: none ({ctx.invoked_subcommand} uses no cluster)"
+        )
+    ctx.default_map = for_all_commands(group, stated)
 
 
 app.command("demo")(demo.demo)

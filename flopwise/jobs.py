@@ -1,4 +1,8 @@
-"""``flopwise submit``, ``get``, ``status``, ``logs``, ``cancel``: the jobs on the local Ray."""
+"""``flopwise submit``, ``get``, ``status``, ``logs``, ``cancel``: jobs, here or in a cluster.
+
+With a context of a cluster they are its GpuJobs (`flopwise.cluster_jobs`); else those that this
+machine's Ray runs.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flopwise.context import Context, DryRun, DryRunOption, Kubeconfig, Namespace, connected
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, NOT_FOUND, Fail
 
 if TYPE_CHECKING:
@@ -65,14 +70,31 @@ def submit(
     file: Annotated[Path, typer.Option("-f", "--file", metavar="FILE", help="One GpuJob; - too.")],
     address: AddressOption = "",
     state_dir: StateOption = None,
+    dry_run: DryRunOption = DryRun.NONE,
+    namespace: Namespace = "",
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
-    """Run one job now, without a plan. Prints its name; `logs -f` follows it."""
+    """Run one job: here now, without a plan; in a cluster when its operator says.
+
+    Prints its name; `logs -f` follows it.
+    """
+    if _is_cluster(context, kubeconfig, state_dir, address=address):
+        from flopwise import cluster_jobs
+
+        with connected(context, kubeconfig) as kube:
+            cluster_jobs.submit(kube, file, namespace, dry_run)
+        return
+    _here_is_no_server(dry_run)
     with fails_plainly():
         from scheduler.executor.control import submit_job
         from scheduler.executor.executor import Options, anchored
 
         world = _world(state_dir)
         launch = anchored(_launch_of(_only_job(file), world.now()), Path.cwd())
+        if dry_run is DryRun.CLIENT:
+            typer.echo(launch.name)
+            return
         submit_job(launch, Options(address=address, environment=os.environ), world)
         say("it runs at once and holds no GPU of a plan")
         if not address:
@@ -84,9 +106,21 @@ def get(
     kind: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.JOBS,
     state_dir: StateOption = None,
     output: OutputOption = Output.TABLE,
+    everywhere: Annotated[
+        bool, typer.Option("-A", "--all-namespaces", help="In a cluster: of all namespaces.")
+    ] = False,
+    namespace: Namespace = "",
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """List the jobs of this state directory, those of a plan and those submitted."""
     del kind  # jobs are all there is
+    if _is_cluster(context, kubeconfig, state_dir):
+        from flopwise import cluster_jobs
+
+        with connected(context, kubeconfig) as kube:
+            cluster_jobs.get(kube, "" if everywhere else namespace or kube.namespace, output)
+        return
     with fails_plainly():
         views = _look(state_dir)[2]
         print_views(views, output)
@@ -95,9 +129,20 @@ def get(
 
 
 def status(
-    job: JobArgument, state_dir: StateOption = None, output: OutputOption = Output.WIDE
+    job: JobArgument,
+    state_dir: StateOption = None,
+    output: OutputOption = Output.WIDE,
+    namespace: Namespace = "",
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Say where a job stands, with each of its parts."""
+    if _is_cluster(context, kubeconfig, state_dir):
+        from flopwise import cluster_jobs
+
+        with connected(context, kubeconfig) as kube:
+            cluster_jobs.status(kube, job, namespace or kube.namespace, output)
+        return
     with fails_plainly():
         from scheduler.executor.control import find
 
@@ -110,8 +155,18 @@ def logs(
         bool, typer.Option("-f", "--follow", help="Go on until the job has ended.")
     ] = False,
     state_dir: StateOption = None,
+    namespace: Namespace = "",
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Print what a job has written; of several parts, one after the other."""
+    if _is_cluster(context, kubeconfig, state_dir):
+        from flopwise import cluster_jobs
+
+        with connected(context, kubeconfig) as kube, left_plainly():
+            for text in cluster_jobs.logs(kube, job, namespace or kube.namespace, follow=follow):
+                typer.echo(text, nl=False)
+        return
     with fails_plainly():
         from scheduler.executor.control import find
 
@@ -128,16 +183,35 @@ def cancel(
         bool, typer.Option("--all", help="All jobs; waits for them, and stops our Ray.")
     ] = False,
     state_dir: StateOption = None,
+    dry_run: DryRunOption = DryRun.NONE,
+    namespace: Namespace = "",
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
-    """Stop jobs that run, and do not start those that wait. What has ended stays as it is."""
+    """Stop jobs that run, and do not start those that wait. What has ended stays as it is.
+
+    In a cluster their GpuJobs are deleted, with all that carries them out.
+    """
     if everything == bool(jobs):
         raise typer.BadParameter("name jobs, or give --all")
+    if _is_cluster(context, kubeconfig, state_dir):
+        from flopwise import cluster_jobs
+
+        with connected(context, kubeconfig) as kube:
+            cluster_jobs.cancel(kube, tuple(jobs or ()), namespace or kube.namespace, dry_run)
+        return
+    _here_is_no_server(dry_run)
     with fails_plainly():
         from scheduler.executor.control import cancel as cancel_views
         from scheduler.executor.control import cancel_all, find
 
         options, world, views = _look(state_dir)
-        if everything:
+        if dry_run is DryRun.CLIENT:
+            wanted = (
+                list(views) if everything else [v for job in jobs or () for v in find(views, job)]
+            )
+            names = tuple(view.launch.name for view in wanted if not view.settled)
+        elif everything:
             names = cancel_all(options, world)
         else:
             wanted = [view for job in jobs or () for view in find(views, job)]
@@ -146,6 +220,32 @@ def cancel(
             typer.echo(f"{name} cancelled")
         if not names:
             say("nothing to cancel: all of it has ended")
+
+
+def _is_cluster(
+    context: str, kubeconfig: str, state_dir: Path | None, *, address: str = ""
+) -> bool:
+    """Whether the jobs are those of a cluster; what is for this machine alone is refused there."""
+    if not (context or kubeconfig):
+        return False
+    for name, value in (("--state-dir", state_dir), ("--address", address)):
+        if value:
+            raise typer.BadParameter(f"found {name} beside a cluster, allowed: one of them")
+    return True
+
+
+def _here_is_no_server(dry_run: DryRun) -> None:
+    if dry_run is DryRun.SERVER:
+        raise typer.BadParameter("--dry-run: found server without a cluster, allowed: none, client")
+
+
+@contextmanager
+def left_plainly() -> Iterator[None]:
+    """Ctrl-C ends what only looks."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Fail("left: the job goes on", INTERRUPTED) from None
 
 
 @contextmanager

@@ -73,6 +73,12 @@ def run(  # what an operator can be told
     checkpoint_root: Annotated[
         str, typer.Option("--checkpoint-root", help="Folder or URL that jobs save below.")
     ] = "",
+    head_cpu: Annotated[
+        str, typer.Option("--head-cpu", help="CPUs of the head of each Ray; it needs no GPU.")
+    ] = "1",
+    head_memory: Annotated[
+        str, typer.Option("--head-memory", help="Memory of the head of each Ray.")
+    ] = "4Gi",
     context: Context = "",
     kubeconfig: Kubeconfig = "",
 ) -> None:
@@ -118,6 +124,8 @@ def run(  # what an operator can be told
         sight=sight.Settings(node_lost_seconds=node_lost_seconds, notice_seconds=notice_seconds),
         launch=launch.Settings(
             checkpoint_root=checkpoint_root,
+            head_cpu=head_cpu,
+            head_memory=head_memory,
             operator_namespace=os.environ.get("POD_NAMESPACE", ""),
         ),
     )

@@ -1,4 +1,4 @@
-"""``flopwise report``: the cost report of a plan, for people and for scripts."""
+"""``flopwise report``: what a plan costs, or a cluster's jobs have cost; for people and scripts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flopwise.context import Context, Kubeconfig, connected
 from flopwise.errors import BAD_INPUT, NOT_FOUND, Fail
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from scheduler.executor.records import Run
     from telemetry.usage import Usage
 
-app = typer.Typer(help="The cost report of a plan.", no_args_is_help=True)
+app = typer.Typer(help="The cost report of a plan, or of a cluster.", no_args_is_help=True)
 
 PlanOption = Annotated[Path, typer.Option("-f", "--file", metavar="PLAN", help="A plan.json.")]
 RunsOption = Annotated[
@@ -42,18 +43,26 @@ def html(
     samples: SamplesOption = None,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where to.")] = Path("report.html"),
     title: TitleOption = TITLE,
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Write the report as one HTML file that needs nothing else, and print its name."""
-    write_html(file, runs=runs, samples=samples, out=out, title=title)
+    if _is_cluster(context, kubeconfig, runs, samples):
+        _written(_of_cluster(title, context, kubeconfig), out)
+    else:
+        write_html(file, runs=runs, samples=samples, out=out, title=title)
 
 
 def write_html(
     file: Path, *, runs: Path | None, samples: Path | None, out: Path, title: str, source: str = ""
 ) -> None:
     """The report of a plan; ``source`` says what was sampled, where that is not the plan's GPUs."""
+    _written(_report(file, runs, title, samples, source), out)
+
+
+def _written(made: Report, out: Path) -> None:
     from cost_models.report import write_report
 
-    made = _report(file, runs, title, samples, source)
     try:
         write_report(made, out)
     except OSError as error:
@@ -67,11 +76,41 @@ def json_(
     runs: RunsOption = None,
     samples: SamplesOption = None,
     title: TitleOption = TITLE,
+    context: Context = "",
+    kubeconfig: Kubeconfig = "",
 ) -> None:
     """Print the report as JSON: the totals, the break-downs and every line of the ledger."""
     from cost_models.report import document
 
-    typer.echo(json.dumps(document(_report(file, runs, title, samples)), indent=1, allow_nan=False))
+    if _is_cluster(context, kubeconfig, runs, samples):
+        made = _of_cluster(title, context, kubeconfig)
+    else:
+        made = _report(file, runs, title, samples)
+    typer.echo(json.dumps(document(made), indent=1, allow_nan=False))
+
+
+def _is_cluster(context: str, kubeconfig: str, runs: Path | None, samples: Path | None) -> bool:
+    """Whether a cluster is billed; what belongs to a plan is refused there."""
+    if not (context or kubeconfig):
+        return False
+    for name, value in (("--runs", runs), ("--samples", samples)):
+        if value is not None:
+            raise typer.BadParameter(f"found {name} beside a cluster, allowed: one of them")
+    return True
+
+
+def _of_cluster(title: str, context: str, kubeconfig: str) -> Report:
+    from datetime import UTC, datetime
+
+    from flopwise.cluster_bill import report
+    from scheduler.kube import names
+
+    with connected(context, kubeconfig) as kube:
+        jobs, pools = kube.list(names.GPU_JOBS).items, kube.list(names.GPU_POOLS).items
+    made = report(jobs, pools, datetime.now(UTC), title=title)
+    if made is None:
+        raise Fail("found no GpuJob that has held GPUs yet", NOT_FOUND)
+    return made
 
 
 def _report(

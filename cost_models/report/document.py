@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from cost_models.ledger import Key, Ledger, Line, Totals
-from cost_models.report.values import Outcome, Report
+from cost_models.report.values import Outcome, Proof, Report
 
 
 def document(report: Report) -> dict[str, Any]:
@@ -17,9 +17,7 @@ def document(report: Report) -> dict[str, Any]:
         "title": report.title,
         "from": _time(ledger.start),
         "to": _time(ledger.end),
-        "status": proof.status,
-        "boundUsd": proof.bound_usd,
-        "gapFraction": proof.gap_fraction if math.isfinite(proof.gap_fraction) else None,
+        **(_proof(proof) if proof else {}),
         "plan": _outcome(report.plan),
         "baseline": _outcome(report.baseline) if report.baseline else None,
         "by": {key.value: _groups(ledger, key) for key in Key},
@@ -55,6 +53,14 @@ def document(report: Report) -> dict[str, Any]:
             {"what": a.what, "value": a.value, "source": a.source} for a in report.assumptions
         ],
         "lines": [_line(line) for line in ledger.lines],
+    }
+
+
+def _proof(proof: Proof) -> dict[str, Any]:
+    return {
+        "status": proof.status,
+        "boundUsd": proof.bound_usd,
+        "gapFraction": proof.gap_fraction if math.isfinite(proof.gap_fraction) else None,
     }
 
 

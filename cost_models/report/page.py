@@ -19,7 +19,7 @@ from cost_models.ledger import Key, Ledger, Totals
 from cost_models.report import figures, tables, words
 from cost_models.report.look import Figure, colours_of
 from cost_models.report.tables import escape
-from cost_models.report.values import Report
+from cost_models.report.values import Proof, Report
 
 HOW = (
     "Money is what the decision changes: the rent of rented hardware (whole nodes from launch to"
@@ -34,6 +34,12 @@ GPU_WORK = (
     "Planned energy is that at the meter, with the host's share; the driver measures that of the"
     " boards. Measured FLOPs are what the tensor units could have done at most while they were"
     " busy, planned ones what the models need."
+)
+HELD = (
+    "Each job is billed for the GPUs that it held, from when it was given them until it let go, at"
+    " the price that its pool then had. What is still held is billed until now. Workloads that are"
+    " not GpuJobs, and GPUs that did nothing, are not in this bill. Full cost adds what is paid"
+    " already: the annuity of owned nodes and the commitment of reserved ones."
 )
 USE = "Mean GPUs over each hour, by team. Hatched: paid for and not at work. Dotted: all there are."
 IDLE = (
@@ -129,13 +135,16 @@ def _plotly() -> str:
 
 def _headline(report: Report) -> str:
     sums, plan, proof = report.plan.ledger.total, report.plan, report.proof
-    least = f"objective {words.usd(plan.objective_usd)}, proven least {words.usd(proof.bound_usd)}"
+    of = "what the plan changes" if proof else "of what was held"
     rows = [
         _rate(sums),
-        ("Money", words.usd(sums.usd), "rent and energy: what the plan changes"),
+        ("Money", words.usd(sums.usd), f"rent and energy: {of}"),
         ("Full cost", words.usd(sums.full_usd), "with owned and reserved hardware"),
-        ("Gap to the proven bound", words.percent(proof.gap_fraction, 2), least),
     ]
+    if proof:
+        least = words.usd(proof.bound_usd)
+        said = f"objective {words.usd(plan.objective_usd)}, proven least {least}"
+        rows.append(("Gap to the proven bound", words.percent(proof.gap_fraction, 2), said))
     if report.baseline:
         saved, _ = words.saving(plan, report.baseline)
         rows.append(("Saved", words.usd(saved), words.against(plan, report.baseline)))
@@ -171,7 +180,7 @@ def _sections(report: Report, drawn: Mapping[str, Figure]) -> list[str]:
         _energy(ledger),
         _measured(report, drawn),
         _gpu_work(report),
-        section("What the numbers rest on", HOW, _assumptions(report)),
+        section("What the numbers rest on", HOW if report.proof else HELD, _assumptions(report)),
     ]
     return [part for part in found if part]
 
@@ -224,13 +233,15 @@ def _gpu_work(report: Report) -> str:
 
 
 def _assumptions(report: Report) -> str:
-    proof = report.proof
+    rows = tables.markup(tables.assumptions(report.assumptions)) if report.assumptions else ""
+    return f"<p>{escape(_proven(report.proof))}</p>{rows}" if report.proof else rows
+
+
+def _proven(proof: Proof) -> str:
     relaxed = f", which lets go of {', '.join(proof.relaxes)}" if proof.relaxes else ""
     method = f" by {proof.method}" if proof.method else ""
     solved = f"The plan is {proof.status}, found{method} in {proof.solve_seconds:.1f} s"
-    bound = f"{solved}; the bound is {words.usd(proof.bound_usd, 2)}{relaxed}."
-    rows = tables.markup(tables.assumptions(report.assumptions)) if report.assumptions else ""
-    return f"<p>{escape(bound)}</p>{rows}"
+    return f"{solved}; the bound is {words.usd(proof.bound_usd, 2)}{relaxed}."
 
 
 def section(title: str, lede: str, body: str) -> str:

@@ -108,7 +108,7 @@ class Report:
 
     title: str
     plan: Outcome
-    proof: Proof
+    proof: Proof | None = None  # of what happened there is none
     baseline: Outcome | None = None  # first-come-first-served
     capacity: tuple[Capacity, ...] = ()
     measured: tuple[Measured, ...] = ()

@@ -134,13 +134,16 @@ def work_by(ledger: Ledger, key: Key) -> dict[str, Totals]:
 
 def meaning(report: Report) -> str:
     """The report in one sentence."""
-    plan, fraction = report.plan, report.proof.gap_fraction
-    ledger = plan.ledger
+    plan, ledger = report.plan, report.plan.ledger
     whole = plan.jobs + len(plan.left_out)
     jobs = count(whole, "job")
     ran = (
         f"{number(plan.jobs)} of {jobs}" if plan.left_out else f"all {jobs}" if whole > 1 else jobs
     )
+    if report.proof is None:
+        had = f"{count(plan.jobs, 'job')} held GPUs in {period(ledger.start, ledger.end)}"
+        return f"{had}, for {usd(ledger.total.usd)}."
+    fraction = report.proof.gap_fraction
     parts = [
         f"This plan runs {ran} of {period(ledger.start, ledger.end)} for {usd(ledger.total.usd)}"
     ]

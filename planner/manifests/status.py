@@ -117,6 +117,23 @@ class Launched(Part):
     attempt: Count = Field(default=0, description="How often the job was started, this included.")
 
 
+class Run(Part):
+    """A stretch in which a job held its GPUs, as the operator saw it: what its bill is made of."""
+
+    attempt: Count = Field(description="Which start of the job it was.")
+    pool: Name = Field(description="The GpuPool.")
+    nodes: Annotated[tuple[NodeName, ...], Field(max_length=1000)] = Field(
+        default=(), description="Nodes by name."
+    )
+    gpus: Quantity = Field(description="GPUs; below 1 for a share of one.")
+    start: Instant = Field(description="When they were given to it.")
+    end: Instant | None = Field(default=None, description="When it let go of them; none: not yet.")
+    usd_per_hour: Quantity = Field(description="Money that holding them costs, by the hour.")
+    full_usd_per_hour: Quantity = Field(
+        default=0.0, description="The same with what is paid already: owned and reserved hardware."
+    )
+
+
 class GpuJobStatus(Part):
     """How a job is."""
 
@@ -129,6 +146,9 @@ class GpuJobStatus(Part):
     )
     plan: JobPlan | None = Field(default=None, description="Where and when it runs.")
     launched: Launched | None = Field(default=None, description="What carries it.")
+    runs: Annotated[tuple[Run, ...], Field(max_length=1000)] = Field(
+        default=(), description="What it held and when, in order: its bill."
+    )
     record: Annotated[str, Strict(), StringConstraints(max_length=1_000_000)] = Field(
         default="", description="What the operator is to remember of it; its form may change."
     )

@@ -90,6 +90,8 @@ class Status:
     end: datetime | None = None
     cost_usd: float = 0.0  # money of what it has left to do, where it is to do it
     usd_per_pflop: float = 0.0
+    usd_per_hour: float = 0.0  # money of what it holds
+    full_usd_per_hour: float = 0.0  # with what is sunk
     started: datetime | None = None
     record: Record = Record()
 
@@ -276,6 +278,8 @@ def status_of(one: Tracked, state: State) -> Status:
         end=state.grid.time(one.segments[-1].end) if one.segments else None,
         cost_usd=cost_usd,
         usd_per_pflop=cost_usd / (flops / 1e15) if flops else 0.0,
+        usd_per_hour=0.0 if mode is None else mode.replicas * mode.usd_per_replica_hour,
+        full_usd_per_hour=(0.0 if mode is None else mode.replicas * mode.full_usd_per_replica_hour),
         started=one.started,
         record=record_of(one, state.grid),
     )

@@ -24,6 +24,7 @@ EVICTED = (Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST)
 OBSERVED = "ObserveOnly"
 MOST_MESSAGE = 4096
 SHOWN_NODES = 1000
+MOST_RUNS = 1000
 
 
 def word(reason: str) -> str:
@@ -60,6 +61,7 @@ def status_patch(
             ),
             "plan": _plan(status, decision),
             "launched": carried,
+            "runs": runs(status, old.get("runs") or (), now, observe_only=observe_only),
             "record": json.dumps(encode(status), separators=(",", ":")),
         }
     }
@@ -178,3 +180,35 @@ def _plan(status: Status, decision: str) -> Raw | None:
     if status.expected_start is not None:
         made["expectedStart"] = {"at": iso(status.expected_start)}
     return made
+
+
+# -- what it held ----------------------------------------------------------------------------------
+
+
+def runs(
+    status: Status, old: Sequence[Mapping[str, Any]], now: datetime, *, observe_only: bool = False
+) -> list[Raw]:
+    """What the job has held so far: the stretches told before, and what has changed since.
+
+    A stretch begins when the job is given nodes and ends when it has left them, or holds them for
+    another attempt. What is told twice changes nothing.
+    """
+    holds = status.phase in HOLDING and not observe_only
+    attempt = status.record.attempt
+    found = [dict(each) for each in old]
+    for each in found:
+        if not each.get("end") and not (holds and each["attempt"] == attempt):
+            each["end"] = iso(now)
+    if holds and status.pool and all(each["attempt"] != attempt for each in found):
+        found.append(
+            {
+                "attempt": attempt,
+                "pool": status.pool,
+                "nodes": list(status.nodes[:SHOWN_NODES]),
+                "gpus": status.gpus,
+                "start": iso(now),
+                "usdPerHour": round(status.usd_per_hour, 6),
+                "fullUsdPerHour": round(status.full_usd_per_hour, 6),
+            }
+        )
+    return found[-MOST_RUNS:]

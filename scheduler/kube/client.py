@@ -390,12 +390,15 @@ class Kube:
         *,
         propagation: str = "Background",
         uid: str = "",
+        dry_run: bool = False,
     ) -> None:
         """Delete an object (with ``uid``: only that very one); one that is gone is no error."""
         options: Raw = {"apiVersion": "v1", "kind": "DeleteOptions"}
         options["propagationPolicy"] = propagation
         if uid:
             options["preconditions"] = {"uid": uid}
+        if dry_run:
+            options["dryRun"] = ["All"]
         try:
             self._json("DELETE", resource.path(namespace, name), {}, options)
         except errors.NotFound:
