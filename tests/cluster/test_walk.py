@@ -17,7 +17,7 @@ from tests.cluster.deep import GPUS, NODE, Deep
 from tests.cluster.test_operator import FLOPWISE, Operators
 from tests.flopwise.command import Ended, on_its_own
 
-pytestmark = pytest.mark.deep
+pytestmark = [pytest.mark.deep, pytest.mark.timeout(1200, func_only=True)]
 
 USD_PER_GPU_HOUR = 3.0
 # Counts to 12, about one a second, on the GPUs of its worker; saves when it is told to stop.
@@ -164,7 +164,7 @@ def test_from_kubectl_apply_to_the_bill(
     operators.start("--checkpoint-root=/checkpoints", "--head-cpu=500m", "--head-memory=2Gi")
     queue = manifest("GpuQueue", "walk", {})
     apply(deep, queue, pool(), counting("count", deep_space, folder))
-    becomes("count", "Running", 240)
+    becomes("count", "Running", 400)
     mine = folder / deep_space / "count"
     eventually(lambda: int((mine / "now").read_text()) >= 3, "it counts", 60, 0.5)
 
@@ -176,9 +176,10 @@ def test_from_kubectl_apply_to_the_bill(
     listed = {each["name"]: each for each in json.loads(flopwise("get", "-A", "-o", "json").out)}
     assert listed["dear"]["state"] == "Succeeded"
     (mine / "enough").touch()
-    becomes("count", "Succeeded", 300)
-    assert log("count").startswith(f"attempt 2 from {saved} of {GPUS}\n")
-    assert log("count").endswith(f"ended on {GPUS} GPUs\n")
+    becomes("count", "Succeeded", 400)
+    said = log("count")
+    assert f"attempt 2 from {saved} of {GPUS}\n" in said
+    assert f"ended on {GPUS} GPUs\n" in said
 
     # Each stretch is on the bill: twice the counting, once what came between.
     bill = json.loads(flopwise("report", "json").out)
@@ -200,11 +201,11 @@ def test_from_kubectl_apply_to_the_bill(
     again.write_text(json.dumps(counting("again", "", folder)))
     submitted = flopwise("submit", "-f", again, "-n", deep_space)
     assert submitted.out == "again\n"
-    becomes("again", "Running", 240)
+    becomes("again", "Running", 400)
     eventually(lambda: "attempt 1 from 0" in log("again"), "it writes", 60, 0.5)
     (folder / deep_space / "again" / "enough").touch()
     followed = flopwise("logs", "-f", "again", "-n", deep_space).out
-    assert followed.endswith(f"ended on {GPUS} GPUs\n")
+    assert f"ended on {GPUS} GPUs\n" in followed
     (row,) = json.loads(flopwise("status", "again", "-n", deep_space, "-o", "json").out)
     assert (row["state"], row["pool"], row["attempts"]) == ("Succeeded", "walk", 1)
     assert flopwise("cancel", "count", "-n", deep_space).err.startswith("nothing to cancel")

@@ -13,6 +13,7 @@ from scheduler.controller.told import (
     read_record,
     read_status,
     record_text,
+    runs,
     status_patch,
 )
 
@@ -85,3 +86,56 @@ def test_a_condition_keeps_the_time_at_which_it_changed() -> None:
     running = conditions(status(Phase.RUNNING, Why(reason=Cause.PLACED)), first, LATER)
     times = {c["type"]: c["lastTransitionTime"] for c in running}
     assert times["Running"] == "2026-12-01T01:00:00Z"
+
+
+def holding(phase: Phase, attempt: int, **fields: object) -> Status:
+    held: dict[str, object] = {
+        "pool": "h100",
+        "nodes": ("n0",),
+        "gpus": 8.0,
+        "usd_per_hour": 16.0,
+        "full_usd_per_hour": 20.0,
+    }
+    record = Record(attempt=attempt, start=NOW, end=LATER)
+    return status(phase, Why(reason=Cause.PLACED), record=record, **(held | fields))
+
+
+def test_what_a_job_held_is_told_from_its_nodes_being_given_to_their_being_free() -> None:
+    first = runs(holding(Phase.LAUNCHING, 1), (), NOW)
+    begun = {
+        "attempt": 1,
+        "pool": "h100",
+        "nodes": ["n0"],
+        "gpus": 8.0,
+        "start": "2026-12-01T00:00:00Z",
+        "usdPerHour": 16.0,
+        "fullUsdPerHour": 20.0,
+    }
+    assert first == [begun]
+    assert runs(holding(Phase.RUNNING, 1), first, LATER) == first
+    assert runs(holding(Phase.STOPPING, 1), first, LATER) == first
+    stopped = status(Phase.SUSPENDED, Why(reason=Cause.PREEMPTED), record=Record(attempt=1))
+    ended = runs(stopped, first, LATER)
+    assert ended == [begun | {"end": "2026-12-01T01:00:00Z"}]
+    assert runs(stopped, ended, LATER + timedelta(hours=1)) == ended
+
+
+def test_a_stretch_ends_where_the_next_attempt_is_all_that_was_told() -> None:
+    first = runs(holding(Phase.RUNNING, 1), (), NOW)
+    second = runs(holding(Phase.LAUNCHING, 2, pool="b200"), first, LATER)
+    assert [(each["pool"], each["start"], each.get("end")) for each in second] == [
+        ("h100", "2026-12-01T00:00:00Z", "2026-12-01T01:00:00Z"),
+        ("b200", "2026-12-01T01:00:00Z", None),
+    ]
+
+
+def test_who_only_observes_bills_nothing() -> None:
+    assert runs(holding(Phase.RUNNING, 1), (), NOW, observe_only=True) == []
+
+
+def test_what_was_held_is_of_the_schema() -> None:
+    running = holding(Phase.RUNNING, 1)
+    made = GpuJobStatus.model_validate(status_patch(running, {}, NOW)["status"])
+    (one,) = made.runs
+    assert (one.pool, one.gpus, one.start, one.end) == ("h100", 8.0, NOW, None)
+    assert (one.usd_per_hour, one.full_usd_per_hour) == (16.0, 20.0)
