@@ -319,6 +319,7 @@ def test_a_report_says_what_the_plan_and_first_come_first_served_do() -> None:
     ]
     assert made.baseline is not None
     assert made.baseline.ledger.total.usd == 64.0
+    assert made.proof is not None
     assert made.proof.relaxes == ("nodes",)
     assert [(c.pool, c.start, c.end, c.gpus) for c in made.capacity] == [
         ("gpu", hour(0), hour(10), 16)

@@ -108,6 +108,7 @@ def test_what_a_manifest_says_is_text_everywhere(sample: Report) -> None:
     )
     missed = replace(sample.plan.left_out[0], job=EVIL, message=EVIL, team=EVIL, reason=EVIL)
     plan = replace(sample.plan, ledger=replace(sample.plan.ledger, lines=lines), left_out=(missed,))
+    assert sample.proof is not None
     report = replace(
         sample,
         title=EVIL,

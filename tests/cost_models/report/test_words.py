@@ -95,6 +95,7 @@ def test_the_sentence_says_jobs_money_saving_and_proof(sample: Report) -> None:
 
 
 def test_a_proved_plan_says_so(sample: Report) -> None:
+    assert sample.proof is not None
     proved = replace(sample, baseline=None, proof=replace(sample.proof, gap_fraction=0.0))
     assert words.meaning(proved).endswith("it is proven that no plan can do it for less.")
 
