@@ -111,6 +111,7 @@ class Workload:
     saved: bool = False  # it saved a checkpoint as it stopped
     message: str = ""
     final: bool = False  # it failed for good
+    lingers: bool = False  # it has ended, and nobody but us will take its pods away
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,6 +215,8 @@ def _workload_actions(workload: Workload | None, one: Tracked, state: State) -> 
         yield from _to_stop(workload, one, state)
     elif workload.being in AWAKE and workload.attempt:
         yield Stop(job=one.name, attempt=workload.attempt, notice_seconds=0.0, why=one.why)
+    elif workload.lingers and one.phase in ENDED:
+        yield Delete(job=one.name, attempt=workload.attempt)  # its GPUs are another's by now
     elif workload.being is Being.FAILED and one.phase not in ENDED and not workload.adopted:
         yield Delete(job=one.name, attempt=workload.attempt)  # so that it can be tried again
 

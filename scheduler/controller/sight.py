@@ -25,7 +25,7 @@ from planner.near import Near, UnknownPlace
 from planner.options import Place, place_of
 from planner.problem import Grid, Job
 from planner.question import job_on
-from scheduler.controller.actions import Being, Record, Status, Workload, recalled
+from scheduler.controller.actions import OVER, Being, Record, Status, Workload, recalled
 from scheduler.controller.state import (
     Event,
     FleetChanged,
@@ -482,6 +482,7 @@ class Sight:
             if being is Being.FAILED
             else "",
             final=known.adopted and being is Being.FAILED,
+            lingers=being in OVER and not known.adopted and bool(pods) and _is_unheard(raw),
         )
 
     def _only_lost_pods(self, raw: Raw, record: Record) -> bool:
@@ -498,6 +499,13 @@ def _version(raw: Raw) -> int:
     """Numbers grow with each change, and only there where an object keeps it."""
     text = str(raw["metadata"].get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0
+
+
+def _is_unheard(raw: Raw) -> bool:
+    """Whether KubeRay has not heard that a Ray job has ended: without a token it never does."""
+    status = raw.get("status") or {}
+    over = ("Complete", "Failed", "Suspended")
+    return raw["kind"] == names.RAY_JOBS.kind and status.get("jobDeploymentStatus") not in over
 
 
 def _labels(raw: Raw) -> Mapping[str, str]:

@@ -129,6 +129,17 @@ def test_what_belongs_to_others_is_left_alone() -> None:
     assert what(diff(seen(adopted), play.state)) == []
 
 
+def test_what_has_ended_and_still_holds_its_pods_is_removed_once_that_is_told() -> None:
+    play = Player(world(ROW))
+    play.run(gang("done", 4, 1))
+    ended = Workload(job="done", being=Being.SUCCEEDED, attempt=1, lingers=True)
+    assert what(diff(seen(ended), play.state)) == []  # nobody knows yet that it has ended
+    play.finish("done", 1.0)
+    found = diff(seen(ended), play.state)
+    assert [type(each) for each in found] == [Report, Delete]
+    assert what(diff(seen(replace(ended, lingers=False)), play.state)) == []
+
+
 def test_what_no_job_stands_for_is_removed() -> None:
     orphan = Workload(job="orphan", being=Being.WORKING, attempt=3)
     assert diff(seen(orphan), world(ROW)) == (Delete(job="orphan", attempt=3),)
