@@ -175,11 +175,10 @@ def test_from_kubectl_apply_to_the_bill(
     assert saved >= 3
     listed = {each["name"]: each for each in json.loads(flopwise("get", "-A", "-o", "json").out)}
     assert listed["dear"]["state"] == "Succeeded"
+    eventually(lambda: f"attempt 2 from {saved} of {GPUS}\n" in log("count"), "it goes on", 400, 1)
     (mine / "enough").touch()
-    becomes("count", "Succeeded", 400)
-    said = log("count")
-    assert f"attempt 2 from {saved} of {GPUS}\n" in said
-    assert f"ended on {GPUS} GPUs\n" in said
+    assert f"ended on {GPUS} GPUs\n" in flopwise("logs", "-f", "count", "-n", deep_space).out
+    becomes("count", "Succeeded", 60)
 
     # Each stretch is on the bill: twice the counting, once what came between.
     bill = json.loads(flopwise("report", "json").out)
