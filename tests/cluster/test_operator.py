@@ -285,8 +285,12 @@ def test_a_dearer_job_preempts_a_cheaper_one_which_goes_on_afterwards(
     eventually(lambda: nodes_of(kinds, fleet, "high") == [host], "the dearer one runs", 30)
     eventually(lambda: holds(kinds, fleet, "high", "Succeeded"), "and ends", 30)
     eventually(lambda: nodes_of(kinds, fleet, "low") == [host], "the first one goes on", 30)
-    raw = kinds.api.get(f"{FLOPWISE}/namespaces/{fleet}/gpujobs/low")
-    assert raw["status"]["launched"]["attempt"] == 2
+
+    def again() -> bool:
+        raw = kinds.api.get(f"{FLOPWISE}/namespaces/{fleet}/gpujobs/low")
+        return bool(raw["status"]["launched"]["attempt"] == 2)
+
+    eventually(again, "its status says that it was launched again", 30)
 
 
 def test_a_gang_goes_on_elsewhere_when_one_of_its_nodes_is_lost(
