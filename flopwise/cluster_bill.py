@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from cost_models.ledger import Ledger, Line, LineKind, apportion, micros
 from cost_models.report import Assumption, LeftOut, Outcome, Report
@@ -19,9 +18,9 @@ from planner.fleet import purchase_of
 from planner.manifests.read import of_object
 from planner.manifests.schema import GpuPool
 from scheduler.kube import gpu_jobs
+from scheduler.kube.api import Raw
 from scheduler.kube.gpu_jobs import Held
 
-Raw = dict[str, Any]
 UNKNOWN = "unknown"  # of a pool that is no longer there
 
 

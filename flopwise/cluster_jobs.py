@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -17,11 +16,11 @@ from planner.manifests.read import read
 from planner.manifests.schema import GpuJob
 from planner.manifests.write import document
 from scheduler.kube import gpu_jobs
+from scheduler.kube.api import Raw
 from scheduler.kube.client import Kube
 from scheduler.kube.errors import NotFound
 from scheduler.kube.names import GPU_JOBS, PODS
 
-Raw = dict[str, Any]
 _SHORT = ("name", "state", "queue", "pool", "gpus", "start", "end", "costUsd", "reason")
 
 

@@ -20,7 +20,7 @@ from scheduler.controller.sight import Known
 from scheduler.controller.told import record_text
 from scheduler.kube import adopt, names, workloads
 from scheduler.kube import launch as starting
-from scheduler.kube.client import Api
+from scheduler.kube.api import Api
 from scheduler.kube.errors import AlreadyExists, Conflict, NotFound
 from scheduler.kube.informer import key_of
 from scheduler.kube.launch import Capabilities, Settings, gangs

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.kube import names
-from scheduler.kube.client import Api, Raw
+from scheduler.kube.api import Api, Raw
 from scheduler.kube.errors import Conflict, KubeError, NotFound
 
 

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.kube import names
-from scheduler.kube.client import Api, Bucket
+from scheduler.kube.api import Api
+from scheduler.kube.bucket import Bucket
 from scheduler.kube.errors import AlreadyExists, KubeError, NotFound
 
 MOST_WAITING = 1000

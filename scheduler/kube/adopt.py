@@ -33,7 +33,7 @@ from planner.manifests.read import of_object
 from planner.manifests.schema import API_VERSION, GpuJob
 from scheduler.kube import quantities
 from scheduler.kube.affinity import Taint, admits, pinned, tolerates, with_tolerations
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.names import (
     ATTEMPT,
     DRAIN,

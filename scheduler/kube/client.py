@@ -17,21 +17,18 @@ from __future__ import annotations
 import json
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
 from scheduler.kube import errors, names
+from scheduler.kube.api import Change, Listed, Patch, Raw, Watching
+from scheduler.kube.bucket import Bucket
 from scheduler.kube.names import FIELD_MANAGER, Resource
-
-Raw: TypeAlias = dict[str, Any]
-Patch: TypeAlias = Raw | list[Raw]  # a merge patch, or the operations of a JSON patch
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
@@ -47,113 +44,6 @@ _IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A list, and the version of the world that it shows."""
-
-    items: tuple[Raw, ...]
-    resource_version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What a watch tells: ADDED, MODIFIED, DELETED, or BOOKMARK (of the version alone)."""
-
-    type: str
-    object: Raw
-
-    @property
-    def resource_version(self) -> str:
-        """Where to watch on from after this one."""
-        return str(self.object["metadata"]["resourceVersion"])
-
-
-class Watching(Protocol):
-    """The changes of one watch, until the server ends it or somebody calls `stop`."""
-
-    def __iter__(self) -> Iterator[Change]: ...
-
-    def stop(self) -> None:
-        """End it, from any thread."""
-
-
-class Api(Protocol):
-    """What the rest of Flopwise asks of an API server; `Kube` is the real one."""
-
-    namespace: str
-
-    def get(self, resource: Resource, name: str, namespace: str = "") -> Raw: ...
-
-    def list(
-        self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
-    ) -> Listed: ...
-
-    def watch(
-        self,
-        resource: Resource,
-        resource_version: str,
-        namespace: str = "",
-        *,
-        labels: str = "",
-        fields: str = "",
-    ) -> AbstractContextManager[Watching]: ...
-
-    def create(self, resource: Resource, manifest: Raw, *, dry_run: bool = False) -> Raw: ...
-
-    def replace(self, resource: Resource, manifest: Raw) -> Raw: ...
-
-    def apply(
-        self, resource: Resource, manifest: Raw, *, subresource: str = "", dry_run: bool = False
-    ) -> Raw: ...
-
-    def patch(
-        self,
-        resource: Resource,
-        name: str,
-        patch: Patch,
-        namespace: str = "",
-        *,
-        subresource: str = "",
-    ) -> Raw: ...
-
-    def delete(
-        self,
-        resource: Resource,
-        name: str,
-        namespace: str = "",
-        *,
-        propagation: str = "Background",
-        uid: str = "",
-    ) -> None: ...
-
-
-class Bucket:
-    """Lets ``qps`` calls a second through, after ``burst`` at once. Safe between threads."""
-
-    def __init__(
-        self,
-        qps: float,
-        burst: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if qps <= 0 or burst < 1:
-            raise ValueError(f"found {qps} qps, burst {burst}; allowed: above 0, and 1 or more")
-        self._qps, self._burst, self._clock, self._sleep = qps, burst, clock, sleep
-        self._full_at = clock()  # when the bucket would be full again
-        self._lock = threading.Lock()
-
-    def take(self) -> float:
-        """Wait for one's turn; returns the seconds that this took."""
-        with self._lock:
-            now = self._clock()
-            self._full_at = max(self._full_at, now) + 1 / self._qps
-            wait = self._full_at - now - self._burst / self._qps
-        if wait > 0:
-            self._sleep(wait)
-        return max(0.0, wait)
 
 
 class Kube:

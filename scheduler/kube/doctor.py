@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import TypeVar
 
 from scheduler.kube import errors, names
-from scheduler.kube.client import Kube, Raw
+from scheduler.kube.api import Raw
+from scheduler.kube.client import Kube
 from scheduler.kube.launch import Capabilities, capabilities
 from scheduler.kube.names import DRA_DRIVER, GPU, GPU_PRODUCT, MIG_PREFIX, Resource
 from scheduler.kube.observe import Machine, machines, manifests

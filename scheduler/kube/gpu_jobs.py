@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from planner.manifests.status import JobCondition
+from scheduler.kube.api import Raw
 from scheduler.kube.names import JOB, JOB_SETS, JOBS, PROJECT, RAY_JOBS, TEAM, label_value
 
-Raw = dict[str, Any]
 WAITING = "Waiting"
 _ENDED = (JobCondition.SUCCEEDED, JobCondition.FAILED)
 _OF_JOB = "batch.kubernetes.io/job-name"

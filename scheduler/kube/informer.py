@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.kube import errors, names
-from scheduler.kube.client import Api, Raw, Watching
+from scheduler.kube.api import Api, Raw, Watching
 from scheduler.kube.names import Resource
 
 RESYNC_SECONDS = 900.0

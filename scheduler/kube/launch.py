@@ -13,7 +13,7 @@ from planner.manifests.schema import GpuJob
 from planner.plan import Segment
 from planner.problem import GPU_MILLI, Amounts, Job
 from scheduler.kube.affinity import Taint
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.names import (
     GPU,
     GPU_SHARED,

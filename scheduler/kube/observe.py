@@ -31,7 +31,7 @@ from planner.manifests.schema import GpuJob, GpuPool, GpuQueue
 from planner.problem import Device, Grid, Node, Pool
 from scheduler.kube import quantities
 from scheduler.kube.affinity import Taint, taints
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.names import (
     DRA_DRIVER,
     GPU,

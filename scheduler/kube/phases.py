@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any
 
 from planner.manifests.schema import iso
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.names import DRAIN
 
 

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scheduler.kube.affinity import Taint, pinned, with_tolerations
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.launch import SHARE_OF_NODE, Gang, Launch, Settings
 from scheduler.kube.names import DRAIN, FIELD_MANAGER, GPU, JOB, PROJECT, QUEUE, TEAM, label_value
 

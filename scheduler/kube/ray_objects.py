@@ -16,7 +16,7 @@ from cost_models.architectures import resolve_architecture
 from planner.manifests.write import plain_yaml
 from scheduler.kube import pods
 from scheduler.kube.affinity import PREFERRED, with_tolerations
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.launch import Gang, Launch, Settings
 from scheduler.kube.names import HOSTNAME, POOL, child_name, label_value
 

@@ -10,7 +10,8 @@ import hashlib
 import hmac
 import json
 
-from scheduler.kube.client import Kube, Raw
+from scheduler.kube.api import Raw
+from scheduler.kube.client import Kube
 from scheduler.kube.errors import KubeError
 from scheduler.kube.launch import Launch
 from scheduler.kube.phases import job_info, job_info_request

@@ -19,10 +19,9 @@ from planner.manifests.status import (
     GpuQueueStatus,
 )
 from scheduler.controller.usage import PoolUse, QueueUse
+from scheduler.kube.api import Raw
 
 MESSAGE_CHARACTERS = 32768  # of metav1.Condition
-
-Raw = dict[str, Any]
 
 
 def pool_told(

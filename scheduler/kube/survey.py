@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from cost_models.prices import Purchase, find_offering, offerings
 from planner.manifests.read import of_object
 from planner.manifests.schema import API_VERSION, GpuPool
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.names import GPU_COUNT, GPU_PRODUCT, child_name
 from scheduler.kube.observe import PRODUCT_LABELS, Machine
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
 from scheduler.kube import pods, ray_objects
-from scheduler.kube.client import Raw
+from scheduler.kube.api import Raw
 from scheduler.kube.launch import Capabilities, Gang, Launch, Settings, Unsupported
 from scheduler.kube.names import (
     ATTEMPT,

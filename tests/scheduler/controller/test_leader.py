@@ -15,7 +15,7 @@ TERMS = Terms(lease_seconds=15, renew_seconds=10, retry_seconds=2)
 
 
 class Leases:
-    """An API server that has Leases: the part of `scheduler.kube.client.Api` that is used."""
+    """An API server that has Leases: the part of `scheduler.kube.api.Api` that is used."""
 
     namespace = "default"
 

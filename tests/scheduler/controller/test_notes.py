@@ -6,7 +6,7 @@ from typing import Any
 
 from scheduler.controller.notes import Note, Notes, name_of
 from scheduler.kube import names
-from scheduler.kube.client import Bucket
+from scheduler.kube.bucket import Bucket
 from scheduler.kube.errors import AlreadyExists
 from tests.cluster.api import eventually
 
@@ -21,7 +21,7 @@ FULL = Note(
 
 
 class Events:
-    """An API server's Events: the part of `scheduler.kube.client.Api` that is used."""
+    """An API server's Events: the part of `scheduler.kube.api.Api` that is used."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Any] = {}

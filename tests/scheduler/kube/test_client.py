@@ -15,7 +15,8 @@ import pytest
 
 from planner.manifests.write import plain_yaml
 from scheduler.kube import client, errors, names
-from scheduler.kube.client import Bucket, Kube, connect
+from scheduler.kube.api import Listed
+from scheduler.kube.client import Kube, connect
 
 
 class Server:
@@ -182,7 +183,7 @@ def test_a_list_is_all_its_pages_without_managed_fields(server: Server, kube: Ku
 
     server.answer = pages
     listed = kube.list(names.PODS, labels="app=x")
-    assert listed == client.Listed(items=(named("a"), named("b")), resource_version="7")
+    assert listed == Listed(items=(named("a"), named("b")), resource_version="7")
     assert [asked[2] for asked in server.asked] == [
         {"labelSelector": "app=x", "limit": "500"},
         {"labelSelector": "app=x", "limit": "500", "continue": "two"},
@@ -348,24 +349,6 @@ def test_a_watch_from_a_version_too_old_is_gone_before_or_within(
     server.answer = lambda *_: (410, said)
     with pytest.raises(errors.Gone), kube.watch(names.PODS, "7") as changes:
         list(changes)
-
-
-def test_a_bucket_lets_a_burst_through_and_then_so_many_a_second() -> None:
-    now = [100.0]
-    slept: list[float] = []
-
-    def sleep(seconds: float) -> None:
-        slept.append(round(seconds, 9))
-        now[0] += seconds
-
-    bucket = Bucket(10, 3, clock=lambda: now[0], sleep=sleep)
-    for _ in range(5):
-        bucket.take()
-    assert slept == [0.1, 0.1]  # three at once, then one each tenth of a second
-    now[0] += 10  # full again, and no more than full
-    assert [round(bucket.take(), 9) for _ in range(4)] == [0.0, 0.0, 0.0, 0.1]
-    with pytest.raises(ValueError, match="above 0"):
-        Bucket(0, 1)
 
 
 def test_the_server_s_clock_is_read_from_its_answer(server: Server, kube: Kube) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from scheduler.kube import names
-from scheduler.kube.client import Change, Listed
+from scheduler.kube.api import Change, Listed
 from scheduler.kube.errors import Gone
 from scheduler.kube.informer import Inbox, Informer, Wanted, slim_node, slim_pod
 from tests.scheduler.kube.objects import node, pod
