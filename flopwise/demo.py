@@ -25,8 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 FAKE_SOURCE = ROOT / "tests" / "telemetry" / "fake_nvml" / "fake_nvml.c"
 FAKE = (
-    "There is no NVIDIA driver on this machine: what was measured is a fake one, which shows that"
-    " measuring works and says nothing of any GPU."
+    "There is no NVIDIA driver on this machine: a fake one stands in, which shows that measuring"
+    " works, and says nothing of any GPU."
 )
 MARK = ".flopwise-demo"  # in the folder that the demo made, and may make anew
 PLAN_SECONDS = 20.0
@@ -132,16 +132,20 @@ def _gpus_measured(samples: Path, work: Path) -> Iterator[str]:
     if source:
         typer.echo(source, err=True)
     collect = (*("telemetry", "collect", "--duration", "forever"), "--out", str(samples))
-    watcher = subprocess.Popen(
-        [sys.executable, "-m", "flopwise", *collect],
-        cwd=Path.cwd(),
-        env=os.environ | ({"PYTHONPATH": str(ROOT)} | _over(driver, work) if driver else {}),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    with (work / "collector.log").open("w", encoding="utf-8") as log:
+        watcher = subprocess.Popen(
+            [sys.executable, "-m", "flopwise", *collect],
+            cwd=Path.cwd(),
+            env=os.environ | ({"PYTHONPATH": str(ROOT)} | _over(driver, work) if driver else {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
     try:
         yield source
     finally:
+        if watcher.poll() is not None:
+            typer.echo(f"the collector ended early: {work / 'collector.log'} says why", err=True)
         watcher.terminate()
         watcher.wait(timeout=10)
 
@@ -197,4 +201,3 @@ def _report(plan_file: Path, state: Path, samples: Path, source: str, target: Pa
         title="A week of the bundled example",
         source=source,
     )
-    typer.echo(target)

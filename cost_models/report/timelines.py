@@ -279,7 +279,12 @@ def measured(runs: Sequence[Measured], ledger: Ledger) -> Figure:
     happened = [(r.start, r.end) for r in kept]
     height = 18 * len(kept) + 50
     layout = layout_of(height, barmode="overlay")
-    layout["xaxis"] = time_axis(ledger)
+    layout["xaxis"] = time_axis(ledger) | {
+        "range": [  # what ran late, or for longer than planned, is seen to its end
+            time(min([ledger.start, *(r.start for r in kept)])),
+            time(max([ledger.end, *(r.end for r in kept)])),
+        ]
+    }
     layout["yaxis"] = {
         "range": [len(kept) - 0.4, -0.6],
         "tickvals": list(range(len(kept))),

@@ -11,7 +11,7 @@ import pytest
 
 from cost_models.ledger import Key, Line, LineKind
 from cost_models.report import Report, bars, figures, timelines
-from cost_models.report.look import Figure, colours_of
+from cost_models.report.look import Figure, colours_of, time
 
 graph_objects = pytest.importorskip("plotly.graph_objects")
 
@@ -122,6 +122,14 @@ def test_what_a_report_lacks_is_not_drawn(sample: Report) -> None:
     work = sample.plan.ledger.only(lambda line: line.kind is LineKind.WORK)
     bare = replace(sample, plan=replace(sample.plan, ledger=work), baseline=None, measured=())
     assert {"idle", "compared", "measured"}.isdisjoint(figures.all_of(bare))
+
+
+def test_a_run_that_ends_after_the_plan_is_drawn_to_its_end(sample: Report) -> None:
+    ledger = sample.plan.ledger
+    late = replace(sample.measured[0], end=ledger.end + timedelta(days=3))
+    drawn = figures.all_of(replace(sample, measured=(late, *sample.measured[1:])))["measured"]
+    start, end = drawn.layout["xaxis"]["range"]
+    assert (start, end) == (time(ledger.start), time(ledger.end + timedelta(days=3)))
 
 
 def test_names_are_escaped_in_every_label(sample: Report) -> None:
