@@ -31,6 +31,7 @@ from flopwise import (
 from flopwise.context import Context, Kubeconfig, for_all_commands, talks_to_a_cluster
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, Fail
 from flopwise.interrupt import leave
+from planner.manifests.errors import plain
 
 DEBUG = "FLOPWISE_DEBUG"  # 1: errors of ours show where they are
 
@@ -143,7 +144,7 @@ def _internal(error: Exception) -> str:
 
 def _say(lines: str, code: int) -> int:
     for line in lines.splitlines():
-        print(f"flopwise: {line}", file=sys.stderr)  # noqa: T201  # where messages go
+        print(f"flopwise: {plain(line)}", file=sys.stderr)  # noqa: T201  # where messages go
     return code
 
 

@@ -12,6 +12,7 @@ import typer
 from flopwise.context import DryRun
 from flopwise.errors import BAD_INPUT, NOT_FOUND, Fail
 from flopwise.jobs import FOLLOW_SECONDS, Output, print_rows, say
+from planner.manifests.errors import plain
 from planner.manifests.read import read
 from planner.manifests.schema import GpuJob
 from planner.manifests.write import document
@@ -140,7 +141,7 @@ def cancel(kube: Kube, names: tuple[str, ...], namespace: str, dry_run: DryRun) 
                 uid=metadata["uid"],
                 dry_run=dry_run is DryRun.SERVER,
             )
-        typer.echo(f"{metadata['name']} cancelled{_untouched(dry_run)}")
+        typer.echo(f"{plain(metadata['name'])} cancelled{_untouched(dry_run)}")
     if not wanted:
         say("nothing to cancel: all of it has ended")
 

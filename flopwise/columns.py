@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from planner.manifests.errors import plain
+
 NONE = "-"
 NUMBERS = frozenset(  # headings of columns that end alike
     (
@@ -19,8 +21,8 @@ Line = Sequence[str]
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Lines of cells as text; the first line is the heading."""
-    columns = map(_column, zip(*lines, strict=True))
+    """Lines of cells as text; the first line is the heading. What does not print is escaped."""
+    columns = (_column([*map(plain, cells)]) for cells in zip(*lines, strict=True))
     return "".join(f"{'  '.join(line).rstrip()}\n" for line in zip(*columns, strict=True))
 
 

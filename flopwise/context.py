@@ -62,8 +62,8 @@ def talks_to_a_cluster(command: Any) -> bool:
 @contextmanager
 def connected(context: str, kubeconfig: str) -> Iterator[Kube]:
     """The cluster; what it refuses ends the command in one line."""
-    from scheduler.kube.client import connect
     from scheduler.kube.errors import Invalid, KubeError, NotFound
+    from scheduler.kube.kubeconfig import connect
 
     codes = {NotFound: NOT_FOUND, Invalid: BAD_INPUT}
     try:

@@ -12,6 +12,7 @@ import typer
 from flopwise.columns import NONE, table
 from flopwise.context import Context, Kubeconfig, connected
 from flopwise.errors import FAILED
+from planner.manifests.errors import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,5 +50,5 @@ def doctor(
 def _text(found: Sequence[Check]) -> str:
     lines = [("CHECK", "VERDICT", "FOUND")]
     lines += [(each.name, str(each.verdict), each.found or NONE) for each in found]
-    mends = [f"{each.name}: {each.mend}" for each in found if each.mend]
+    mends = [f"{each.name}: {plain(each.mend)}" for each in found if each.mend]
     return table(lines) + "".join(f"\nto mend {mend}" for mend in mends) + "\n" * bool(mends)

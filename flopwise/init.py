@@ -24,6 +24,7 @@ def init(
     """Draft the GpuPools of a cluster; what a person has to complete goes to standard error."""
     if not from_cluster:
         raise Fail("nothing to start from, allowed: --from-cluster", BAD_INPUT)
+    from planner.manifests.errors import plain
     from planner.manifests.write import dump
     from scheduler.kube import names
     from scheduler.kube.observe import machines
@@ -35,7 +36,7 @@ def init(
         slices = kube.list(names.RESOURCE_SLICES).items if by_dra else ()
     drafted = survey(machines(nodes, (), slices))
     for note in drafted.notes:
-        typer.echo(note, err=True)
+        typer.echo(plain(note), err=True)
     if not drafted.pools:
         raise Fail("found no node with known GPUs (flopwise doctor says why)", NOT_FOUND)
     text = dump(drafted.pools)

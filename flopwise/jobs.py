@@ -22,6 +22,7 @@ import typer
 
 from flopwise.context import Context, DryRun, DryRunOption, Kubeconfig, Namespace, connected
 from flopwise.errors import BAD_INPUT, FAILED, INTERRUPTED, NOT_FOUND, Fail
+from planner.manifests.errors import plain
 
 if TYPE_CHECKING:
     from planner.manifests.schema import GpuJob
@@ -265,7 +266,7 @@ def fails_plainly() -> Iterator[None]:
 
 def say(message: str) -> None:
     """A message for people: standard error."""
-    typer.echo(message, err=True)
+    typer.echo(plain(message), err=True)
 
 
 def world_of(
@@ -378,7 +379,7 @@ def _heading(name: str) -> str:
 def _cell(value: object) -> str:
     if value is None or value == "":
         return "-"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else plain(str(value))
 
 
 def _row(view: JobView) -> dict[str, Any]:

@@ -88,8 +88,8 @@ def run(  # what an operator can be told
     from scheduler.controller.log import Log
     from scheduler.controller.metrics import serve_health, serve_metrics
     from scheduler.kube import launch
-    from scheduler.kube.client import connect
     from scheduler.kube.errors import KubeError
+    from scheduler.kube.kubeconfig import connect
 
     try:
         terms = Terms(

@@ -1,46 +1,57 @@
 """The door to a Kubernetes API server: raw JSON over its HTTP interface.
 
-The ``kubernetes`` package reads the configuration (contexts, credentials and their renewal, TLS,
-proxies, the service account of a pod) and gives the connection pool. Requests are our own: objects
-are what ``json.loads`` makes of the answer, since typed models take ten times as long to decode.
+Requests are our own: objects are what ``json.loads`` makes of the answer, since the typed models of
+the ``kubernetes`` package take ten times as long to decode.
 
 Every call has a time-out, and takes a token from a bucket of ``qps`` and ``burst``: what we ask of
-an API server is known, printed and bounded. Writes ask for strict field validation. Errors are the
-types of `scheduler.kube.errors`. A request is never repeated here, except after a 429, which says
-that nothing has happened: whoever calls is level-triggered and knows whether to try again.
+an API server is known, printed and bounded. What it answers is bounded too, in size and in time,
+and has the form that is asked for, or the error is `ServerFailed`. Nothing is asked of an address
+that it names. Writes ask for strict field validation. Errors are the types of
+`scheduler.kube.errors`. A request is never repeated here, except after a 429, which says that
+nothing has happened: whoever calls is level-triggered and knows whether to try again.
 
 Managed fields, half of an object's size, are dropped where it is read.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any
+from math import inf
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
 
 from scheduler.kube import errors, names
-from scheduler.kube.api import Change, Listed, Patch, Raw, Watching
+from scheduler.kube.api import Change, Listed, Patch, Raw, Watching, mapping_of
 from scheduler.kube.bucket import Bucket
 from scheduler.kube.names import FIELD_MANAGER, Resource
+
+if TYPE_CHECKING:
+    from urllib3 import PoolManager
 
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 30.0
 WATCH_SECONDS = 240  # asked of the server, and up to a fifth more, so that not all end at once
 WATCH_SILENCE_SECONDS = 150.0  # a server sends a bookmark a minute: longer, and the line is dead
+ANSWER_SECONDS = 300.0  # from the first byte of an answer to the last
+ANSWER_BYTES = 2**29  # all pods of a large cluster at once are a third of it
+LINE_BYTES = 2**26  # of a watch: etcd holds no object of a tenth of it
+REFUSAL_BYTES = 2**20
+PROXIED_BYTES = 2**20
+PROXIED_SECONDS = 30.0
+PIECE_BYTES = 2**16
 PAGE_OBJECTS = 500
+PAGES = 10_000
 PATIENCE = 4  # tries of a request that is answered by 429
 LONGEST_WAIT_SECONDS = 10.0  # after one 429
-CONNECTIONS = 32
 QPS = 50.0
 BURST = 100
-_IN_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _MERGE = "application/merge-patch+json"
 _JSON_PATCH = "application/json-patch+json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
@@ -51,7 +62,9 @@ class Kube:
 
     def __init__(
         self,
-        configuration: Any,
+        pool: PoolManager,
+        url: str,
+        credentials: Callable[[], Mapping[str, str]],
         *,
         namespace: str = "default",
         qps: float = QPS,
@@ -59,27 +72,19 @@ class Kube:
         read_seconds: float = READ_SECONDS,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        from kubernetes.client.rest import RESTClientObject
-
-        configuration.connection_pool_maxsize = CONNECTIONS
+        self.url = url
         self.namespace = namespace
         self.qps, self.burst = qps, burst
-        self._configuration = configuration
-        self._pool = RESTClientObject(configuration).pool_manager
+        self._pool, self._credentials = pool, credentials
         self._bucket = Bucket(qps, burst)
         self._read_seconds = read_seconds
         self._sleep = sleep
-
-    @property
-    def url(self) -> str:
-        """The server's address."""
-        return str(self._configuration.host)
 
     # -- reading -----------------------------------------------------------------------------------
 
     def get(self, resource: Resource, name: str, namespace: str = "") -> Raw:
         """One object."""
-        return _slim(self._json("GET", resource.path(namespace, name)))
+        return self._object("GET", _path(resource, namespace, name))
 
     def list(
         self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = ""
@@ -95,13 +100,31 @@ class Kube:
     ) -> Listed:
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit or "")}
         items: list[Raw] = []
-        while True:
-            page = self._json("GET", resource.path(namespace), query)
+        version = ""
+        for page in self._each_page(resource, namespace, query):
             items += map(_slim, page.get("items") or ())
-            known = page.get("metadata") or {}
-            if not known.get("continue"):
-                return Listed(items=tuple(items), resource_version=known.get("resourceVersion", ""))
-            query["continue"] = known["continue"]
+            version = str((page.get("metadata") or {}).get("resourceVersion") or "")
+        return Listed(items=tuple(items), resource_version=version)
+
+    def _each_page(
+        self, resource: Resource, namespace: str, query: Mapping[str, str]
+    ) -> Iterator[Raw]:
+        """The parts of a list; all of them together are bounded as one answer is."""
+        path, left, further = _path(resource, namespace), ANSWER_BYTES, ""
+        for _ in range(PAGES):
+            answer = self._send("GET", path, {**query, "continue": further})
+            data = _body(answer, self.url, left, ANSWER_SECONDS)
+            left -= len(data)
+            page = mapping_of(data)
+            if page is None or not _is_list(page):
+                break
+            yield page
+            before, further = further, str((page.get("metadata") or {}).get("continue") or "")
+            if not further:
+                return
+            if further == before:
+                break
+        raise errors.ServerFailed(f"{self.url} answered with no list of {resource.plural}")
 
     @contextmanager
     def watch(
@@ -127,12 +150,13 @@ class Kube:
             "labelSelector": labels,
             "fieldSelector": fields,
         }
-        answer = self._send("GET", resource.path(namespace), query, read=WATCH_SILENCE_SECONDS)
-        changes = _Watching(answer)
+        answer = self._send("GET", _path(resource, namespace), query, read=WATCH_SILENCE_SECONDS)
+        changes = _Watching(answer, self.url)
         try:
             yield changes
         finally:
             changes.stop()
+            answer.close()
 
     def log(
         self,
@@ -151,24 +175,25 @@ class Kube:
             "follow": "true" if follow else "",
             "previous": "true" if previous else "",
         }
-        path = names.PODS.path(namespace, name, "log")
+        path = _path(names.PODS, namespace, name, "log")
         answer = self._send("GET", path, query, read=None if follow else self._read_seconds)
         try:
-            for piece in _pieces(answer):
-                yield piece.decode(errors="replace")
+            yield from codecs.iterdecode(_pieces(answer, self.url), "utf-8", errors="replace")
         finally:
             answer.close()
 
     def proxied(
         self, namespace: str, service: str, port: str, path: str, headers: Mapping[str, str]
     ) -> bytes:
-        """The answer of a service in the cluster to a GET, by way of the API server."""
-        at = names.SERVICES.path(namespace, f"{service}:{port}", "proxy") + path
-        answer = self._send("GET", at, {}, headers=headers)
-        try:
-            return bytes(answer.read(decode_content=True))
-        finally:
-            answer.release_conn()
+        """The answer of a service in the cluster to a GET, by way of the API server.
+
+        ``path``: its steps are quoted here. What the service is, is its owner's: its answer is
+        bounded narrowly.
+        """
+        steps = [quote(_step(each), safe="") for each in path.strip("/").split("/")]
+        at = _path(names.SERVICES, namespace, f"{service}:{port}", "proxy")
+        answer = self._send("GET", "/".join([at, *steps]), {}, headers=headers)
+        return _body(answer, self.url, PROXIED_BYTES, PROXIED_SECONDS)
 
     def version(self) -> Raw:
         """What the server says of itself."""
@@ -177,8 +202,12 @@ class Kube:
     def server_time(self) -> datetime:
         """The server's clock, to the second."""
         answer = self._send("GET", "/version", {})
-        answer.drain_conn()
-        return parsedate_to_datetime(answer.headers["Date"])
+        answer.close()
+        try:
+            told = parsedate_to_datetime(answer.headers["Date"])
+        except (KeyError, TypeError, ValueError):
+            raise errors.ServerFailed(f"{self.url} does not say what time it is") from None
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
 
     def serves(self, resource: Resource) -> bool:
         """Whether the server knows the kind."""
@@ -187,7 +216,10 @@ class Kube:
             known = self._json("GET", root)
         except errors.NotFound:
             return False
-        return any(each["name"] == resource.plural for each in known.get("resources") or ())
+        kinds = known.get("resources")
+        return isinstance(kinds, list) and any(
+            isinstance(each, dict) and each.get("name") == resource.plural for each in kinds
+        )
 
     def declares(self, resource: Resource, field: str) -> bool:
         """Whether the schema of the resource's group has a field of that name somewhere.
@@ -200,7 +232,8 @@ class Kube:
             return False
         wanted, rest = f'"{field}"'.encode(), b""
         try:
-            for piece in _pieces(answer):  # megabytes: looked through, never held
+            # Megabytes: looked through, never held.
+            for piece in _pieces(answer, self.url, ANSWER_BYTES, ANSWER_SECONDS):
                 rest = rest[-len(wanted) :] + piece
                 if wanted in rest:
                     return True
@@ -225,19 +258,20 @@ class Kube:
             "spec": {"resourceAttributes": {k: v for k, v in asked.items() if v}},
         }
         answer = self._json("POST", names.ACCESS_REVIEWS.path(), {}, review)
-        return bool(answer["status"].get("allowed"))
+        status = answer.get("status")
+        return isinstance(status, dict) and status.get("allowed") is True
 
     # -- writing -----------------------------------------------------------------------------------
 
     def create(self, resource: Resource, manifest: Raw, *, dry_run: bool = False) -> Raw:
         """Make an object; `AlreadyExists` where there is one of its name."""
-        path = resource.path(manifest["metadata"].get("namespace", ""))
+        path = _path(resource, manifest["metadata"].get("namespace", ""))
         return self._write("POST", path, manifest, dry_run=dry_run)
 
     def replace(self, resource: Resource, manifest: Raw) -> Raw:
         """Put an object in place of the one that was read; `Conflict` where that has changed."""
         metadata = manifest["metadata"]
-        path = resource.path(metadata.get("namespace", ""), metadata["name"])
+        path = _path(resource, metadata.get("namespace", ""), metadata["name"])
         return self._write("PUT", path, manifest)
 
     def apply(
@@ -245,7 +279,7 @@ class Kube:
     ) -> Raw:
         """Server-side apply: the fields of ``manifest`` are ours, those of others stay."""
         metadata = manifest["metadata"]
-        path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
+        path = _path(resource, metadata.get("namespace", ""), metadata["name"], subresource)
         manager = f"{FIELD_MANAGER}-{subresource}" if subresource else FIELD_MANAGER
         return self._write(
             "PATCH", path, manifest, kind=_APPLY, dry_run=dry_run, force="true", manager=manager
@@ -266,7 +300,7 @@ class Kube:
         object has changed since.
         """
         kind = _JSON_PATCH if isinstance(patch, list) else _MERGE
-        return self._write("PATCH", resource.path(namespace, name, subresource), patch, kind=kind)
+        return self._write("PATCH", _path(resource, namespace, name, subresource), patch, kind=kind)
 
     def patch_status(self, resource: Resource, name: str, status: Raw, namespace: str = "") -> Raw:
         """Merge ``status`` into an object's status."""
@@ -290,7 +324,7 @@ class Kube:
         if dry_run:
             options["dryRun"] = ["All"]
         try:
-            self._json("DELETE", resource.path(namespace, name), {}, options)
+            self._json("DELETE", _path(resource, namespace, name), {}, options)
         except errors.NotFound:
             return
 
@@ -311,9 +345,22 @@ class Kube:
             "force": force,
             "dryRun": "All" if dry_run else "",
         }
-        return _slim(self._json(method, path, query, body, kind))
+        return self._object(method, path, query, body, kind)
 
     # -- the wire ----------------------------------------------------------------------------------
+
+    def _object(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Patch | None = None,
+        kind: str = "application/json",
+    ) -> Raw:
+        found = self._json(method, path, query, body, kind)
+        if not _is_object(found):
+            raise errors.ServerFailed(f"{self.url} answered {path} with something else than it")
+        return _slim(found)
 
     def _json(
         self,
@@ -324,16 +371,8 @@ class Kube:
         kind: str = "application/json",
     ) -> Raw:
         answer = self._send(method, path, query or {}, body, kind)
-        try:
-            with _as_errors(self.url):
-                data = answer.read(decode_content=True)
-        finally:
-            answer.release_conn()
-        try:
-            found = json.loads(data)
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
+        found = mapping_of(_body(answer, self.url, ANSWER_BYTES, ANSWER_SECONDS))
+        if found is None:
             raise errors.ServerFailed(f"{self.url} answered {path} with something else than JSON")
         return found
 
@@ -368,8 +407,6 @@ class Kube:
         headers: Mapping[str, str],
         read: float | None,
     ) -> Any:
-        from urllib.parse import urlencode
-
         from urllib3 import Timeout
 
         self._bucket.take()
@@ -383,34 +420,40 @@ class Kube:
                 headers={**self._headers(kind), **headers},
                 timeout=Timeout(connect=CONNECT_SECONDS, read=seconds),
                 retries=False,
+                redirect=False,
                 preload_content=False,
             )
-            if answer.status < 300:
-                return answer
-            data = answer.read(decode_content=True)
-        answer.release_conn()
+        if answer.status < 300:
+            return answer
+        data = _body(answer, self.url, REFUSAL_BYTES, ANSWER_SECONDS)
         raise errors.refusal(self.url, answer.status, data, answer.headers)
 
     def _headers(self, kind: str) -> dict[str, str]:
         headers = {"Accept": "application/json", "Content-Type": kind, "User-Agent": FIELD_MANAGER}
-        for known in self._configuration.auth_settings().values():  # renews what has run out
-            headers[known["key"]] = known["value"]
-        return headers
+        return {**headers, **self._credentials()}
 
 
 class _Watching:
     """A watch's answer, a line a change."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, url: str) -> None:
         self._answer = answer
+        self._url = url
         self._stopped = False
 
     def __iter__(self) -> Iterator[Change]:
-        rest = b""
+        rest = bytearray()
         try:
-            for piece in _pieces(self._answer):
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from map(_change, filter(None, lines))
+            for piece in _pieces(self._answer, self._url):
+                *lines, after = piece.split(b"\n")
+                for line in lines:
+                    rest += line
+                    if rest:
+                        yield _change(bytes(rest))
+                    rest.clear()
+                rest += after
+                if len(rest) > LINE_BYTES:
+                    raise errors.ServerFailed(f"{self._url}: a watch told of no end of an object")
         except errors.Unreachable:
             if not self._stopped:
                 raise
@@ -418,25 +461,78 @@ class _Watching:
     def stop(self) -> None:
         """End it; a thread that waits for the next change goes on at once."""
         self._stopped = True
-        with suppress(ValueError, OSError, RuntimeError):  # it may have ended already
-            self._answer.shutdown()  # wakes a reader
-        self._answer.close()
+        # It may have ended already. It is not closed under the hands of who reads: that is woken.
+        with suppress(ValueError, OSError, RuntimeError):
+            self._answer.shutdown()
 
 
-def _pieces(answer: Any) -> Iterator[bytes]:
-    with _as_errors("the API server"):
-        yield from answer.stream(65536, decode_content=True)
+def _pieces(answer: Any, url: str, most: float = inf, seconds: float = inf) -> Iterator[bytes]:
+    """The body as it comes, a read each. ``most``: bytes of it; ``seconds``: that all may take."""
+    ends, size = time.monotonic() + seconds, 0
+    with _as_errors(url):
+        while piece := answer.read1(PIECE_BYTES, decode_content=True):
+            size += len(piece)
+            if size > most:
+                raise errors.ServerFailed(f"{url} answers with more than {most:,.0f} bytes")
+            if time.monotonic() > ends:
+                raise errors.Unreachable(f"{url} has not answered in full for {seconds:.0f} s")
+            yield piece
+
+
+def _body(answer: Any, url: str, most: float, seconds: float) -> bytes:
+    """All of it; the connection is free again."""
+    try:
+        data = b"".join(_pieces(answer, url, most, seconds))
+    except errors.KubeError:
+        answer.close()
+        raise
+    answer.release_conn()
+    return data
 
 
 def _change(line: bytes) -> Change:
-    try:
-        raw = json.loads(line)
-    except ValueError:
-        raise errors.Unreachable("a watch was cut in mid-line") from None
-    if raw["type"] == "ERROR":
-        status = raw["object"]
-        raise errors.error_of(int(status.get("code") or 500), status, {})
-    return Change(type=raw["type"], object=_slim(raw["object"]))
+    said = mapping_of(line)
+    if said is None:
+        raise errors.Unreachable("a watch was cut in mid-line")
+    raw = said.get("object")
+    if not isinstance(raw, dict):
+        raise errors.ServerFailed("a watch told of no object")
+    if said.get("type") == "ERROR":
+        code = raw.get("code")
+        raise errors.error_of(code if isinstance(code, int) else 500, raw, {})
+    told = said.get("type") == "BOOKMARK" or _is_object(raw)
+    metadata = raw.get("metadata")
+    if not told or not isinstance(metadata, dict) or not metadata.get("resourceVersion"):
+        raise errors.ServerFailed("a watch told of no object")
+    return Change(type=str(said.get("type")), object=_slim(raw))
+
+
+def _is_object(raw: object) -> bool:
+    """Whether it has a name: nothing of Kubernetes' has none."""
+    metadata = raw.get("metadata") if isinstance(raw, dict) else None
+    return isinstance(metadata, dict) and bool(metadata.get("name"))
+
+
+def _is_list(raw: Raw) -> bool:
+    """Whether it has objects, none for null, and says of which state of the world."""
+    items, metadata = raw.get("items") or [], raw.get("metadata") or {}
+    return isinstance(items, list) and isinstance(metadata, dict) and all(map(_is_object, items))
+
+
+def _path(resource: Resource, namespace: str, *steps: str) -> str:
+    """Where a kind is, or with ``steps`` (a name, a subresource) one object of it.
+
+    A name that is none would be another address: without one, that of all objects.
+    """
+    for step in (*filter(None, (namespace,)), *steps[:1]):
+        _step(step)
+    return resource.path(namespace, *steps)
+
+
+def _step(text: str) -> str:
+    if text in ("", ".", "..") or "/" in text or "%" in text:
+        raise errors.Invalid(f"found {text[:100]!r}, allowed: a name without / and %")
+    return text
 
 
 @contextmanager
@@ -456,60 +552,3 @@ def _slim(raw: Raw) -> Raw:
     if isinstance(metadata, dict):
         metadata.pop("managedFields", None)
     return raw
-
-
-# -- where the cluster is --------------------------------------------------------------------------
-
-
-def connect(
-    *, context: str = "", kubeconfig: str = "", qps: float = QPS, burst: int = BURST
-) -> Kube:
-    """The cluster of a kubeconfig's context, or the one that this pod is in.
-
-    ``kubeconfig``: a file (several, as ``KUBECONFIG`` has them); empty: ``KUBECONFIG``, else
-    ``~/.kube/config``, else the service account of the pod.
-
-    Raises:
-        Unconfigured: there is none, or it cannot be used.
-    """
-    from kubernetes.client import Configuration
-    from kubernetes.config import load_incluster_config
-
-    configuration = Configuration()
-    stated = kubeconfig or os.environ.get("KUBECONFIG", "")
-    paths = stated or str(Path("~/.kube/config").expanduser())
-    if stated or context or Path(paths).is_file():
-        namespace = _from_files(configuration, paths, context)
-    elif os.environ.get("KUBERNETES_SERVICE_HOST"):
-        with _as_unconfigured("the pod's service account"):
-            load_incluster_config(configuration)
-        namespace = (_IN_POD / "namespace").read_text().strip()
-    else:
-        raise errors.Unconfigured(
-            "no cluster: found no KUBECONFIG, no ~/.kube/config and no service account of a pod"
-        )
-    return Kube(configuration, namespace=namespace, qps=qps, burst=burst)
-
-
-def _from_files(configuration: Any, paths: str, context: str) -> str:
-    """Fill ``configuration``; returns the context's namespace."""
-    from kubernetes.config import list_kube_config_contexts, load_kube_config
-
-    with _as_unconfigured(paths):
-        known, active = list_kube_config_contexts(paths)
-        if context and context not in {each["name"] for each in known}:
-            allowed = ", ".join(sorted(each["name"] for each in known))
-            raise errors.Unconfigured(f"{paths}: found no context {context!r}, allowed: {allowed}")
-        load_kube_config(paths, context=context or None, client_configuration=configuration)
-    chosen = next((each for each in known if each["name"] == context), active)
-    return str((chosen.get("context") or {}).get("namespace") or "default")
-
-
-@contextmanager
-def _as_unconfigured(where: str) -> Iterator[None]:
-    from kubernetes.config import ConfigException
-
-    try:
-        yield
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.Unconfigured(f"{where}: {error}") from None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
+
+from scheduler.kube.api import mapping_of
+
+MESSAGE_CHARACTERS = 4000
 
 
 class KubeError(Exception):
@@ -38,7 +41,7 @@ class Unreachable(KubeError):
 
 
 class ServerFailed(KubeError):
-    """The server answered that it could not (5xx). Whether the request took effect is not known."""
+    """The server could not (5xx), or its answer is none. Whether it took effect is not known."""
 
 
 class TooMany(KubeError):
@@ -75,11 +78,8 @@ class Gone(KubeError):
 
 def refusal(url: str, status: int, data: bytes, headers: Mapping[str, str]) -> KubeError:
     """The error that an answer of ``status`` with the body ``data`` is."""
-    try:
-        said = json.loads(data)
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
+    said = mapping_of(data)
+    if said is None:
         said = {"message": f"{url}: HTTP {status}: {data[:200].decode(errors='replace')}"}
     return error_of(status, said, headers)
 
@@ -87,14 +87,12 @@ def refusal(url: str, status: int, data: bytes, headers: Mapping[str, str]) -> K
 def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -> KubeError:
     """The error that a ``Status`` object tells of."""
     reason = str(said.get("reason") or "")
-    message = str(said.get("message") or f"HTTP {status}")
-    known: dict[str, Any] = {
-        "status": status,
-        "reason": reason,
-        "details": said.get("details") or {},
-    }
+    message = _line(str(said.get("message") or f"HTTP {status}"))
+    details = said.get("details")
+    details = details if isinstance(details, dict) else {}
+    known: dict[str, Any] = {"status": status, "reason": reason, "details": details}
     if status == 429:
-        return TooMany(message, retry_after_seconds=_patience(said, headers), **known)
+        return TooMany(message, retry_after_seconds=_patience(details, headers), **known)
     if status == 500 and message.startswith(_NO_SUCH_FIELD):
         return Invalid(message, **known)
     if status == 409 and reason == "AlreadyExists":
@@ -119,10 +117,16 @@ _BY_STATUS: Mapping[int, type[KubeError]] = {
 }
 
 
-def _patience(said: Mapping[str, Any], headers: Mapping[str, str]) -> float:
+def _line(text: str) -> str:
+    """On one line, and no longer than somebody would read."""
+    line = " ".join(text[: 2 * MESSAGE_CHARACTERS].split())
+    return line if len(line) <= MESSAGE_CHARACTERS else f"{line[:MESSAGE_CHARACTERS]}…"
+
+
+def _patience(details: Mapping[str, Any], headers: Mapping[str, str]) -> float:
     """Seconds that a 429 asks to wait: by its header, else its body, else one."""
-    stated = headers.get("Retry-After") or (said.get("details") or {}).get("retryAfterSeconds")
+    stated = headers.get("Retry-After") or details.get("retryAfterSeconds")
     try:
         return max(0.1, float(stated or 1))
-    except ValueError:
+    except (TypeError, ValueError):
         return 1.0

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 
-from scheduler.kube.api import Raw
+from scheduler.kube.api import Raw, mapping_of
 from scheduler.kube.client import Kube
 from scheduler.kube.errors import KubeError
 from scheduler.kube.launch import Launch
@@ -33,9 +32,7 @@ def asked(kube: Kube, ray_job: Raw, token: str) -> str:
     service, port, path = at
     headers = {HEADER: f"Bearer {token}"}
     try:
-        said = json.loads(
-            kube.proxied(ray_job["metadata"]["namespace"], service, port, path, headers)
-        )
-    except (KubeError, ValueError):
+        said = kube.proxied(ray_job["metadata"]["namespace"], service, port, path, headers)
+    except KubeError:
         return ""
-    return job_info(said) if isinstance(said, dict) else ""
+    return job_info(mapping_of(said) or {})

@@ -31,9 +31,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scheduler.kube import adopt, names
-from scheduler.kube.client import Kube, connect
+from scheduler.kube.client import Kube
 from scheduler.kube.crds import CHART_CRDS
 from scheduler.kube.errors import KubeError
+from scheduler.kube.kubeconfig import connect
 from tests.benchmarks.measure import publish
 from tests.cluster import build
 from tests.cluster.api import Object, eventually

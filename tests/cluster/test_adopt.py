@@ -9,8 +9,9 @@ import pytest
 
 from scheduler.kube import adopt, names
 from scheduler.kube.adopt import Adopted, Declined, Places
-from scheduler.kube.client import Kube, connect
+from scheduler.kube.client import Kube
 from scheduler.kube.errors import Conflict
+from scheduler.kube.kubeconfig import connect
 from scheduler.kube.names import JOB, QUEUE, RESOURCES, Resource
 from scheduler.kube.observe import fleet, machines
 from scheduler.kube.phases import Phase, phase_of

@@ -12,8 +12,9 @@ import pytest
 
 from planner.problem import Amounts
 from scheduler.kube import names
-from scheduler.kube.client import Kube, connect
+from scheduler.kube.client import Kube
 from scheduler.kube.errors import KubeError
+from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Gang, Launch, Settings, capabilities
 from scheduler.kube.names import RESOURCES
 from scheduler.kube.phases import Phase, drain_notice, job_info_request, phase_of

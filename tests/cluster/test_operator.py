@@ -19,7 +19,8 @@ import pytest
 from scheduler.controller import loop
 from scheduler.controller.log import Log
 from scheduler.kube import errors
-from scheduler.kube.client import Kube, connect
+from scheduler.kube.client import Kube
+from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Capabilities
 from tests.cluster.api import Object, Refused, eventually
 from tests.cluster.cluster import Cluster

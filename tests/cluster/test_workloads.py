@@ -13,8 +13,9 @@ import pytest
 from planner.manifests.schema import GpuJob
 from planner.problem import Amounts
 from scheduler.kube import errors, names, quantities
-from scheduler.kube.client import Kube, connect
+from scheduler.kube.client import Kube
 from scheduler.kube.doctor import Verdict, checks, look
+from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Capabilities, Gang, Launch, Settings, capabilities
 from scheduler.kube.names import RESOURCES, Resource
 from scheduler.kube.observe import fleet, machines

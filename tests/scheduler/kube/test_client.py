@@ -4,121 +4,16 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from itertools import count
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from planner.manifests.write import plain_yaml
 from scheduler.kube import client, errors, names
 from scheduler.kube.api import Listed
-from scheduler.kube.client import Kube, connect
-
-
-class Server:
-    """Answers by ``answer(method, path, query, body)``; remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, dict[str, str], Any]] = []
-        self.headers: list[dict[str, str]] = []
-        self.answer: Callable[[str, str, dict[str, str], Any], tuple[int, Any]] = lambda *_: (
-            200,
-            {},
-        )
-        self.extra: dict[str, str] = {}
-        self.hold = threading.Event()  # a watch stays open until it is set
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def handle_all(self) -> None:
-                outer._handle(self)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        for verb in ("GET", "POST", "PUT", "PATCH", "DELETE"):
-            setattr(Handler, f"do_{verb}", Handler.handle_all)
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.http.block_on_close = False
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.http.server_address[1]}"
-
-    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
-        parts = urlsplit(handler.path)
-        query = {key: values[0] for key, values in parse_qs(parts.query).items()}
-        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
-        body = json.loads(data) if data else None
-        self.asked.append((handler.command, parts.path, query, body))
-        self.headers.append(dict(handler.headers.items()))
-        status, said = self.answer(handler.command, parts.path, query, body)
-        if isinstance(said, list):  # a watch: a line each, then open until released
-            self._stream(handler, said)
-            return
-        text = said if isinstance(said, bytes) else json.dumps(said).encode()
-        handler.send_response(status)
-        for key, value in {"Content-Length": str(len(text)), **self.extra}.items():
-            handler.send_header(key, value)
-        handler.end_headers()
-        handler.wfile.write(text)
-
-    def _stream(self, handler: BaseHTTPRequestHandler, lines: list[Any]) -> None:
-        handler.send_response(200)
-        handler.send_header("Transfer-Encoding", "chunked")
-        handler.end_headers()
-        for line in lines:
-            piece = line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n"
-            handler.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
-            handler.wfile.flush()
-        self.hold.wait(10)
-        handler.wfile.write(b"0\r\n\r\n")
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.hold.set()
-    made.http.shutdown()
-    made.http.server_close()
-
-
-@pytest.fixture
-def kubeconfig(server: Server, tmp_path: Path) -> Path:
-    path = tmp_path / "config"
-    path.write_text(plain_yaml(_config(server.url)))
-    return path
-
-
-def _config(url: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "one",
-        "clusters": [{"name": "here", "cluster": {"server": url}}],
-        "users": [{"name": "me", "user": {"token": "secret"}}],
-        "contexts": [
-            {"name": "one", "context": {"cluster": "here", "user": "me", "namespace": "ml"}},
-            {"name": "two", "context": {"cluster": "here", "user": "me"}},
-        ],
-    }
-
-
-@pytest.fixture
-def kube(kubeconfig: Path) -> Kube:
-    made = connect(kubeconfig=str(kubeconfig))
-    made._sleep = lambda seconds: None
-    return made
+from scheduler.kube.client import Kube
+from tests.scheduler.kube.serving import Server
 
 
 def named(name: str, version: str = "1", **more: Any) -> dict[str, Any]:
@@ -128,50 +23,6 @@ def named(name: str, version: str = "1", **more: Any) -> dict[str, Any]:
 def status(code: int, reason: str, message: str = "no", **details: Any) -> tuple[int, Any]:
     said = {"kind": "Status", "code": code, "reason": reason, "message": message}
     return code, {**said, "details": details}
-
-
-def test_the_context_says_who_where_and_in_which_namespace(server: Server, kube: Kube) -> None:
-    assert kube.namespace == "ml"
-    kube.get(names.PODS, "a", "ml")
-    assert server.asked == [("GET", "/api/v1/namespaces/ml/pods/a", {}, None)]
-    assert server.headers[0]["authorization"] == "Bearer secret"
-
-
-def test_another_context_can_be_chosen_and_an_unknown_one_is_named(kubeconfig: Path) -> None:
-    assert connect(kubeconfig=str(kubeconfig), context="two").namespace == "default"
-    with pytest.raises(errors.Unconfigured, match=r"no context 'three', allowed: one, two"):
-        connect(kubeconfig=str(kubeconfig), context="three")
-
-
-def test_without_any_configuration_it_says_what_it_looked_for(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(errors.Unconfigured, match="no KUBECONFIG"):
-        connect()
-    (tmp_path / "broken").write_text("clusters: 3\n")
-    with pytest.raises(errors.Unconfigured, match="broken"):
-        connect(kubeconfig=str(tmp_path / "broken"))
-
-
-def test_in_a_pod_the_service_account_is_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    for name, text in (("token", "of-the-pod"), ("ca.crt", "-"), ("namespace", "ops\n")):
-        (tmp_path / name).write_text(text)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
-    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
-    loader = "kubernetes.config.incluster_config"
-    monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    monkeypatch.setattr(client, "_IN_POD", tmp_path)
-    kube = connect()
-    assert (kube.url, kube.namespace) == ("https://10.0.0.1:443", "ops")
-    assert "of-the-pod" in kube._headers("x")["authorization"]
 
 
 def test_a_list_is_all_its_pages_without_managed_fields(server: Server, kube: Kube) -> None:
@@ -391,3 +242,220 @@ def test_logs_come_in_pieces_and_a_service_is_reached_by_the_api_server(
         "/api/v1/namespaces/ml/services/head-svc%3Adashboard/proxy/api/jobs/a"
     )
     assert server.headers[1]["X-A"] == "b"
+
+
+# -- a server that means ill, or is none -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"null",
+        b"[1, 2]",
+        b'"a"',
+        b"{",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b"{}",
+        b'{"metadata": 3}',
+        b'{"metadata": {"name": ""}}',
+    ],
+)
+def test_an_answer_that_is_no_object_is_an_error(server: Server, kube: Kube, said: bytes) -> None:
+    server.answer = lambda *_: (200, said)
+    with pytest.raises(errors.ServerFailed, match="something else than"):
+        kube.get(names.PODS, "a", "ml")
+    with pytest.raises(errors.ServerFailed, match="something else than"):
+        kube.create(names.PODS, named("a", namespace="ml"))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"items": 3},
+        {"items": {"a": 1}},
+        {"items": ["a"]},
+        {"items": [{}]},
+        {"items": [{"metadata": {"namespace": "ml"}}]},
+        {"items": [], "metadata": "7"},
+        [],
+    ],
+)
+def test_an_answer_that_is_no_list_is_an_error(server: Server, kube: Kube, said: object) -> None:
+    server.answer = lambda *_: (200, json.dumps(said).encode())
+    with pytest.raises(errors.ServerFailed, match="no list of pods"):
+        kube.list(names.PODS)
+
+
+def test_a_list_of_nothing_is_one(server: Server, kube: Kube) -> None:
+    server.answer = lambda *_: (200, {"items": None, "metadata": {"resourceVersion": "7"}})
+    assert kube.list(names.PODS) == Listed(items=(), resource_version="7")
+
+
+def test_a_list_without_end_ends(
+    server: Server, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda *_: (200, {"items": [], "metadata": {"continue": "same"}})
+    with pytest.raises(errors.ServerFailed, match="no list of pods"):
+        kube.list(names.PODS)
+    assert len(server.asked) == 2  # the token that it gave for itself leads nowhere
+    numbers = count()
+    server.answer = lambda *_: (200, {"metadata": {"continue": str(next(numbers))}})
+    monkeypatch.setattr(client, "PAGES", 5)
+    with pytest.raises(errors.ServerFailed, match="no list of pods"):
+        kube.list(names.PODS)
+    assert len(server.asked) == 2 + 5
+
+
+def test_pages_are_bounded_together(
+    server: Server, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 300 characters of a name a page: the fourth page is past 1,000 bytes.
+    numbers = count()
+    server.answer = lambda *_: (
+        200,
+        {"items": [named("x" * 300)], "metadata": {"continue": str(next(numbers))}},
+    )
+    monkeypatch.setattr(client, "ANSWER_BYTES", 1000)
+    with pytest.raises(errors.ServerFailed, match="more than"):
+        kube.list(names.PODS)
+    assert len(server.asked) == 3
+
+
+def test_what_is_too_long_or_takes_too_long_is_not_read_to_its_end(
+    server: Server, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.answer = lambda *_: (200, {"metadata": {"name": "a", "note": "x" * 1000}})
+    monkeypatch.setattr(client, "ANSWER_BYTES", 1000)
+    with pytest.raises(errors.ServerFailed, match="more than 1,000 bytes"):
+        kube.get(names.PODS, "a", "ml")
+    server.answer = lambda *_: (500, b"x" * 1001)
+    monkeypatch.setattr(client, "REFUSAL_BYTES", 1000)
+    with pytest.raises(errors.ServerFailed, match="more than 1,000 bytes"):
+        kube.get(names.PODS, "a", "ml")
+    server.answer = lambda *_: (200, b"x" * 1001)
+    monkeypatch.setattr(client, "PROXIED_BYTES", 1000)
+    with pytest.raises(errors.ServerFailed, match="more than 1,000 bytes"):
+        kube.proxied("ml", "head-svc", "dashboard", "/api/jobs/a", {})
+    server.answer = lambda *_: (200, named("a"))
+    monkeypatch.setattr(client, "ANSWER_SECONDS", -1.0)  # they are over
+    with pytest.raises(errors.Unreachable, match="not answered in full"):
+        kube.get(names.PODS, "a", "ml")
+
+
+def test_an_answer_that_is_cut_is_none(server: Server, kube: Kube) -> None:
+    server.extra = {"Content-Length": "100", "Connection": "close"}
+    server.answer = lambda *_: (200, b'{"metadata": {"name": "a"}}')
+    with pytest.raises(errors.Unreachable, match="does not answer"):
+        kube.get(names.PODS, "a", "ml")
+
+
+def test_it_goes_to_no_address_that_an_answer_names(server: Server, kube: Kube) -> None:
+    server.extra = {"Location": f"{server.url}/elsewhere"}
+    server.answer = lambda *_: (307, {})
+    with pytest.raises(errors.KubeError, match="HTTP 307"):
+        kube.get(names.PODS, "a", "ml")
+    assert len(server.asked) == 1
+
+
+def test_a_refusal_is_one_line_that_somebody_can_read(server: Server, kube: Kube) -> None:
+    server.answer = lambda *_: status(400, "BadRequest", "one\ntwo\r\n" + "x" * 100_000)
+    with pytest.raises(errors.Invalid, match=r"^one two x+…$") as caught:
+        kube.get(names.PODS, "a", "ml")
+    assert len(str(caught.value)) == errors.MESSAGE_CHARACTERS + 1
+    server.answer = lambda *_: (429, {"message": ["?"], "details": "?", "reason": 3})
+    with pytest.raises(errors.TooMany):
+        kube.get(names.PODS, "a", "ml")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"type": "ADDED"},
+        {"type": "ADDED", "object": "a"},
+        {"type": "ADDED", "object": {}},
+        {"type": "ADDED", "object": {"metadata": {"name": "a"}}},
+        {"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}}},
+        {"type": "BOOKMARK", "object": {"metadata": {}}},
+        {"object": 3, "type": "ERROR"},
+    ],
+)
+def test_a_watch_that_tells_of_nothing_is_an_error(
+    server: Server, kube: Kube, line: object
+) -> None:
+    server.answer = lambda *_: (200, [line])
+    with (
+        pytest.raises(errors.ServerFailed, match="no object"),
+        kube.watch(names.PODS, "7") as changes,
+    ):
+        list(changes)
+
+
+def test_a_watch_that_is_cut_or_speaks_no_json_is_begun_anew(server: Server, kube: Kube) -> None:
+    server.hold.set()
+    server.answer = lambda *_: (200, [b'{"type": "ADDED", "obj\n'])
+    with (
+        pytest.raises(errors.Unreachable, match="cut in mid-line"),
+        kube.watch(names.PODS, "7") as changes,
+    ):
+        list(changes)
+
+
+def test_a_watch_whose_line_has_no_end_ends(
+    server: Server, kube: Kube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "LINE_BYTES", 1000)
+    server.answer = lambda *_: (200, [b"x" * 600, b"x" * 600])
+    with (
+        pytest.raises(errors.ServerFailed, match="no end of an object"),
+        kube.watch(names.PODS, "7") as changes,
+    ):
+        list(changes)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../secrets/x", "a%2fb"])
+def test_a_name_that_would_be_another_address_is_not_asked_for(
+    server: Server, kube: Kube, name: str
+) -> None:
+    with pytest.raises(errors.Invalid, match="allowed: a name"):
+        kube.delete(names.JOBS, name, "ml")
+    with pytest.raises(errors.Invalid, match="allowed: a name"):
+        list(kube.log(name, "ml"))
+    if name:
+        with pytest.raises(errors.Invalid, match="allowed: a name"):
+            kube.list(names.JOBS, name)
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("path", ["/api//jobs", "/api/../secrets", "/api/%2e%2e/x"])
+def test_a_service_is_not_asked_for_a_path_that_leads_out_of_it(
+    server: Server, kube: Kube, path: str
+) -> None:
+    with pytest.raises(errors.Invalid, match="allowed: a name"):
+        kube.proxied("ml", "head-svc", "dashboard", path, {})
+    assert server.asked == []
+
+
+def test_a_letter_that_comes_in_two_pieces_is_one(server: Server, kube: Kube) -> None:
+    server.hold.set()
+    server.answer = lambda *_: (200, ["ä".encode()[:1], "ä".encode()[1:], b"\xff"])
+    assert "".join(kube.log("p", "ml")) == "ä\ufffd"
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Foo 2026 25:00:00 GMT"])
+def test_a_server_that_does_not_say_the_time_is_an_error(
+    server: Server, kube: Kube, monkeypatch: pytest.MonkeyPatch, date: str
+) -> None:
+    monkeypatch.setattr("http.server.BaseHTTPRequestHandler.date_time_string", lambda *_: date)
+    with pytest.raises(errors.ServerFailed, match="what time it is"):
+        kube.server_time()
+
+
+def test_what_is_asked_of_a_server_that_means_ill_is_no(server: Server, kube: Kube) -> None:
+    for said in ({}, {"status": 3}, {"status": {"allowed": "yes"}}):
+        server.answer = lambda *_, said=said: (201, said)
+        assert not kube.allowed("patch", names.JOBS, "ml")
+    for kinds in (3, "pods", ["pods"], [{"kind": "Pod"}]):
+        server.answer = lambda *_, kinds=kinds: (200, {"resources": kinds})
+        assert not kube.serves(names.PODS)
