@@ -42,7 +42,8 @@ def serve(
     """
     from flopwise.telemetry import Teller, length_of, say, tensor_units
     from telemetry import apiserver, owners
-    from telemetry.exporter import Exporter, Served, Snapshot
+    from telemetry.exporter import Exporter, Snapshot
+    from telemetry.exporter import serve as serve_metrics
     from telemetry.podresources import PodResources
     from telemetry.store import Ring, StoreError
     from telemetry.watch import Watch
@@ -78,7 +79,7 @@ def serve(
                 if ring is not None and tick.samples:
                     ring.append(owners.uses(tick.samples, found))
 
-            served = Served(exporter, address=address, port=port)
+            served = serve_metrics(exporter, port, address)
             stack.callback(served.close)
             say(f"metrics at http://{address or node}:{served.port}/metrics")
             watch.start()

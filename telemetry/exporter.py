@@ -5,34 +5,26 @@ GPU, ``flopwise_gpu_owner_share_ratio`` whose it is, to be joined as
 
     flopwise_gpu_utilisation_ratio * on (uuid) group_right () flopwise_gpu_owner_share_ratio
 
-With ``dcgm_compatible`` the same figures are given under the names, labels and units of
-dcgm-exporter too, so that dashboards made for it work. There a GPU that one pod has to itself
-carries that pod; one that several share carries none, because its figures are nobody's alone.
+With ``dcgm_compatible`` the same figures are given under dcgm-exporter's names too (``dcgm``).
 
 What is not known has no series. Old figures are no figures: after a few missed ticks the series of
-GPUs end, and ``flopwise_gpu_up`` says 0. The door to Prometheus' client, for writing.
+GPUs end, and ``flopwise_gpu_up`` says 0.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-
-from telemetry.owners import Basis, Share
+from telemetry import dcgm
+from telemetry.families import CONTENT_TYPE, Family, Kind, labelled, page, with_label
+from telemetry.owners import Share
 from telemetry.samples import GpuSample, Health
+from telemetry.served import Answer, Served, health
 
 MISSED_TICKS = 3  # after which what was measured last says nothing any more
 UNHEALTHY_SECONDS = 60.0  # without a reading, before /healthz fails
-MIB = 2**20
-
-Value = Callable[[GpuSample], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +55,7 @@ class Exporter:
         self._now = now
         self._began = self._read_at = now()
         self._snapshot = Snapshot(time=self._began, failure="nothing has been read yet")
+        self._said: tuple[Snapshot, bool, bytes] | None = None  # of which tick, whether it was up
 
     def take(self, snapshot: Snapshot) -> None:
         """The newest tick; it replaces the one before."""
@@ -71,8 +64,14 @@ class Exporter:
         self._snapshot = snapshot
 
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
-        return generate_latest(self)
+        """All of it, as Prometheus reads it: made once a tick, however many ask."""
+        snapshot, said = self._snapshot, self._said
+        age_seconds = (self._now() - snapshot.time).total_seconds()
+        is_fresh = age_seconds <= MISSED_TICKS * self._interval_seconds
+        is_up = is_fresh and snapshot.failure is None
+        if said is None or said[0] is not snapshot or said[1] != is_up:
+            said = self._said = (snapshot, is_up, page(self._families(snapshot, is_up)))
+        return said[2]
 
     def unhealthy(self) -> str:
         """Why this process should be started anew; empty while it should not.
@@ -87,22 +86,27 @@ class Exporter:
         why = self._snapshot.failure or "the collector's loop stands still"
         return f"no reading for {seconds:.0f} s: {why}"
 
-    def collect(self) -> Iterator[Metric]:
-        """The families of metrics, in order; the protocol of Prometheus' client."""
-        snapshot = self._snapshot
-        age_seconds = (self._now() - snapshot.time).total_seconds()
-        is_fresh = age_seconds <= MISSED_TICKS * self._interval_seconds
-        is_up = is_fresh and snapshot.failure is None
+    def _families(self, snapshot: Snapshot, is_up: bool) -> Iterator[Family]:
         yield from _of_collector(snapshot, is_up)
         if not is_up:
             return
         yield from _of_gpus(snapshot.samples)
         yield from _of_owners(snapshot.shares)
         if self._dcgm:
-            yield from _dcgm(snapshot)
+            yield from dcgm.families(snapshot.samples, snapshot.shares, snapshot.devices)
 
 
-# field of a sample, name, what it is
+def serve(exporter: Exporter, port: int, address: str = "") -> Served:
+    """``/metrics`` and ``/healthz`` at that port; 0: any that is free. Raises ``OSError``."""
+
+    def metrics() -> Answer:
+        return 200, CONTENT_TYPE, exporter.text()
+
+    probe = health(exporter.unhealthy)
+    return Served(port, {"/metrics": metrics, "/healthz": probe, "/health": probe}, address=address)
+
+
+# field of a sample, name, what it is, and how many base units its unit is
 _GAUGES: tuple[tuple[str, str, str, float], ...] = (
     ("utilisation_fraction", "utilisation_ratio", "Time in which any kernel ran.", 1),
     ("memory_used_bytes", "memory_used_bytes", "Memory in use.", 1),
@@ -128,138 +132,120 @@ _GAUGES: tuple[tuple[str, str, str, float], ...] = (
 )
 
 
-def _of_collector(snapshot: Snapshot, is_up: bool) -> Iterator[Metric]:
-    yield GaugeMetricFamily("flopwise_gpu_up", "Whether the GPUs are being read.", value=is_up)
-    yield GaugeMetricFamily(
-        "flopwise_gpu_unreadable", "GPUs that say nothing.", value=snapshot.unreadable
-    )
-    yield GaugeMetricFamily(
-        "flopwise_gpu_sample_timestamp_seconds",
-        "When the last reading began.",
-        value=snapshot.time.timestamp(),
-    )
+def _of_collector(snapshot: Snapshot, is_up: bool) -> Iterator[Family]:
+    yield _single("up", "Whether the GPUs are being read.", is_up)
+    yield _single("unreadable", "GPUs that say nothing.", snapshot.unreadable)
+    began = snapshot.time.timestamp()
+    yield _single("sample_timestamp_seconds", "When the last reading began.", began)
     if snapshot.pods_age_seconds is not None:
-        yield GaugeMetricFamily(
-            "flopwise_gpu_pods_age_seconds",
-            "Since the kubelet last said who holds what.",
-            value=snapshot.pods_age_seconds,
-        )
-    failed = CounterMetricFamily(
-        "flopwise_gpu_failed_calls", "Calls that gave nothing.", labels=["call", "cause"]
-    )
+        age = snapshot.pods_age_seconds
+        yield _single("pods_age_seconds", "Since the kubelet last said who holds what.", age)
+    failed = Family("flopwise_gpu_failed_calls_total", "Calls that gave nothing.", Kind.COUNTER)
     for (call, cause), count in snapshot.causes.items():
-        failed.add_metric([_clean(call), _clean(cause)], count)
+        failed.add(labelled({"call": call, "cause": cause}), count)
     yield failed
 
 
-def _of_gpus(samples: Sequence[GpuSample]) -> Iterator[Metric]:
+def _single(name: str, what: str, value: float) -> Family:
+    family = Family(f"flopwise_gpu_{name}", what)
+    family.add("", value)
+    return family
+
+
+def _of_gpus(samples: Sequence[GpuSample]) -> Iterator[Family]:
+    known = [(sample, labelled({"uuid": sample.uuid})) for sample in samples]
     yield _info(samples)
     for name, metric, what, scale in _GAUGES:
-        found = GaugeMetricFamily(f"flopwise_gpu_{metric}", what, labels=["uuid"])
-        for sample in samples:
+        family = Family(f"flopwise_gpu_{metric}", what)
+        for sample, labels in known:
             if (value := getattr(sample, name)) is not None:
-                found.add_metric([sample.uuid], value * scale)
-        if found.samples:
-            yield found
-    for family in (
-        *_counters(samples),
-        _throttle(samples),
-        _rows(samples),
-        _health(samples),
-        _recovery(samples),
-    ):
-        if family.samples:
-            yield family
+                family.add(labels, value * scale)
+        yield family
+    yield from _counters(known)
+    for states_of, metric, label, what in _STATES:
+        family = Family(f"flopwise_gpu_{metric}", what)
+        for sample, labels in known:
+            for state, value in states_of(sample):
+                family.add(with_label(labels, label, state), value)
+        yield family
 
 
-def _info(samples: Sequence[GpuSample]) -> Metric:
-    labels = ["uuid", "name", "node", "parent_uuid", "mig_profile", "clique"]
-    found = GaugeMetricFamily("flopwise_gpu_info", "A GPU or MIG instance.", labels=labels)
+def _info(samples: Sequence[GpuSample]) -> Family:
+    family = Family("flopwise_gpu_info", "A GPU or MIG instance.")
     for sample in samples:
-        found.add_metric([_clean(getattr(sample, label) or "") for label in labels], 1)
-    return found
+        texts = {name: getattr(sample, name) or "" for name in _IDENTITY}
+        number = "" if sample.gpu_instance_id is None else str(sample.gpu_instance_id)
+        family.add(labelled(texts | {"gpu_instance_id": number}), 1)
+    return family
 
 
-def _counters(samples: Sequence[GpuSample]) -> Iterator[Metric]:
-    yield _counter(
-        samples, "energy_joules", "Energy since the driver's start.", "", {"": "energy_joules"}
-    )
-    yield _counter(
-        samples,
+_IDENTITY = ("uuid", "name", "node", "parent_uuid", "mig_profile", "clique")
+_Known = Sequence[tuple[GpuSample, str]]  # with its label
+# name, what it is, and the fields of a sample by the value of a label
+_COUNTERS: tuple[tuple[str, str, str, Mapping[str, str]], ...] = (
+    ("energy_joules", "Energy since the driver's start.", "", {"": "energy_joules"}),
+    (
         "ecc_errors",
         "Errors of memory.",
         "kind",
         {"corrected": "ecc_corrected", "uncorrected": "ecc_uncorrected"},
-    )
-    for link in ("nvlink", "pcie"):
-        yield _counter(
-            samples,
+    ),
+    *(
+        (
             f"{link}_bytes",
             "Traffic.",
             "direction",
             {"transmit": f"{link}_tx_bytes", "receive": f"{link}_rx_bytes"},
         )
-    throttled = CounterMetricFamily(
-        "flopwise_gpu_throttled_seconds", "Time of held clocks.", labels=["uuid", "reason"]
-    )
-    for sample in samples:
+        for link in ("nvlink", "pcie")
+    ),
+)
+
+
+def _counters(known: _Known) -> Iterator[Family]:
+    for name, what, label, fields in _COUNTERS:
+        family = Family(f"flopwise_gpu_{name}_total", what, Kind.COUNTER)
+        for sample, labels in known:
+            for value, counted in fields.items():
+                if (count := getattr(sample, counted)) is not None:
+                    family.add(with_label(labels, label, value) if label else labels, count)
+        yield family
+    throttled = Family("flopwise_gpu_throttled_seconds_total", "Time of held clocks.", Kind.COUNTER)
+    for sample, labels in known:
         for reason, seconds in (sample.throttled_seconds or {}).items():
-            throttled.add_metric([sample.uuid, reason], seconds)
+            throttled.add(with_label(labels, "reason", reason), seconds)
     yield throttled
 
 
-def _counter(
-    samples: Sequence[GpuSample], name: str, what: str, label: str, fields: Mapping[str, str]
-) -> Metric:
-    labels = ["uuid", label] if label else ["uuid"]
-    found = CounterMetricFamily(f"flopwise_gpu_{name}", what, labels=labels)
-    for sample in samples:
-        for value, counted in fields.items():
-            if (count := getattr(sample, counted)) is not None:
-                found.add_metric([sample.uuid, value][: len(labels)], count)
-    return found
+_Pairs = Iterator[tuple[str, float]]
 
 
-def _throttle(samples: Sequence[GpuSample]) -> Metric:
-    found = GaugeMetricFamily(
-        "flopwise_gpu_throttle_reason", "1: it holds the clocks down.", labels=["uuid", "reason"]
-    )
-    for sample in samples:
-        for reason in sample.throttle_reasons or ():
-            found.add_metric([sample.uuid, reason], 1)
-    return found
+def _throttle(sample: GpuSample) -> _Pairs:
+    return ((reason, 1.0) for reason in sample.throttle_reasons or ())
 
 
-def _rows(samples: Sequence[GpuSample]) -> Metric:
-    found = GaugeMetricFamily(
-        "flopwise_gpu_remapped_rows", "Rows of memory replaced.", labels=["uuid", "state"]
-    )
-    for sample in samples:
-        if (rows := sample.remapped_rows) is not None:
-            for state in ("corrected", "uncorrected", "pending", "failed"):
-                found.add_metric([sample.uuid, state], float(getattr(rows, state)))
-    return found
+def _rows(sample: GpuSample) -> _Pairs:
+    if (rows := sample.remapped_rows) is not None:
+        for state in ("corrected", "uncorrected", "pending", "failed"):
+            yield state, float(getattr(rows, state))
 
 
-def _health(samples: Sequence[GpuSample]) -> Metric:
-    found = GaugeMetricFamily(
-        "flopwise_gpu_health", "1: what planning should do with it.", labels=["uuid", "state"]
-    )
-    for sample in samples:
-        if sample.health is not None:
-            for state in Health:
-                found.add_metric([sample.uuid, state.value], float(sample.health is state))
-    return found
+def _health(sample: GpuSample) -> _Pairs:
+    if sample.health is not None:
+        yield from ((state.value, float(sample.health is state)) for state in Health)
 
 
-def _recovery(samples: Sequence[GpuSample]) -> Metric:
-    found = GaugeMetricFamily(
-        "flopwise_gpu_recovery_action", "1: the driver asks for it.", labels=["uuid", "action"]
-    )
-    for sample in samples:
-        if sample.recovery_action is not None:
-            found.add_metric([sample.uuid, _clean(sample.recovery_action)], 1)
-    return found
+def _recovery(sample: GpuSample) -> _Pairs:
+    if sample.recovery_action is not None:
+        yield sample.recovery_action, 1.0
+
+
+_STATES: tuple[tuple[Callable[[GpuSample], _Pairs], str, str, str], ...] = (
+    (_throttle, "throttle_reason", "reason", "1: it holds the clocks down."),
+    (_rows, "remapped_rows", "state", "Rows of memory replaced."),
+    (_health, "health", "state", "1: what planning should do with it."),
+    (_recovery, "recovery_action", "action", "1: the driver asks for it."),
+)
 
 
 # A label `job` would be that of the scrape: Prometheus gives each target one.
@@ -273,235 +259,18 @@ _OWNER = {
 }
 
 
-def _of_owners(shares: Sequence[Share]) -> Iterator[Metric]:
-    labels = ["uuid", *_OWNER]
-    info = GaugeMetricFamily(
-        "flopwise_gpu_owner_info",
-        "Who has a GPU, and by what its share is reckoned.",
-        labels=[*labels, "basis"],
-    )
-    share = GaugeMetricFamily(
-        "flopwise_gpu_owner_share_ratio", "The owner's part of the GPU.", labels=labels
-    )
-    work = GaugeMetricFamily(
-        "flopwise_gpu_owner_utilisation_ratio", "SM time of the owner's processes.", labels=labels
-    )
-    memory = GaugeMetricFamily(
-        "flopwise_gpu_owner_memory_used_bytes", "Memory of the owner's processes.", labels=labels
-    )
+def _of_owners(shares: Sequence[Share]) -> Iterator[Family]:
+    info = Family("flopwise_gpu_owner_info", "Who has a GPU, and by what its share is reckoned.")
+    share = Family("flopwise_gpu_owner_share_ratio", "The owner's part of the GPU.")
+    work = Family("flopwise_gpu_owner_utilisation_ratio", "SM time of the owner's processes.")
+    memory = Family("flopwise_gpu_owner_memory_used_bytes", "Memory of the owner's processes.")
     for one in shares:
-        values = [one.uuid, *(_clean(getattr(one.owner, name)) for name in _OWNER.values())]
-        info.add_metric([*values, one.basis.value], 1)
-        share.add_metric(values, one.share_fraction)
+        owner = {label: getattr(one.owner, name) for label, name in _OWNER.items()}
+        labels = labelled({"uuid": one.uuid} | owner)
+        info.add(with_label(labels, "basis", one.basis.value), 1)
+        share.add(labels, one.share_fraction)
         if one.utilisation_fraction is not None:
-            work.add_metric(values, one.utilisation_fraction)
+            work.add(labels, one.utilisation_fraction)
         if one.memory_used_bytes is not None:
-            memory.add_metric(values, one.memory_used_bytes)
-    yield from (family for family in (info, share, work, memory) if family.samples)
-
-
-def _free_bytes(sample: GpuSample) -> float | None:
-    if sample.memory_total_bytes is None or sample.memory_used_bytes is None:
-        return None
-    return (
-        sample.memory_total_bytes - sample.memory_used_bytes - (sample.memory_reserved_bytes or 0)
-    )
-
-
-def _scaled(name: str, scale: float) -> Value:
-    def value(sample: GpuSample) -> float | None:
-        found = getattr(sample, name)
-        return None if found is None else found * scale
-
-    return value
-
-
-def _row(state: str) -> Value:
-    def value(sample: GpuSample) -> float | None:
-        rows = sample.remapped_rows
-        return None if rows is None else float(getattr(rows, state))
-
-    return value
-
-
-# dcgm-exporter's name, whether it counts, what it is, and its value in dcgm-exporter's unit
-_DCGM: tuple[tuple[str, bool, str, Value], ...] = (
-    ("DCGM_FI_DEV_SM_CLOCK", False, "SM clock (MHz).", _scaled("sm_clock_mhz", 1)),
-    ("DCGM_FI_DEV_MEM_CLOCK", False, "Memory clock (MHz).", _scaled("memory_clock_mhz", 1)),
-    (
-        "DCGM_FI_DEV_MEMORY_TEMP",
-        False,
-        "Memory temperature (C).",
-        _scaled("memory_temperature_celsius", 1),
-    ),
-    ("DCGM_FI_DEV_GPU_TEMP", False, "GPU temperature (C).", _scaled("temperature_celsius", 1)),
-    ("DCGM_FI_DEV_POWER_USAGE", False, "Power draw (W).", _scaled("power_watts", 1)),
-    (
-        "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
-        True,
-        "Energy since boot (mJ).",
-        _scaled("energy_joules", 1000),
-    ),
-    ("DCGM_FI_DEV_GPU_UTIL", False, "Utilisation (%).", _scaled("utilisation_fraction", 100)),
-    (
-        "DCGM_FI_DEV_MEM_COPY_UTIL",
-        False,
-        "Memory utilisation (%).",
-        _scaled("memory_utilisation_fraction", 100),
-    ),
-    ("DCGM_FI_DEV_XID_ERRORS", False, "The last Xid.", _scaled("last_xid", 1)),
-    (
-        "DCGM_FI_DEV_FB_FREE",
-        False,
-        "Memory free (MiB).",
-        lambda sample: None if (free := _free_bytes(sample)) is None else free // MIB,
-    ),
-    (
-        "DCGM_FI_DEV_FB_USED",
-        False,
-        "Memory used (MiB).",
-        lambda s: None if s.memory_used_bytes is None else s.memory_used_bytes // MIB,
-    ),
-    (
-        "DCGM_FI_DEV_FB_RESERVED",
-        False,
-        "Memory reserved (MiB).",
-        lambda s: None if s.memory_reserved_bytes is None else s.memory_reserved_bytes // MIB,
-    ),
-    (
-        "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS",
-        True,
-        "Rows remapped for uncorrectable errors.",
-        _row("uncorrected"),
-    ),
-    (
-        "DCGM_FI_DEV_CORRECTABLE_REMAPPED_ROWS",
-        True,
-        "Rows remapped for correctable errors.",
-        _row("corrected"),
-    ),
-    ("DCGM_FI_DEV_ROW_REMAP_FAILURE", False, "Whether remapping has failed.", _row("failed")),
-    (
-        "DCGM_FI_PROF_GR_ENGINE_ACTIVE",
-        False,
-        "Time the graphics engine is active (ratio).",
-        _scaled("utilisation_fraction", 1),
-    ),
-    ("DCGM_FI_PROF_SM_ACTIVE", False, "SM activity (ratio).", _scaled("sm_active_fraction", 1)),
-    (
-        "DCGM_FI_PROF_SM_OCCUPANCY",
-        False,
-        "SM occupancy (ratio).",
-        _scaled("sm_occupancy_fraction", 1),
-    ),
-    (
-        "DCGM_FI_PROF_PIPE_TENSOR_ACTIVE",
-        False,
-        "Tensor pipe activity (ratio).",
-        _scaled("tensor_active_fraction", 1),
-    ),
-    (
-        "DCGM_FI_PROF_DRAM_ACTIVE",
-        False,
-        "Memory interface activity (ratio).",
-        _scaled("dram_active_fraction", 1),
-    ),
-)
-_DCGM_LABELS = (
-    *("gpu", "UUID", "device", "modelName", "Hostname"),
-    *("GPU_I_PROFILE", "GPU_I_ID", "namespace", "pod"),
-)
-
-
-def _dcgm(snapshot: Snapshot) -> Iterator[Metric]:
-    labelled = list(zip(snapshot.samples, _dcgm_labels(snapshot), strict=True))
-    for name, counts, what, value_of in _DCGM:
-        found = Metric(name, what, "counter" if counts else "gauge")
-        for sample, labels in labelled:
-            if (value := value_of(sample)) is not None:
-                found.add_sample(name, labels, value)
-        if found.samples:
-            yield found
-
-
-def _dcgm_labels(snapshot: Snapshot) -> Iterator[dict[str, str]]:
-    numbers = _numbers(snapshot)
-    # Only who has a GPU alone: a shared one's figures belong to none of those who share it.
-    alone = {one.uuid: one.owner for one in snapshot.shares if one.basis is Basis.WHOLE}
-    instances = {uuid: name.partition("/gi") for name, uuid in snapshot.devices.items()}
-    for sample in snapshot.samples:
-        gpu = sample.parent_uuid or sample.uuid
-        number, owner = numbers[gpu], alone.get(sample.uuid)
-        values = (
-            *(number, gpu, f"nvidia{number}", sample.name, sample.node),
-            *(sample.mig_profile or "", instances.get(sample.uuid, ("", "", ""))[2]),
-            *((owner.namespace, owner.pod) if owner else ("", "")),
-        )
-        named = zip(_DCGM_LABELS, values, strict=True)
-        yield {label: _clean(value) for label, value in named if value}
-
-
-def _numbers(snapshot: Snapshot) -> dict[str, str]:
-    """By UUID, the number of a GPU: its device's, else its place in the driver's order."""
-    known = {uuid: name.removeprefix("nvidia") for name, uuid in snapshot.devices.items()}
-    gpus = dict.fromkeys(sample.parent_uuid or sample.uuid for sample in snapshot.samples)
-    return {gpu: known.get(gpu, str(place)) for place, gpu in enumerate(gpus)}
-
-
-def _clean(text: str) -> str:
-    """Text of others as a label: what can't be written as UTF-8 is replaced."""
-    return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-class Served:
-    """``/metrics`` and ``/healthz`` at one address and port; 0: any that is free.
-
-    Raises ``OSError`` where the port is taken.
-    """
-
-    def __init__(self, exporter: Exporter, *, address: str = "", port: int = 0) -> None:
-        class Handler(_Handler):
-            routes = _routes(exporter)
-
-        self._server = ThreadingHTTPServer((address, port), Handler)
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        name = f"metrics-{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-_Answer = tuple[int, str, bytes]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = 10.0  # a connection that says nothing holds no thread for longer
-    routes: Mapping[str, Callable[[], _Answer]] = {}
-
-    def do_GET(self) -> None:  # the library's name
-        route = self.routes.get(self.path.split("?")[0])
-        code, kind, body = route() if route else (404, "text/plain", b"not found\n")
-        self.send_response(code)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing: scrapes and probes come every few seconds."""
-
-
-def _routes(exporter: Exporter) -> Mapping[str, Callable[[], _Answer]]:
-    def metrics() -> _Answer:
-        return 200, CONTENT_TYPE_LATEST, exporter.text()
-
-    def health() -> _Answer:
-        wrong = exporter.unhealthy()
-        return (503 if wrong else 200), "text/plain", (wrong or "ok").encode() + b"\n"
-
-    return {"/metrics": metrics, "/healthz": health, "/health": health}
+            memory.add(labels, one.memory_used_bytes)
+    yield from (info, share, work, memory)

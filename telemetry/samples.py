@@ -74,6 +74,7 @@ class GpuSample:
     pids: tuple[int, ...] | None = None  # of compute processes, in this process's PID namespace
     parent_uuid: str | None = None  # of a MIG instance: the GPU that it is a part of
     mig_profile: str | None = None  # as Kubernetes has it: 3g.40gb
+    gpu_instance_id: int | None = None  # of a MIG instance: its number within its GPU
     memory_reserved_bytes: int | None = None  # by the driver; no part of what is used
     memory_utilisation_fraction: float | None = None  # of the time in which memory was accessed
     power_average_watts: float | None = None  # over the last second
@@ -294,6 +295,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pids": (_counts, "a list of whole numbers, 0 or above"),
     "parent_uuid": _TEXT,
     "mig_profile": _TEXT,
+    "gpu_instance_id": _COUNT,
     "memory_reserved_bytes": _COUNT,
     "memory_utilisation_fraction": _FRACTION,
     "power_average_watts": _AMOUNT,

@@ -4,7 +4,8 @@ A cluster that has them needs no second agent. Names, labels and units are dcgm-
 own exporter's, whose word counts where both tell of a GPU. What is missing is normal: profiling
 figures need rights, and dcgm-exporter leaves out what its driver does not say.
 
-- The host's label is ``Hostname`` up to dcgm-exporter 4.8, ``hostname`` after it.
+- The host's label is ``Hostname`` up to dcgm-exporter 4.8, ``hostname`` after it; some of its
+  series have ``gpu_uuid`` and ``model_name``, and its old names were ``pod_name`` and the like.
 - Where a scrape does not honour labels, the workload is ``exported_pod``, and ``pod`` the exporter;
   where it does, an idle GPU still gets the exporter's own ``pod``.
 - ``DCGM_FI_DEV_*_UTIL`` are percent, ``DCGM_FI_PROF_*`` fractions.
@@ -122,6 +123,7 @@ _DCGM = {
     name: replace(one, blank=2.0**47 if one.field == "energy_joules" else 0x7FFFFFF0)
     for name, one in _DCGM.items()
 }
+_IDENTITY = ("node", "name", "parent_uuid", "mig_profile", "gpu_instance_id", "clique")
 _OWNER = {
     **{name: name for name in ("namespace", "pod", "team", "project", "model")},
     "job_name": "job",
@@ -264,7 +266,7 @@ class _Told:
         if one.name == _INFO:
             self._identity[uuid] = {
                 name: _text(one.labels.get(f"exported_{name}") or one.labels.get(name, ""))
-                for name in ("node", "name", "parent_uuid", "mig_profile", "clique")
+                for name in _IDENTITY
             }
             self.measures.setdefault((one.time, uuid), {})
         elif one.name == _SHARE:
@@ -278,13 +280,14 @@ class _Told:
         gpu = _uuid(one.labels)
         if not gpu:
             return
-        instance = _text(one.labels.get("GPU_I_ID", ""))
+        instance = _first(one.labels, "GPU_I_ID", "gpu_i_id", "gpu_instance_id")
         uuid = f"{gpu}/gi{instance}" if instance else gpu
         self._identity[uuid] = {
             "node": _node(one.labels),
-            "name": _text(one.labels.get("modelName", "")),
+            "name": _first(one.labels, "modelName", "model_name", "modelname"),
             "parent_uuid": gpu if instance else "",
-            "mig_profile": _text(one.labels.get("GPU_I_PROFILE", "")),
+            "mig_profile": _first(one.labels, "GPU_I_PROFILE", "gpu_i_profile"),
+            "gpu_instance_id": instance,
         }
         key = one.time, uuid
         self._measure(key, _DCGM[one.name], one.value)
@@ -328,27 +331,34 @@ class _Told:
             # Of MIG instances, utilisation is told by no other figure.
             measures.setdefault("utilisation_fraction", active)
         node, name = identity.pop("node", ""), identity.pop("name", "")
+        number = identity.pop("gpu_instance_id", "")
+        if re.fullmatch(r"[0-9]{1,9}", number):
+            identity["gpu_instance_id"] = int(number)
         return GpuSample(time=time, node=node, uuid=uuid, name=name, **identity, **measures)
 
     def _owner(self, key: _Key, pods: Mapping[tuple[str, str], Owner]) -> Owner:
         labels = self._labels.get(key, {})
         prefix = "exported_" if self._is_renamed else ""
-        pod = _text(labels.get(f"{prefix}pod", ""))
+        pod = _first(labels, f"{prefix}pod", f"{prefix}pod_name")
         if not pod or _EXPORTER.search(pod):
             return Owner(job=job) if (job := _text(labels.get("hpc_job", ""))) else NOBODY
-        namespace = _text(labels.get(f"{prefix}namespace", ""))
+        namespace = _first(labels, f"{prefix}namespace", f"{prefix}pod_namespace")
         plain = Owner(namespace=namespace, pod=pod, job=_text(labels.get("hpc_job", "")))
         return pods.get((namespace, pod), plain)
 
 
+def _first(labels: Mapping[str, str], *spellings: str) -> str:
+    """The label that is there, however it is spelt."""
+    return _text(next((labels[name] for name in spellings if labels.get(name)), ""))
+
+
 def _uuid(labels: Mapping[str, str]) -> str:
-    return _text(labels.get("UUID") or labels.get("uuid") or labels.get("gpu_uuid") or "")
+    return _first(labels, "UUID", "uuid", "gpu_uuid")
 
 
 def _node(labels: Mapping[str, str]) -> str:
-    names = ("Hostname", "hostname", "exported_node", "node", "kubernetes_node")
-    told = next((labels[name] for name in names if labels.get(name)), "")
-    return _text(told or labels.get("instance", "").rpartition(":")[0])
+    told = _first(labels, "Hostname", "hostname", "exported_node", "node", "kubernetes_node")
+    return told or _text(labels.get("instance", "").rpartition(":")[0])
 
 
 def _owner_label(labels: Mapping[str, str], name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,7 +88,12 @@ class Watch:
         """What is known now of those who could have these GPUs."""
         pids = {pid for sample in samples for pid in _pids(sample)}
         age = None if self._answered_at is None else self._clock() - self._answered_at
-        return Told(known=replace(self._known, origins=self._of(pids)), pods_age_seconds=age)
+        known = replace(
+            self._known,
+            origins=self._of(pids),
+            devices=with_instances(self._known.devices, samples),
+        )
+        return Told(known=known, pods_age_seconds=age)
 
     def _of_api(self, api: ApiServer, known: Known) -> Known:
         try:
@@ -136,6 +141,16 @@ def devices(proc: Path = PROC) -> dict[str, str]:
         if uuid and minor:
             found[f"nvidia{minor[1]}"] = uuid[1]
     return found
+
+
+def with_instances(devices: Mapping[str, str], samples: Iterable[GpuSample]) -> dict[str, str]:
+    """With the MIG instances of those GPUs, by the names that GKE has for them: nvidia0/gi3."""
+    names = {uuid: name for name, uuid in devices.items()}
+    return dict(devices) | {
+        f"{names[one.parent_uuid]}/gi{one.gpu_instance_id}": one.uuid
+        for one in samples
+        if one.parent_uuid in names and one.gpu_instance_id is not None
+    }
 
 
 def _pids(sample: GpuSample) -> Iterable[int]:

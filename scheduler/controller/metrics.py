@@ -5,9 +5,7 @@ Money is in USD, time in seconds, as the names say.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +15,8 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+
+from telemetry.served import Served, health
 
 WAITS = (1, 2, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600)
 DECISIONS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10)
@@ -84,36 +84,6 @@ class Metrics:
         return generate_latest(self.registry)
 
 
-class Served:
-    """HTTP answers at one port. ``routes``: path to (status, type, body)."""
-
-    def __init__(self, port: int, routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # the library's name
-                route = routes.get(self.path.split("?")[0])
-                code, kind, body = route() if route else (404, "text/plain", b"not found\n")
-                self.send_response(code)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                """Say nothing: probes come every few seconds."""
-
-        self._server = ThreadingHTTPServer(("", port), Handler)
-        self._server.daemon_threads = True
-        self.port = int(self._server.server_address[1])
-        name = f"http-{self.port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Answer no more."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
 def serve_metrics(metrics: Metrics, port: int) -> Served:
     """``/metrics`` at that port; 0: any that is free."""
     return Served(port, {"/metrics": lambda: (200, CONTENT_TYPE_LATEST, metrics.text())})
@@ -121,12 +91,4 @@ def serve_metrics(metrics: Metrics, port: int) -> Served:
 
 def serve_health(alive: Callable[[], str], ready: Callable[[], str], port: int) -> Served:
     """``/healthz`` and ``/readyz``; the functions say what is wrong, or nothing."""
-
-    def answer(ask: Callable[[], str]) -> Callable[[], tuple[int, str, bytes]]:
-        def answered() -> tuple[int, str, bytes]:
-            wrong = ask()
-            return (503 if wrong else 200), "text/plain", (wrong or "ok").encode() + b"\n"
-
-        return answered
-
-    return Served(port, {"/healthz": answer(alive), "/readyz": answer(ready)})
+    return Served(port, {"/healthz": health(alive), "/readyz": health(ready)})

@@ -272,6 +272,7 @@ class Driver:
             name=instance.gpu.name,
             parent_uuid=instance.gpu.uuid,
             mig_profile=instance.profile,
+            gpu_instance_id=instance.gpu_instance,
             **measures | self._achieved(instance.gpu, measures, instance),
         )
 

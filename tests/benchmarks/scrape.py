@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from statistics import median, quantiles
 
 from telemetry.cgroups import Cgroup, Origin
-from telemetry.exporter import Exporter, Served, Snapshot
+from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Known, Pod, shares
 from telemetry.podresources import Container, PodDevices
 from telemetry.samples import GpuProcess, GpuSample, Health, RemappedRows
@@ -93,11 +93,18 @@ def snapshot() -> Snapshot:
     return Snapshot(time=datetime.now(UTC), samples=samples, shares=shares(samples, known))
 
 
+def _render_milliseconds(exporter: Exporter, given: Snapshot) -> float:
+    exporter.take(replace(given, time=datetime.now(UTC)))
+    began = time.perf_counter()
+    exporter.text()
+    return (time.perf_counter() - began) * 1000
+
+
 def main() -> None:
     rows = []
     for dcgm_compatible in (False, True):
         exporter = Exporter(interval_seconds=3600, dcgm_compatible=dcgm_compatible)
-        served = Served(exporter, address="127.0.0.1")
+        served = serve(exporter, 0, "127.0.0.1")
         given = snapshot()
         milliseconds, size = [], 0
         cpu_began = time.process_time()
@@ -109,7 +116,8 @@ def main() -> None:
             milliseconds.append((time.perf_counter() - began) * 1000)
         cpu_seconds = time.process_time() - cpu_began
         served.close()
-        series = sum(len(family.samples) for family in exporter.collect())
+        made = [_render_milliseconds(exporter, given) for _ in range(RUNS)]
+        series = sum(not line.startswith(b"#") for line in exporter.text().splitlines())
         rows.append(
             {
                 "names": "ours and dcgm-exporter's" if dcgm_compatible else "ours",
@@ -120,6 +128,7 @@ def main() -> None:
                 "medianMilliseconds": median(milliseconds),
                 "p95Milliseconds": quantiles(milliseconds, n=20)[-1],
                 "leastMilliseconds": min(milliseconds),
+                "ourMedianMilliseconds": median(made),  # of it, making the page
                 "meanCpuMilliseconds": cpu_seconds / RUNS * 1000,  # both ends of it
                 "aimMilliseconds": AIM_MILLISECONDS,
             }

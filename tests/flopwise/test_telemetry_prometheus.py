@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from telemetry import store
-from telemetry.exporter import Exporter, Served, Snapshot
+from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Basis, Share
 from telemetry.samples import GpuSample
 from telemetry.uses import Owner
@@ -53,7 +53,7 @@ def run(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_what_a_prometheus_has_kept_becomes_a_history_by_team(tmp_path: Path) -> None:
     exporter = Exporter(interval_seconds=3600)
     exporter.take(Snapshot(time=datetime.now(UTC), samples=(GPU,), shares=SHARES))
-    served = Served(exporter, address="127.0.0.1")
+    served = serve(exporter, 0, "127.0.0.1")
     try:
         with prometheus(tmp_path, served.port) as found:
             found.wait("flopwise_gpu_up")

@@ -47,6 +47,12 @@ class Prometheus:
         with urllib.request.urlopen(f"{self.url}{path}?{query}", timeout=30) as answer:
             return json.load(answer)["data"]
 
+    def own(self, name: str) -> float:
+        """A figure of Prometheus' own, as its ``/metrics`` has it."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
+            lines = answer.read().decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.split()[0] == name)
+
     def value(self, query: str) -> dict[str, float]:
         """What PromQL answers now: the value by its labels, as JSON without the scrape's own."""
         found = self.get("/api/v1/query", query=query)["result"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import urllib.error
 import urllib.request
@@ -11,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from telemetry.exporter import Exporter, Served, Snapshot
+from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Basis, Share
 from telemetry.samples import GpuSample, Health, RemappedRows
+from telemetry.served import Served
 from telemetry.uses import Owner
 from tests.telemetry.prometheus import program, prometheus
 
@@ -56,8 +59,10 @@ INSTANCE = GpuSample(
     name="NVIDIA A100",
     parent_uuid="GPU-cut",
     mig_profile="3g.20gb",
+    gpu_instance_id=2,
     memory_used_bytes=7 * MIB,
 )
+TWIN = replace(INSTANCE, uuid="MIG-2", gpu_instance_id=3, memory_used_bytes=9 * MIB)
 CUT = GpuSample(time=NOW, node="node-1", uuid="GPU-cut", name="NVIDIA A100")
 ONE = Owner(namespace="ml", pod="one", job="sft", team="nlp")
 OTHER = Owner(namespace="ml", pod="other", team='quo"te\\d\n')
@@ -82,12 +87,12 @@ SHARES = (
 )
 SNAPSHOT = Snapshot(
     time=NOW,
-    samples=(ALONE, SHARED, CUT, INSTANCE),
+    samples=(ALONE, SHARED, CUT, INSTANCE, TWIN),
     shares=SHARES,
     unreadable=1,
     causes={("nvmlDeviceGetPowerUsage", "Not Supported"): 7},
     pods_age_seconds=2.5,
-    devices={"nvidia4": "GPU-alone", "nvidia5": "GPU-cut", "nvidia5/gi2": "MIG-1"},
+    devices={"nvidia4": "GPU-alone", "nvidia5": "GPU-cut"},
 )
 
 
@@ -117,7 +122,7 @@ def exporter(clock: Clock, *, dcgm_compatible: bool = True) -> Exporter:
 
 @pytest.fixture
 def served(clock: Clock) -> Iterator[Served]:
-    with_names = Served(exporter(clock), address="127.0.0.1")
+    with_names = serve(exporter(clock), 0, "127.0.0.1")
     yield with_names
     with_names.close()
 
@@ -169,6 +174,11 @@ def test_a_real_prometheus_scrapes_us_and_promql_gives_the_right_numbers(
             f"Hostname=node-1 UUID=GPU-alone {target} device=nvidia4 gpu=4"
             " modelName=NVIDIA H100 80GB HBM3 namespace=ml pod=one": 41_000
         }
+        # Two instances of one profile are two series, and none is refused.
+        by_instance = found.value("sum by (GPU_I_ID) (DCGM_FI_DEV_FB_USED{GPU_I_ID!=''})")
+        assert by_instance == {"GPU_I_ID=2": 7, "GPU_I_ID=3": 9}
+        assert found.own("prometheus_target_scrapes_sample_duplicate_timestamp_total") == 0
+        assert found.own("prometheus_target_scrapes_sample_out_of_order_total") == 0
 
 
 def test_promtool_finds_nothing_to_mend_in_our_names(clock: Clock) -> None:
@@ -208,6 +218,61 @@ def test_a_mig_instance_is_told_as_dcgm_exporter_does(clock: Clock) -> None:
         'DCGM_FI_DEV_FB_USED{GPU_I_ID="2",GPU_I_PROFILE="3g.20gb",Hostname="node-1",'
         'UUID="GPU-cut",device="nvidia5",gpu="5",modelName="NVIDIA A100"} 7.0'
     ) in found
+
+
+def test_instances_that_dcgm_exporter_would_not_tell_apart_are_not_told_twice(
+    clock: Clock,
+) -> None:
+    found = exporter(clock)
+    # Two compute instances of one GPU instance, whose memory is one; one without an id.
+    same = replace(INSTANCE, uuid="MIG-9")
+    nameless = replace(INSTANCE, uuid="MIG-8", gpu_instance_id=None)
+    found.take(replace(SNAPSHOT, samples=(CUT, INSTANCE, same, nameless), devices={}))
+    series = lines(found.text().decode(), "DCGM_FI_DEV_FB_USED{")
+    assert [line.rpartition(" ")[2] for line in series] == ["7.0"]
+    assert 'GPU_I_ID="2"' in series[0]
+
+
+def test_compute_instances_of_two_pods_carry_no_pod(clock: Clock) -> None:
+    def series(*owners: Owner) -> str:
+        found = exporter(clock)
+        both = (INSTANCE, replace(INSTANCE, uuid="MIG-9"))
+        given = tuple(
+            Share(uuid=one.uuid, owner=owner, share_fraction=1.0, basis=Basis.WHOLE)
+            for one, owner in zip(both, owners, strict=True)
+        )
+        found.take(replace(SNAPSHOT, samples=both, shares=given))
+        return lines(found.text().decode(), "DCGM_FI_DEV_FB_USED{")[0]
+
+    assert 'pod="one"' in series(ONE, ONE)
+    assert "pod=" not in series(ONE, OTHER)
+
+
+def test_all_ask_for_the_same_page_of_a_tick(clock: Clock) -> None:
+    found = exporter(clock)
+    assert found.text() is found.text()
+    found.take(replace(SNAPSHOT, samples=(), shares=()))
+    assert b"GPU-alone" not in found.text()
+
+
+def test_the_client_of_prometheus_reads_what_was_written(clock: Clock) -> None:
+    found = exporter(clock)
+    hostile = Owner(namespace="a\\", pod='"}', job="b\nc", team="\x1b[31m<b>é{}", project="=,")
+    given = Share(uuid="GPU-alone", owner=hostile, share_fraction=0.5, basis=Basis.EQUAL)
+    sample = replace(ALONE, power_watts=float("inf"), temperature_celsius=float("nan"))
+    found.take(replace(SNAPSHOT, samples=(sample,), shares=(given,)))
+    read = {
+        (one.name, *sorted(one.labels.items())): one.value
+        for family in text_string_to_metric_families(found.text().decode())
+        for one in family.samples
+    }
+    labels = {"uuid": "GPU-alone", "namespace": "a\\", "pod": '"}', "job_name": "b\nc"}
+    labels |= {"team": "\x1b[31m<b>é{}", "project": "=,", "model": ""}
+    assert read["flopwise_gpu_owner_share_ratio", *sorted(labels.items())] == 0.5
+    uuid = ("uuid", "GPU-alone")
+    assert read["flopwise_gpu_energy_joules_total", uuid] == 1234.5
+    assert read["flopwise_gpu_power_watts", uuid] == float("inf")
+    assert math.isnan(read["flopwise_gpu_temperature_celsius", uuid])
 
 
 def test_energy_is_in_millijoules_under_dcgm_exporters_name(clock: Clock) -> None:

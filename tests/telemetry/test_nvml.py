@@ -144,6 +144,7 @@ def test_a_gpu_in_mig_mode_has_a_sample_for_each_instance(play: Any) -> None:
         ("MIG-a", "GPU-00000000", "1g.10gb"),
         ("MIG-b", "GPU-00000000", "3g.40gb"),
     ]
+    assert [one.gpu_instance_id for one in found] == [None, 7, 2]
     gpu, small, large = found
     assert (gpu.utilisation_fraction, gpu.pids) == (None, (100, 200))
     assert gpu.processes is not None

@@ -86,7 +86,7 @@ OF_THE_NODE = {
 }
 # What makes up an instance; its GPU lacks nothing.
 OF_AN_INSTANCE = {
-    "nvmlDeviceGetGpuInstanceId": GPM | {"utilisation_fraction"},
+    "nvmlDeviceGetGpuInstanceId": GPM | {"utilisation_fraction", "gpu_instance_id"},
     "nvmlDeviceGetAttributes_v2": {"tensor_tflops"},
     "nvmlGpmMigSampleGet": GPM | {"utilisation_fraction"},
 }

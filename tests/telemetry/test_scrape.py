@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from telemetry import scrape
-from telemetry.exporter import Exporter, Served, Snapshot
+from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Basis, Share
 from telemetry.samples import GpuSample
 from telemetry.scrape import Prometheus, ScrapeError, exposition, read_exporter
@@ -115,6 +115,22 @@ def test_mig_instances_have_their_gpus_uuid_and_their_own_id() -> None:
     first, second = (use.sample for use in exposition(text, NOW))
     assert (first.uuid, first.parent_uuid, first.mig_profile) == ("GPU-a/gi1", "GPU-a", "3g.40gb")
     assert (second.uuid, second.utilisation_fraction) == ("GPU-a/gi2", 0.2)
+    assert (first.gpu_instance_id, second.gpu_instance_id) == (1, 2)
+
+
+def test_labels_are_known_by_either_spelling() -> None:
+    usual = 'UUID="GPU-a",GPU_I_ID="3",GPU_I_PROFILE="1g.10gb",modelName="A",pod="p",namespace="n"'
+    other = (
+        'gpu_uuid="GPU-a",gpu_i_id="3",gpu_i_profile="1g.10gb",model_name="A",pod_name="p",'
+        'pod_namespace="n"'
+    )
+    assert one(gauge(other)) == one(gauge(usual))
+    assert one(gauge(other)).sample.mig_profile == "1g.10gb"
+
+
+def test_an_instances_id_that_is_no_number_names_it_all_the_same() -> None:
+    found = one(gauge('UUID="GPU-a",GPU_I_ID="seven"')).sample
+    assert (found.uuid, found.gpu_instance_id) == ("GPU-a/giseven", None)
 
 
 @pytest.mark.parametrize(
@@ -312,6 +328,7 @@ SAMPLES = (
         name="NVIDIA A100",
         parent_uuid="GPU-c",
         mig_profile="3g.20gb",
+        gpu_instance_id=2,
         sm_active_fraction=0.3,
     ),
 )
@@ -331,7 +348,7 @@ def test_what_we_export_comes_back_through_a_real_prometheus(
 ) -> None:
     exporter = Exporter(interval_seconds=3600, dcgm_compatible=dcgm_compatible)
     exporter.take(Snapshot(time=datetime.now(UTC), samples=SAMPLES, shares=SHARES))
-    served = Served(exporter, address="127.0.0.1")
+    served = serve(exporter, 0, "127.0.0.1")
     try:
         with prometheus(tmp_path, served.port, honor_labels=honor_labels) as found:
             found.wait("flopwise_gpu_up")

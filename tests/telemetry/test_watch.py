@@ -18,7 +18,7 @@ from telemetry.cgroups import Cgroup, Origin
 from telemetry.owners import Basis, Pod, shares
 from telemetry.podresources import PodResources
 from telemetry.samples import GpuProcess, GpuSample
-from telemetry.watch import Watch, devices
+from telemetry.watch import Watch, devices, with_instances
 from tests.telemetry.fake_api_server import OLD_SLICES, PODS, SLICES, FakeApiServer
 from tests.telemetry.fake_kubelet import FakeKubelet, claim, container, pod
 
@@ -250,3 +250,19 @@ def test_devices_are_named_by_what_the_drivers_own_files_say(tmp_path: Path) -> 
         )
     assert devices(tmp_path) == {"nvidia0": "GPU-a", "nvidia1": "GPU-b"}
     assert devices(tmp_path / "none") == {}
+
+
+def test_instances_are_named_by_their_gpus_device_and_their_number() -> None:
+    def instance(uuid: str, number: int | None, parent: str = "GPU-a") -> GpuSample:
+        return GpuSample(
+            time=datetime(2026, 12, 1, tzinfo=UTC),
+            node="node-1",
+            uuid=uuid,
+            name="NVIDIA A100",
+            parent_uuid=parent,
+            gpu_instance_id=number,
+        )
+
+    told = [instance("MIG-1", 3), instance("MIG-2", None), instance("MIG-3", 3, "GPU-elsewhere")]
+    found = with_instances({"nvidia0": "GPU-a"}, told)
+    assert found == {"nvidia0": "GPU-a", "nvidia0/gi3": "MIG-1"}

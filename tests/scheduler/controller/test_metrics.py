@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import http.client
 
-from scheduler.controller.metrics import Metrics, Served, serve_health, serve_metrics
+from scheduler.controller.metrics import Metrics, serve_health, serve_metrics
+from telemetry.served import Served
 
 
 def get(served: Served, path: str) -> tuple[int, str]:
