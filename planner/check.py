@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from planner.plan import Placement, Plan, Segment, Status
 from planner.problem import (
@@ -361,30 +362,15 @@ def _dependencies(problem: Problem, plan: Plan) -> Iterator[str]:
 # -- nodes ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Held:
+class _Held(NamedTuple):
     """Replicas of a segment on one node."""
 
-    segment: Segment
+    job: str
+    start: int
+    end: int
     place: Placement
     mode: Mode
-
-    @property
-    def amounts(self) -> Amounts:
-        """Of one replica."""
-        return self.mode.amounts
-
-    @property
-    def start(self) -> int:
-        return self.segment.start
-
-    @property
-    def end(self) -> int:
-        return self.segment.end
-
-    @property
-    def job(self) -> str:
-        return self.segment.job
+    amounts: Amounts  # of one replica
 
 
 def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
@@ -392,15 +378,16 @@ def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
     for s in plan.segments:
         mode = problem.job_by_name[s.job].modes[s.mode]
         for p in s.placement:
-            held[p.node].append(_Held(s, p, mode))
+            held[p.node].append(_Held(s.job, s.start, s.end, p, mode, mode.amounts))
     for name in sorted(held):
         node = problem.node_by_name[name]
         pool = problem.pool_by_name[node.pool]
         here = sorted(held[name], key=lambda h: (h.start, h.job))
         yield from _presence(pool, node, here)
         yield from _load(node, here)
+        why = {d: device.unhealthy for d, device in enumerate(node.devices) if device.unhealthy}
         for h in here:
-            yield from _named(pool, node, h)
+            yield from _named(pool, node, why, h)
         yield from _devices(node, here)
 
 
@@ -417,14 +404,18 @@ def _presence(pool: Pool, node: Node, held: list[_Held]) -> Iterator[str]:
 def _load(node: Node, held: list[_Held]) -> Iterator[str]:
     """What all that runs on the node takes of it, at each slot at which something starts."""
     for what in WHAT:
-        amounts = [(h.start, h.end, h.place.replicas * getattr(h.amounts, what)) for h in held]
-        for at, used in _at_starts([each for each in amounts if each[2]]):
-            if used > getattr(node.capacity, what):
+        most = getattr(node.capacity, what)
+        takes = ((h, h.place.replicas * getattr(h.amounts, what)) for h in held)
+        for at, used in _at_starts([(h.start, h.end, amount) for h, amount in takes if amount]):
+            if used > most:
                 yield f"{node.name}: {what} overbooked at slot {at}"
 
 
-def _named(pool: Pool, node: Node, h: _Held) -> Iterator[str]:
-    """Whether a placement names the GPUs that its replicas take, and such as there are."""
+def _named(pool: Pool, node: Node, why: dict[int, str], h: _Held) -> Iterator[str]:
+    """Whether a placement names the GPUs that its replicas take, and such as there are.
+
+    ``why``: what is wrong with those that are out of order.
+    """
     devices, amounts, replicas = h.place.devices, h.amounts, h.place.replicas
     count = node.capacity.gpu_milli // GPU_MILLI
     twice = not _is_part(h.mode) and len(set(devices)) != len(devices)
@@ -435,7 +426,6 @@ def _named(pool: Pool, node: Node, h: _Held) -> Iterator[str]:
         yield f"{h.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
     if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
         yield f"{h.job}: needs more memory than a GPU of {node.name} has"
-    why = {d: device.unhealthy for d, device in enumerate(node.devices) if device.unhealthy}
     if bad := [d for d in devices if d in why]:
         yield f"{h.job}: on GPU {bad[0]} of {node.name}: {why[bad[0]]}"
     wanted = len(devices) if amounts.mig else 0

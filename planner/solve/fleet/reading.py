@@ -42,6 +42,7 @@ from planner.solve.fleet.columns import (
 from planner.table import Places, earliest_starts, ready_slot, spendable_usd
 
 MOST = 2**31 - 1
+ROWS = 100_000  # modes that are objects at once: as columns they are a tenth of that
 TIER_WEIGHT = 1e4  # what a tier weighs above all lower ones, to the search
 COVERED_WEIGHT = 1e2  # the same among jobs that guarantees cover
 REQUIRED_USD = 1e12
@@ -134,20 +135,27 @@ class _Reader:
         after = tuple(tuple(number[name] for name in job.after) for job in jobs)
         earliest = earliest_starts(self.problem, after) if any(after) else None
         old, copied = self._copied() if earliest is None else (_table([]), {})
+        tables = [old]
         rows: list[Row] = []
         spans: list[tuple[int, int]] = []  # of each job's modes, among old and new ones
+        begin = old.size
         for j, job in enumerate(jobs):
             if job.name in copied:
                 spans.append(copied[job.name])
                 continue
             first = job.release if earliest is None else earliest[j]
-            begin = old.size + len(rows)
-            rows += sorted(self._modes(job, first))
-            spans.append((begin, old.size + len(rows)))
+            ours = sorted(self._modes(job, first))
+            spans.append((begin, begin + len(ours)))
+            begin += len(ours)
+            rows += ours
+            if len(rows) > ROWS:
+                tables.append(_table(rows))
+                rows.clear()
         span = np.array(spans, dtype=np.int64).reshape(-1, 2)
         ends = np.concatenate([[0], np.cumsum(span[:, 1] - span[:, 0])])
         shift = np.repeat(span[:, 0] - ends[:-1], np.diff(ends))
-        found = np.concatenate([old, _table(rows)])[np.arange(ends[-1]) + shift]
+        found = np.concatenate([*tables, _table(rows)])[np.arange(ends[-1]) + shift]
+        del tables, rows
         keys = found["cls"].astype(np.int64) * (grid.slots + 1) + found["length"]
         unique, found["pair"] = np.unique(keys, return_inverse=True)
         pairs = np.zeros(unique.size, dtype=PAIR)
