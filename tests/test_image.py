@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -78,7 +80,8 @@ def test_all_that_is_installed_is_pinned_by_its_hash_and_built_already() -> None
     locked, own = runs
     assert "--require-hashes" in locked
     assert "--only-binary :all:" in locked
-    assert "-r requirements/operator.txt" in locked
+    assert "-r requirements/${LOCK}.txt" in locked
+    assert ("ARG", "LOCK=operator") in stages()[0]
     assert "--no-index --no-deps" in own
 
 
@@ -87,6 +90,51 @@ def test_the_image_has_kubernetes_and_no_ray() -> None:
     names = set(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==", lock, re.MULTILINE))
     assert {"kubernetes", "prometheus-client", "ortools"} <= names
     assert names & {"ray", "pyarrow", "duckdb", "grpcio", "textual", "pytest", "ruff"} == set()
+
+
+def test_that_of_a_node_s_collector_has_the_driver_s_binding_and_no_client_of_kubernetes() -> None:
+    lock = (ROOT / "requirements" / "collector.txt").read_text()
+    names = set(re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,]+\])?==", lock, re.MULTILINE))
+    assert {"nvidia-ml-py", "grpcio", "protobuf", "prometheus-client"} <= names
+    assert names & {"kubernetes", "ray", "pyarrow", "duckdb", "textual", "pytest", "ruff"} == set()
+
+
+ONLY_OF_THE_LOCK = """
+import importlib.metadata, re, sys
+from pathlib import Path
+
+names = set(re.findall(r"^([a-z0-9._-]+)", Path(sys.argv[1]).read_text(), re.MULTILINE))
+roots = {
+    root for root, owners in importlib.metadata.packages_distributions().items()
+    if not names & {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners}
+} - {"cost_models", "flopwise", "planner", "scheduler", "telemetry"}
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in roots:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from telemetry import collect, nvml, owners, podresources, store, watch
+from telemetry.exporter import Exporter
+from telemetry.nvml.library import binding
+import flopwise.__main__, grpc, google.protobuf
+binding()
+assert podresources.PodResources(Path("/none")).held().failure
+"""
+
+
+def test_with_what_its_lock_has_the_collector_finds_all_that_it_imports() -> None:
+    lock = ROOT / "requirements" / "collector.txt"
+    done = subprocess.run(
+        [sys.executable, "-c", ONLY_OF_THE_LOCK, str(lock)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("source", copied())

@@ -158,16 +158,20 @@ def test_values_become_arguments(helm: Helm) -> None:
         *("operator", "run", "--lease-namespace=$(POD_NAMESPACE)"),
         *("--kube-api-qps=50", "--kube-api-burst=100"),
         *("--metrics-port=8080", "--health-port=8081"),
+        *("--head-cpu=1", "--head-memory=4Gi"),
     ]
     told = {
         "observeOnly": True,
         "watchNamespaces": ["nlp", "search"],
         "kubeApi.qps": 12.5,
         "metrics.port": 9100,
+        "ray.headCpu": "500m",
+        "ray.headMemory": "2Gi",
         "extraArgs": ["--log-level=debug"],
     }
     args = container(rendered(helm, told))["args"]
     assert {"--observe-only", "--namespaces=nlp,search", "--kube-api-qps=12.5"} <= set(args)
+    assert {"--head-cpu=500m", "--head-memory=2Gi"} <= set(args)
     assert args[-1] == "--log-level=debug"
     ports = {
         port["name"]: port["containerPort"] for port in container(rendered(helm, told))["ports"]

@@ -2,14 +2,15 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{- /* Ten characters are left for what follows it: a Service's name has 63. */ -}}
 {{- define "flopwise.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 53 | trimSuffix "-" }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- .Release.Name | trunc 53 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 
@@ -26,6 +27,21 @@ app.kubernetes.io/component: operator
 
 {{- define "flopwise.labels" -}}
 {{ include "flopwise.selectorLabels" . }}
+{{ include "flopwise.releaseLabels" . }}
+{{- end }}
+
+{{- define "flopwise.collectorSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "flopwise.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: collector
+{{- end }}
+
+{{- define "flopwise.collectorLabels" -}}
+{{ include "flopwise.collectorSelectorLabels" . }}
+{{ include "flopwise.releaseLabels" . }}
+{{- end }}
+
+{{- define "flopwise.releaseLabels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: flopwise
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -44,10 +60,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 
 {{- define "flopwise.image" -}}
-{{- if .Values.image.digest }}
-{{- printf "%s@%s" .Values.image.repository .Values.image.digest }}
+{{- include "flopwise.imageOf" (list . .Values.image) }}
+{{- end }}
+
+{{- /* Of (the chart, the image's values). */ -}}
+{{- define "flopwise.imageOf" -}}
+{{- $chart := (index . 0).Chart }}
+{{- with index . 1 }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
 {{- else }}
-{{- printf "%s:%s" .Values.image.repository (default .Chart.AppVersion .Values.image.tag) }}
+{{- printf "%s:%s" .repository (default $chart.AppVersion .tag) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
