@@ -14,10 +14,10 @@ from hypothesis import settings
 settings.register_profile("flopwise", deadline=None, derandomize=True)
 settings.load_profile("flopwise")
 
-# Long ones first, so that the other worker takes the rest meanwhile.
-FIRST = ("ray", "browser")
-# The test cluster's programs are built while all others run: it comes last.
-LAST = ("cluster", "deep")
+# Each has a worker of its own, for as long as it takes; they wait more than they compute, and begin
+# first, so that others take the cores meanwhile. One machine has one `deep` cluster.
+APART = ("deep", "cluster", "ray", "browser")
+CLUSTERS = ("deep", "cluster")
 CLUSTER_SECONDS = 300  # for a test's own work; what it asks for may have to be built first
 
 
@@ -32,17 +32,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With xdist, a file's tests share a worker; so do all that need Ray, a browser, a cluster."""
     for item in items:
-        _keep_together(item, _group(item))
-        if _is_any(item, LAST) and item.get_closest_marker("timeout") is None:
+        _keep_together(item, _apart(item) or str(item.path))
+        if _apart(item) in CLUSTERS and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(CLUSTER_SECONDS, func_only=True))
     items.sort(key=_turn)
 
 
 def _turn(item: pytest.Item) -> int:
-    if _is_any(item, FIRST):
-        return 0
-    # One machine has one `deep` cluster, until the run ends: others may wait for it.
-    return next((turn for turn, name in enumerate(LAST, 2) if item.get_closest_marker(name)), 1)
+    """The longest first: what is begun last is what the others wait for."""
+    if apart := _apart(item):
+        return APART.index(apart)
+    return len(APART) + (item.get_closest_marker("slow") is None)
+
+
+def _apart(item: pytest.Item) -> str:
+    """Which of `APART` a test needs; "" for none."""
+    return next((name for name in APART if item.get_closest_marker(name)), "")
 
 
 def _keep_together(item: pytest.Item, group: str) -> None:
@@ -55,16 +60,6 @@ def _keep_together(item: pytest.Item, group: str) -> None:
     is_worker = getattr(item.config.option, "loadgroup", False)
     if is_worker and item.parent is not None and hasattr(item, "_id"):
         item._id = item.parent.id.child(f"{item.name}@{group}")
-
-
-def _group(item: pytest.Item) -> str:
-    if _is_any(item, LAST):
-        return "cluster"
-    return next((name for name in FIRST if item.get_closest_marker(name)), str(item.path))
-
-
-def _is_any(item: pytest.Item, markers: tuple[str, ...]) -> bool:
-    return any(item.get_closest_marker(name) for name in markers)
 
 
 BuildDriver = Callable[..., Path]

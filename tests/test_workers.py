@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Two files, each with a test of the group and one that is its own file's; who ran what, they write.
+SHARED = ("shared", "shared-too")
+# Files, each with a test of the group and one that is its own file's; who ran what, they write.
 SOURCE = """
 import os, pathlib, pytest
 def write(test): pathlib.Path(os.environ["WHO"], test).write_text(os.environ["PYTEST_XDIST_WORKER"])
@@ -26,7 +27,7 @@ def test_a_group_and_a_file_each_have_one_worker(tmp_path: Path) -> None:
     suite.mkdir()
     who.mkdir()
     (suite / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
-    for name, mark in (("one", "cluster"), ("two", "deep"), ("three", "cluster")):
+    for name, mark in (("one", "cluster"), ("two", "cluster"), ("three", "deep")):
         (suite / f"test_{name}.py").write_text(SOURCE.format(mark=mark, name=name))
     options = ["-q", "-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder"]
     done = subprocess.run(
@@ -40,6 +41,7 @@ def test_a_group_and_a_file_each_have_one_worker(tmp_path: Path) -> None:
     )
     assert "12 passed" in done.stdout, done.stdout + done.stderr
     ran = {path.name: path.read_text() for path in who.iterdir()}
-    assert len({worker for test, worker in ran.items() if "shared" in test}) == 1
+    assert len({ran[f"{name}-{test}"] for name in ("one", "two") for test in SHARED}) == 1
+    assert len({ran[f"three-{test}"] for test in SHARED}) == 1
     for name in ("one", "two", "three"):
         assert ran[f"{name}-own"] == ran[f"{name}-own-too"]

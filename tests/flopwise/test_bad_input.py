@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -188,12 +189,14 @@ def test_a_missing_file_is_named(flopwise: Command, tmp_path: Path) -> None:
     ]
 
 
-GARBAGE = {
-    "bytes": random.Random(0).randbytes(10_000_000),
-    "letters": "".join(random.Random(0).choices("abcdefgh {}[]:,-\n", k=10_000_000)).encode(),
-    "braces": b"{" * 10_000_000,
-    "open lists": b"a: [b, {c\n" * 1_000_000,
-    "scalars": b"- 1\n" * 2_500_000,
+AS_LETTERS = bytes(b"abcdefgh {}[]:,-\n"[byte % 17] for byte in range(256))
+GARBAGE: dict[str, Callable[[], bytes]] = {
+    "bytes": lambda: random.Random(0).randbytes(10_000_000),
+    # Drawn one by one they take seconds.
+    "letters": lambda: random.Random(0).randbytes(10_000_000).translate(AS_LETTERS),
+    "braces": lambda: b"{" * 10_000_000,
+    "open lists": lambda: b"a: [b, {c\n" * 1_000_000,
+    "scalars": lambda: b"- 1\n" * 2_500_000,
 }
 
 
@@ -202,7 +205,7 @@ GARBAGE = {
 def test_ten_megabytes_of_garbage_are_refused_in_seconds(
     kind: str, suffix: str, flopwise: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / f"bad.{suffix}").write_bytes(GARBAGE[kind])
+    (tmp_path / f"bad.{suffix}").write_bytes(GARBAGE[kind]())
     began = time.monotonic()
     lines = refused(flopwise, tmp_path, "-f", tmp_path / f"bad.{suffix}")
     assert time.monotonic() - began < 10

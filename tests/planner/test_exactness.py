@@ -21,6 +21,8 @@ from planner.solve.pick import solve
 from tests.planner.brute_force import Optimum, optimum
 from tests.planner.worlds import START, larger_problem, timed_problem
 
+pytestmark = pytest.mark.slow
+
 SEEDS, CHUNK = 2200, 110
 LARGE_SEEDS, LARGE_CHUNK, LARGE_SECONDS = 250, 50, 0.3
 LARGER_SEEDS, LARGER_SECONDS = 16, 0.4
