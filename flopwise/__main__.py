@@ -117,7 +117,7 @@ def main() -> None:
         if end.code == INTERRUPTED:  # how Typer ends on Ctrl-C
             leave(_say("interrupted", INTERRUPTED))
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, a user sees a line and an exit code
         if (lines := _bad_input(error)) is not None:
             sys.exit(_say(lines, BAD_INPUT))
         if os.environ.get(DEBUG) == "1":

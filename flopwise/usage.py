@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from functools import cache
@@ -81,9 +81,11 @@ def idle_text(
 
 def idle_of(uses: Iterator[Use], rule: Rule, usd_per_gpu_hour: float | None = None) -> Idle:
     """What is idle, with power at rest and prices of the catalog."""
-    price: Callable[[str], float | None] = price_of
-    if usd_per_gpu_hour is not None:
-        price = lambda _name: usd_per_gpu_hour  # noqa: E731
+
+    def stated(_name: str) -> float | None:
+        return usd_per_gpu_hour
+
+    price = price_of if usd_per_gpu_hour is None else stated
     return idle(uses, idle_watts=idle_watts_of, usd_per_gpu_hour=price, rule=rule)
 
 

@@ -195,9 +195,16 @@ class Live:
         left = self.left[job.modes[s.mode].pool]
         rows = self.rows[left.row : left.row + POOL_ROWS]
         _take(
-            left.gpu_milli, left.gpu_memory_bytes, left.cpu_milli, left.memory_bytes, rows,
-            (start, s.end), _places(left, s), _takes(amounts), sign,
-        )  # fmt: skip
+            left.gpu_milli,
+            left.gpu_memory_bytes,
+            left.cpu_milli,
+            left.memory_bytes,
+            rows,
+            (start, s.end),
+            _places(left, s),
+            _takes(amounts),
+            sign,
+        )
         for row in self.cap_rows(job.queue, left.pool.accelerator):
             self.rows[row, start : s.end] -= sign * s.replicas * left.pool.counted_milli(amounts)
         self._spend(job, s, start, sign)

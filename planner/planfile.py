@@ -151,7 +151,7 @@ def write_plan(path: str | Path, file: PlanFile) -> None:
             out.writelines(_text(file))
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
-    except BaseException:
+    except BaseException:  # whatever ended it, Ctrl-C too: nothing half written stays
         Path(temporary).unlink()
         raise
 

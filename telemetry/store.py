@@ -99,7 +99,7 @@ class Ring:
             self._file = sqlite3.connect(path, timeout=10, isolation_level=None)
             try:
                 _prepare(self._file, path)
-            except BaseException:
+            except BaseException:  # whatever ended it, nobody else closes the file
                 self._file.close()
                 raise
         self._gpus: dict[tuple[Any, ...], int] = {}
@@ -153,7 +153,7 @@ class Ring:
         self._file.execute("BEGIN IMMEDIATE")
         try:
             yield
-        except BaseException:
+        except BaseException:  # whatever ended it, Ctrl-C too: half a tick is none
             self._file.execute("ROLLBACK")
             self._gpus.clear()  # ids that were given in what is undone
             self._owners.clear()

@@ -67,7 +67,7 @@ def write(document: str, path: str | Path) -> None:
             out.write(document)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(target)
-    except BaseException:
+    except BaseException:  # whatever ended it, Ctrl-C too: nothing half written stays
         Path(temporary).unlink()
         raise
 

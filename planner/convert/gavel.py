@@ -193,9 +193,11 @@ def read_throughputs(path: Path) -> Throughputs:
 
 
 def _kind(key: str) -> tuple[str, int]:
-    """Model and GPUs of a row's name; AttributeError for another text."""
-    model, gpus = _MATRIX_KEY.fullmatch(key).groups()  # type: ignore[union-attr]
-    return model, int(gpus)
+    """Model and GPUs of a row's name; ValueError for another text."""
+    found = _MATRIX_KEY.fullmatch(key)
+    if found is None:
+        raise ValueError(f"no job type: {key}")
+    return found[1], int(found[2])
 
 
 def _rate(value: object) -> float:

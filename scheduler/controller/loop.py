@@ -174,7 +174,7 @@ class Operator:
                 if self.led and not self.leader.is_leader():
                     self.log.error("the lease is lost: nothing more is written")
                     return False
-        except Exception:
+        except Exception:  # it is in the log, whoever reads standard error; and raised again
             self.log.error("it ends by a fault of its own", trace=traceback.format_exc())
             raise
         finally:

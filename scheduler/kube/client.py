@@ -146,7 +146,7 @@ class Kube:
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
-            "timeoutSeconds": str(seconds + random.randint(0, seconds // 5)),  # noqa: S311
+            "timeoutSeconds": str(seconds + random.randint(0, seconds // 5)),  # noqa: S311  # no secret
             "labelSelector": labels,
             "fieldSelector": fields,
         }

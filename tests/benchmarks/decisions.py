@@ -20,7 +20,7 @@ import heapq
 import random
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 import numpy as np
@@ -91,9 +91,11 @@ def flow(jobs: int) -> dict[str, object]:
     rules = [QueueRules(queue=Queue(name=f"q{i}", limit=(("one", 200),))) for i in range(30)]
     state = world((ONE,), rules)
     hours = {f"j{i}": rng.uniform(1, 10) / 3600 for i in range(jobs)}
-    short: Callable[[str, int], Job] = lambda name, i: job(  # noqa: E731
-        name, mode(ONE, hours=hours[name]), slots=SLOTS, queue=f"q{i % 30}", unplaced_usd=1e6
-    )
+
+    def short(name: str, i: int) -> Job:
+        way = mode(ONE, hours=hours[name])
+        return job(name, way, slots=SLOTS, queue=f"q{i % 30}", unplaced_usd=1e6)
+
     events: list[Event] = [
         JobArrived(at=START, job=Tracked(job=short(name, i), arrived=START, uid=name))
         for i, name in enumerate(hours)

@@ -143,7 +143,7 @@ def cache_folder() -> Path:
 
 def to_standard_error(line: str) -> None:
     """Progress goes where a test's captured output does not."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - a command's progress
+    print(line, file=sys.stderr, flush=True)  # noqa: T201  # a command's progress
 
 
 # -- where a program is -------------------------------------------------------------------------

@@ -85,7 +85,7 @@ class Cluster:
     def __enter__(self) -> Self:
         try:
             self.start()
-        except BaseException:
+        except BaseException:  # whatever ended it: what runs already is stopped
             self.close()
             raise
         return self

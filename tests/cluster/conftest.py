@@ -36,7 +36,7 @@ import os
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -49,7 +49,7 @@ from tests.cluster.cluster import WIDE, Cluster
 class AddNodes(Protocol):
     """Adds nodes to a cluster as `Cluster.add_nodes` does, until the test ends."""
 
-    def __call__(self, accelerator: str, count: int, **more: object) -> list[str]:
+    def __call__(self, accelerator: str, count: int, **more: Any) -> list[str]:
         """The nodes' names; they are ready."""
 
 
@@ -134,8 +134,8 @@ def nodes(wide: Cluster) -> Iterator[AddNodes]:
     """``nodes("h100", 4)`` adds four nodes of eight H100 to the wide cluster for this test."""
     added: list[str] = []
 
-    def add(accelerator: str, count: int, **more: object) -> list[str]:
-        names = wide.add_nodes(accelerator, count, **more)  # type: ignore[arg-type]
+    def add(accelerator: str, count: int, **more: Any) -> list[str]:
+        names = wide.add_nodes(accelerator, count, **more)
         added.extend(names)
         wide.wait_for_nodes(names)
         return names

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -153,10 +154,10 @@ class Deep(Cluster):
         ]
         self._run("names", command)
 
-    def add_nodes(self, accelerator: str, count: int, **more: object) -> list[str]:
+    def add_nodes(self, accelerator: str, count: int, **more: Any) -> list[str]:
         """As `Cluster.add_nodes`, with a taint that keeps real pods off."""
         more.setdefault("taints", (FAKE,))
-        return super().add_nodes(accelerator, count, **more)  # type: ignore[arg-type]
+        return super().add_nodes(accelerator, count, **more)
 
     def _node(self) -> Sequence[str | Path]:
         """The command that starts it, in namespaces that end with it."""

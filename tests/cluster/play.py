@@ -90,7 +90,7 @@ def _up(at: Path, kind: str, nodes: int) -> int:
         time.sleep(0.1)
     to_standard_error(f"a {kind} cluster with {nodes} GPU nodes; scripts/cluster down ends it")
     kubectl = build.path_of("kubectl").parent
-    print(f"export KUBECONFIG={ready} PATH={kubectl}:$PATH")  # noqa: T201 - for `eval`
+    print(f"export KUBECONFIG={ready} PATH={kubectl}:$PATH")  # noqa: T201  # for `eval`
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -78,6 +79,10 @@ def release(kube: Kube, raw: Raw, hosts: Sequence[str]) -> None:
             continue
         return
     raise AssertionError("in conflict twenty times")
+
+
+def runs_on(kube: Kube, raw: Raw, host: str) -> bool:
+    return nodes_of(kube, raw) == [host]
 
 
 def nodes_of(kube: Kube, raw: Raw) -> list[str]:
@@ -162,7 +167,7 @@ def test_a_ray_job_is_released_stopped_and_released_elsewhere(
     )
     for host in (hosts[1], hosts[2]):
         release(kube, raw, [host])
-        eventually(lambda: nodes_of(kube, raw) == [host], f"it runs on {host}")  # noqa: B023
+        eventually(partial(runs_on, kube, raw, host), f"it runs on {host}")
         change(kube, raw, adopt.suspend(raw))
         eventually(
             lambda: (

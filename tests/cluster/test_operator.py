@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -328,8 +329,8 @@ def test_of_two_operators_one_acts_and_the_other_takes_over_when_it_is_killed(
     operators.wait_until_ready(second)
     add_job(kinds, fleet, suspended_job("one", fleet))
     eventually(lambda: nodes_of(kinds, fleet, "one.job"), "the first one has it run", 30)
-    assert "acting" in first.tail(1000)
-    assert "acting" not in second.tail(1000)
+    assert acts(first)
+    assert not acts(second)
     first.kill()
     add_job(kinds, fleet, suspended_job("two", fleet))
     eventually(lambda: nodes_of(kinds, fleet, "two.job"), "the second one takes over", 30)
@@ -362,7 +363,7 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         for each in range(2):
             name = f"g{number}-{each}"
             put(kinds, "GpuJob", name, fleet, task(fleet, gpus=1, run=plain("1s")))
-        eventually(lambda: "acting" in operator.tail(1000), "it acts", 60)  # noqa: B023
+        eventually(partial(acts, operator), "it acts", 60)
         time.sleep(rng.uniform(0.0, 0.7))
         operator.kill()
     operators.start()
@@ -382,6 +383,11 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
     pods = kinds.api.get(f"/api/v1/namespaces/{fleet}/pods")["items"]
     by_job = Counter(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods)
     assert by_job == {job["metadata"]["name"]: 1 for job in found}
+
+
+def acts(operator: Process) -> bool:
+    """Whether it has said that it is the one."""
+    return "acting" in operator.tail(1000)
 
 
 def all_jobs(cluster: Cluster, namespace: str) -> list[Object]:
@@ -469,7 +475,7 @@ def test_only_observing_it_writes_nothing_but_the_status_of_what_is_its_own(
     operators: Operators,
     fleet: str,
     nodes: AddNodes,
-    helm: Helm,  # noqa: F811
+    helm: Helm,  # noqa: F811  # the fixture of that name
 ) -> None:
     nodes("h100", 1, **of_pool(fleet))
     account = granted_to(kinds, helm, fleet, observeOnly=True)
@@ -522,7 +528,7 @@ def unruly(kube: Kube, rng: random.Random) -> Kube:
             raise errors.Unreachable("cut off")
         return answer
 
-    kube._once = once  # type: ignore[method-assign,assignment]
+    kube._once = once  # type: ignore[method-assign,assignment]  # a server's moods
     return kube
 
 
@@ -555,7 +561,7 @@ def test_whatever_the_api_server_answers_each_job_is_launched_once(
     finally:
         operator.stop()
         thread.join(10)
-        print("".join(lines[-60:]))  # noqa: T201
+        print("".join(lines[-60:]))  # noqa: T201  # pytest shows it where the test failed
     found = all_jobs(kinds, fleet)
     assert len(found) == 24
     assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}

@@ -77,6 +77,10 @@ def pods(kube: Kube, launch: Launch) -> list[dict[str, Any]]:
     return list(kube.list(names.PODS, launch.namespace, labels=labels).items)
 
 
+def is_in(kube: Kube, resource: Resource, launch: Launch, phase: Phase) -> bool:
+    return seen(kube, resource, launch).phase is phase
+
+
 def seen(kube: Kube, resource: Resource, launch: Launch) -> Seen:
     left = [pod for pod in pods(kube, launch) if pod["status"]["phase"] not in quantities.ENDED]
     return phase_of(kube.get(resource, launch.name, launch.namespace), pods=len(left))
@@ -201,7 +205,7 @@ def test_a_ray_cluster_waits_runs_and_waits_again(
     for phase in (Phase.SUSPENDED, Phase.RUNNING, Phase.SUSPENDED):
         stop = phase is Phase.SUSPENDED
         kube.patch(resource, launch.name, suspended(stop=stop), namespace)
-        eventually(lambda: seen(kube, resource, launch).phase is phase, f"it is {phase}")  # noqa: B023
+        eventually(partial(is_in, kube, resource, launch, phase), f"it is {phase}")
 
 
 def test_what_is_made_goes_with_its_owner(kube: Kube, namespace: str, nodes: AddNodes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -151,9 +152,9 @@ def test_a_required_job_is_left_out_of_no_plan_but_one_called_infeasible() -> No
 # -- a job's own terms ---------------------------------------------------------------------------
 
 
-def alone(segment: Segment, *, of: Sequence[Pool] = (POOL,), **terms: object) -> tuple[str, ...]:
+def alone(segment: Segment, *, of: Sequence[Pool] = (POOL,), **terms: Any) -> tuple[str, ...]:
     """Violations of a plan that runs only ``segment``, of a job with these terms."""
-    made = replace(job(segment.job, mode(of[0], hours=1)), **terms)  # type: ignore[arg-type]  # any field
+    made = replace(job(segment.job, mode(of[0], hours=1)), **terms)
     question = asked(made, of=of)
     return violations(question, answer(question, segment))
 
@@ -665,11 +666,11 @@ def test_a_budget_is_one_of_each_month() -> None:
 # -- tiers ---------------------------------------------------------------------------------------
 
 
-def tiered(**high: object) -> tuple[str, ...]:
+def tiered(**high: Any) -> tuple[str, ...]:
     """Violations where a low job holds the only GPU for all six slots and a high one is out."""
     one = pool("a")
     low = job("low", mode(one, hours=6))
-    wanted = replace(job("high", mode(one, hours=1), tier=1), **high)  # type: ignore[arg-type]  # any field
+    wanted = replace(job("high", mode(one, hours=1), tier=1), **high)
     question = asked(low, wanted, of=(one,))
     return violations(question, answer(question, seg("low", 0, 6, ("a-0", 1, (0,))), out=["high"]))
 

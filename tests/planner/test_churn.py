@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -30,8 +31,8 @@ def plan(*segments: Segment, prices: tuple[Price, ...] = ()) -> Plan:
     return Plan(status=Status.FEASIBLE, segments=segments, prices=prices)
 
 
-def world(**fields: object) -> Problem:
-    return problem((CHEAP, DEAR), (replace(ONE, **fields),))  # type: ignore[arg-type]
+def world(**fields: Any) -> Problem:
+    return problem((CHEAP, DEAR), (replace(ONE, **fields),))
 
 
 def test_a_job_on_other_gpus_of_its_node_has_not_moved() -> None:

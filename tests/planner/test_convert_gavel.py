@@ -175,12 +175,17 @@ def test_a_file_of_another_kind_is_refused(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"v100": {}}', json.dumps(MATRIX | {"k80": {"LM": {"null": 1}}}),
-     json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": "fast"}}}),
-     json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": -1}}}),
-     json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": math.inf}}})],
+    [
+        "{",
+        "[]",
+        '{"v100": {}}',
+        json.dumps(MATRIX | {"k80": {"LM": {"null": 1}}}),
+        json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": "fast"}}}),
+        json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": -1}}}),
+        json.dumps(MATRIX | {"k80": {"('LM', 1)": {"null": math.inf}}}),
+    ],
     ids=["no JSON", "a list", "a type missing", "another key", "text", "negative", "infinite"],
-)  # fmt: skip
+)
 def test_what_is_no_matrix_is_refused(text: str, folder: Path) -> None:
     matrix = written(folder, text, "simulation_throughputs.json")
     (line,) = errors(written(folder, TABLE))

@@ -126,9 +126,15 @@ def test_sharing_a_gpu_is_priced_by_what_each_keeps_of_its_speed() -> None:
         spots = (Spot(row=row, replicas=1, devices=(0,)),)
         inventory.take(share, spots)
         return Resident(
-            job=name, request=share, spots=spots, move_usd=1.0, movable=movable, kind=kind,
-            usd_per_hour=1.0, hours_left=10.0,
-        )  # fmt: skip
+            job=name,
+            request=share,
+            spots=spots,
+            move_usd=1.0,
+            movable=movable,
+            kind=kind,
+            usd_per_hour=1.0,
+            hours_left=10.0,
+        )
 
     residents = (
         tenant("noisy", 0, "n"),

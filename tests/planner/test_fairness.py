@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,11 +166,11 @@ def test_a_yardstick_replaces_the_equal_split() -> None:
         ({"portions": (Portion(claim=0, beside=0, type=0, fraction=0.5),)}, "beside itself"),
     ],
 )
-def test_a_false_answer_is_found_out(change: dict[str, object], said: str) -> None:
+def test_a_false_answer_is_found_out(change: dict[str, Any], said: str) -> None:
     asked = contest([[4, 2]], fleet=(1, 1), claims=[(0, 1), (0, 1)], beside=np.full((2, 1, 1), 1.0))
     true = max_min(asked)
     assert violations(asked, true) == ()
-    false = replace(true, **change)  # type: ignore[arg-type]
+    false = replace(true, **change)
     assert any(said in message for message in violations(asked, false))
 
 
@@ -184,9 +185,9 @@ def test_a_false_answer_is_found_out(change: dict[str, object], said: str) -> No
         ({"yardstick": (1.0, 2.0)}, "yardstick"),
     ],
 )
-def test_a_contest_that_cannot_be_is_refused(change: dict[str, object], said: str) -> None:
+def test_a_contest_that_cannot_be_is_refused(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        replace(contest([[4, 2]], fleet=(1, 1)), **change)  # type: ignore[arg-type]
+        replace(contest([[4, 2]], fleet=(1, 1)), **change)
 
 
 @pytest.mark.parametrize(
@@ -199,10 +200,10 @@ def test_a_contest_that_cannot_be_is_refused(change: dict[str, object], said: st
         ({"beside": np.ones((2, 1, 1))}, "shared"),
     ],
 )
-def test_rates_that_cannot_be_are_refused(rates: dict[str, object], said: str) -> None:
-    right: dict[str, object] = {"kinds": ("a",), "gpus": (1,), "alone": np.array([[1.0]])}
+def test_rates_that_cannot_be_are_refused(rates: dict[str, Any], said: str) -> None:
+    right: dict[str, Any] = {"kinds": ("a",), "gpus": (1,), "alone": np.array([[1.0]])}
     with pytest.raises(ValueError, match=said):
-        Rates(**{**right, **rates})  # type: ignore[arg-type]
+        Rates(**{**right, **rates})
 
 
 def test_jobs_of_unlike_gpu_counts_do_not_share() -> None:

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,11 +212,11 @@ def test_the_grid_may_be_longer_than_any_job_needs() -> None:
 CHEAP, DEAR = pool("cheap", nodes=3, usd=1.0), pool("dear", nodes=3, usd=4.0)
 
 
-def running_on(node: str, of: int, *, done: float, lost: float, **fields: object) -> Problem:
+def running_on(node: str, of: int, *, done: float, lost: float, **fields: Any) -> Problem:
     """A job of 4 h on either pool, ``done`` of it on ``node`` in mode ``of``, ``lost`` if moved."""
     one = job("j", mode(CHEAP, hours=4.0), mode(DEAR, hours=4.0), unplaced_usd=100.0)
     one = replace(one, switches=1, interruption=Interruption(restart_seconds=1800.0))
-    world = problem((CHEAP, DEAR), (replace(one, **fields),))  # type: ignore[arg-type]
+    world = problem((CHEAP, DEAR), (replace(one, **fields),))
     here = Running(job="j", mode=of, nodes=(node,), work_done=done, work_since_checkpoint=lost)
     return replace(world, running=(here,))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,9 +30,9 @@ def asked(*jobs: Job, queues: tuple[Queue, ...] = (team(),)) -> Problem:
     return with_guarantees(problem((TWO, OTHER), jobs, queues=queues))
 
 
-def work(name: str, hours: float, **fields: object) -> Job:
+def work(name: str, hours: float, **fields: Any) -> Job:
     made = job(name, mode(TWO, hours=hours), queue="team")
-    return replace(made, **fields)  # type: ignore[arg-type]  # any field of Job
+    return replace(made, **fields)
 
 
 def of(made: Problem) -> str:

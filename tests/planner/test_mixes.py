@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -97,9 +98,9 @@ def test_a_mix_that_carries_too_little_or_says_another_work_is_refused() -> None
     asked = day(BOTH)
     plan = solve(asked)
 
-    def changed(mode: int, **fields: object) -> tuple[str, ...]:
+    def changed(mode: int, **fields: Any) -> tuple[str, ...]:
         def change(s: Segment) -> Segment:
-            return replace(s, **fields) if s.mode == mode else s  # type: ignore[arg-type]
+            return replace(s, **fields) if s.mode == mode else s
 
         return violations(asked, replace(plan, segments=tuple(map(change, plan.segments))))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,9 +37,9 @@ def fleet(*shapes: tuple[int, int]) -> Inventory:
     return Inventory.of(nodes, pools)
 
 
-def asks(milli: int, cpus: int = 0, **more: object) -> Request:
+def asks(milli: int, cpus: int = 0, **more: Any) -> Request:
     amounts = Amounts(gpu_milli=milli, cpu_milli=cpus * 1000)
-    return Request(amounts=amounts, **more)  # type: ignore[arg-type]
+    return Request(amounts=amounts, **more)
 
 
 def run(inventory: Inventory, requests: list[Request], outlook: Outlook | None) -> int:
@@ -214,8 +215,8 @@ def test_equal_requests_are_placed_in_the_order_of_the_list() -> None:
 
 
 @pytest.mark.parametrize("more", [{"replicas": 2}, {"spread": "rack"}])
-def test_gangs_are_not_settled(more: dict[str, object]) -> None:
+def test_gangs_are_not_settled(more: dict[str, Any]) -> None:
     inventory = fleet((1, 10))
     outlook = Outlook.of_mix(inventory, {asks(1000): 1.0})
     with pytest.raises(ValueError, match="single replicas"):
-        settle(inventory, [replace(asks(1000), **more)], outlook)  # type: ignore[arg-type]
+        settle(inventory, [replace(asks(1000), **more)], outlook)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,18 +64,18 @@ def fleet(*parts: tuple[Pool, int], racks_of: int = 2) -> Inventory:
     return Inventory.of(nodes, [p for p, _ in parts])
 
 
-def asks(gpus: float = 1.0, cpus: int = 0, gib: int = 0, each: int = 0, **more: object) -> Request:
+def asks(gpus: float = 1.0, cpus: int = 0, gib: int = 0, each: int = 0, **more: Any) -> Request:
     amounts = Amounts(
         gpu_milli=round(gpus * 1000),
         cpu_milli=cpus * 1000,
         memory_bytes=gib * GIB,
         gpu_memory_bytes=each * GIB,
     )
-    return Request(amounts=amounts, **more)  # type: ignore[arg-type]
+    return Request(amounts=amounts, **more)
 
 
-def mig(profile: str, count: int = 1, **more: object) -> Request:
-    return Request(amounts=Amounts(mig=((profile, count),)), **more)  # type: ignore[arg-type]
+def mig(profile: str, count: int = 1, **more: Any) -> Request:
+    return Request(amounts=Amounts(mig=((profile, count),)), **more)
 
 
 def placed(inventory: Inventory, request: Request, outlook: Outlook | None = None) -> list[Spot]:

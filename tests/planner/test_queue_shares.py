@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from planner.plan import Plan, Segment, Status
-from planner.problem import Problem, Queue
+from planner.problem import Mode, Problem, Queue
 from planner.queue_shares import QueueShare, contest_of, shares_by_queue
 from planner.solve.max_min import fill
 from tests.planner.worlds import job, mode, pool, problem
@@ -13,7 +13,7 @@ from tests.planner.worlds import job, mode, pool, problem
 FAST, SLOW = pool("fast"), pool("slow")  # one GPU each
 
 
-def both(hours_fast: float = 1.0, hours_slow: float = 3.0) -> list:  # type: ignore[type-arg]
+def both(hours_fast: float = 1.0, hours_slow: float = 3.0) -> list[Mode]:
     return [mode(FAST, hours=hours_fast), mode(SLOW, hours=hours_slow)]
 
 

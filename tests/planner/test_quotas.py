@@ -85,9 +85,12 @@ def test_where_there_are_fewer_gpus_than_are_kept_each_keeps_its_part_of_them() 
 
 def test_nodes_that_may_not_be_used_are_no_part_of_what_is_left() -> None:
     asked = problem(
-        (FOUR,), (), queues=(keeper("q", 1),), cordoned=frozenset({"a-0"}),
+        (FOUR,),
+        (),
+        queues=(keeper("q", 1),),
+        cordoned=frozenset({"a-0"}),
         unhealthy=frozenset({("a-1", 0)}),
-    )  # fmt: skip
+    )
     (cap,) = caps(asked)
     assert cap.milli.tolist() == [1000] * 6  # 4 - 2 - 1
 

@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,12 +93,12 @@ def test_a_billion_requests_are_priced_within_a_millionth() -> None:
         ({"bound_usd_per_hour": 9.0}, "bound: 9"),
     ],
 )
-def test_a_false_mix_is_found_out(change: dict[str, object], said: str) -> None:
+def test_a_false_mix_is_found_out(change: dict[str, Any], said: str) -> None:
     asked = workload([12], small=(1.0, [4]), large=(2.2, [10]))
     mix = cheapest(asked)
     assert mix is not None
     assert violations(asked, mix) == ()
-    wrong = violations(asked, replace(mix, **change))  # type: ignore[arg-type]
+    wrong = violations(asked, replace(mix, **change))
     assert any(said in message for message in wrong)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -96,7 +96,9 @@ class TestOnRay:
     def test_a_worker_that_fails_is_told(
         self, ray: Ray, asked: str, seconds: float, said: str
     ) -> None:
-        split: Callable[[int], list[int]] = lambda _: [0, 1]  # noqa: E731  # for its type
+        def split(parts: int) -> list[int]:
+            return [0, 1]
+
         with workers(ray, broken, split) as held, pytest.raises(ScenarioError, match=said):
             held.ask(asked, seconds=seconds)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,16 +19,16 @@ ONE = pool("a")  # one GPU at $1, six slots of an hour
 DEAR = pool("b", nodes=3, usd=3.0)
 
 
-def world(count: int = 4, **fields: object) -> Problem:
+def world(count: int = 4, **fields: Any) -> Problem:
     """Jobs of 2 h on the cheap GPU or on a dear one."""
     modes = (mode(ONE, hours=2), mode(DEAR, hours=2))
-    jobs = tuple(replace(job(f"j{i}", *modes), **fields) for i in range(count))  # type: ignore[arg-type]
+    jobs = tuple(replace(job(f"j{i}", *modes), **fields) for i in range(count))
     return problem((ONE, DEAR), jobs)
 
 
-def expected(asked: Problem, text: str, **fields: object) -> tuple[float, float] | None:
+def expected(asked: Problem, text: str, **fields: Any) -> tuple[float, float] | None:
     """The first-order answer by the plan's own prices, or by those given."""
-    plan = replace(solve(asked), **fields)  # type: ignore[arg-type]  # any field of Plan
+    plan = replace(solve(asked), **fields)
     return first_order(asked, plan, parse(text))
 
 

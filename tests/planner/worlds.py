@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import islice, permutations
+from typing import Any
 
 from planner.guarantees import with_guarantees
 from planner.problem import (
@@ -166,9 +167,9 @@ def mode(
     )
 
 
-def job(name: str, *modes: Mode, slots: int = 6, **fields: object) -> Job:
+def job(name: str, *modes: Mode, slots: int = 6, **fields: Any) -> Job:
     made = Job(name=name, need=Work(amount=1.0), modes=modes, deadline=slots, unplaced_usd=1000.0)
-    return replace(made, **fields)  # type: ignore[arg-type]  # any field of Job
+    return replace(made, **fields)
 
 
 def problem(

@@ -33,7 +33,7 @@ class FakeApiServer:
             def do_GET(self) -> None:  # the library's name
                 fake.answer(self)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name for it
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -29,7 +29,7 @@ pq = pytest.importorskip("pyarrow.parquet")
 pytest.importorskip("duckdb", reason="the history needs flopwise[telemetry]")
 
 from telemetry.history import compact, hourly, importing, raw  # noqa: E402  # once it is there
-from telemetry.history.place import HistoryError, Place, place  # noqa: E402
+from telemetry.history.place import HistoryError, Place, place  # noqa: E402  # as above
 
 ROOT = Path(__file__).parents[2]
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)

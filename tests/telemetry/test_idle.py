@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -73,14 +74,14 @@ def test_less_than_the_window_is_a_pause() -> None:
         ({"memory_gib": 10.1}, "it loads something: 0.1 GiB is above 64 MiB"),
     ],
 )
-def test_any_sign_of_work_begins_anew(works: dict[str, float], why: str) -> None:
-    signs = [at(m, **(works if m == 8 else {})) for m in range(16)]  # type: ignore[arg-type]
+def test_any_sign_of_work_begins_anew(works: dict[str, Any], why: str) -> None:
+    signs = [at(m, **(works if m == 8 else {})) for m in range(16)]
     assert seen(*signs).gpus == (), why
 
 
 @pytest.mark.parametrize("rest", [{"watts": 227.0}, {"memory_gib": 10.05}, {"busy": 0.01}])
-def test_what_rest_explains_is_no_work(rest: dict[str, float]) -> None:
-    signs = [at(m, **(rest if m == 8 else {})) for m in range(16)]  # type: ignore[arg-type]
+def test_what_rest_explains_is_no_work(rest: dict[str, Any]) -> None:
+    signs = [at(m, **(rest if m == 8 else {})) for m in range(16)]
     assert len(seen(*signs).gpus) == 1
 
 

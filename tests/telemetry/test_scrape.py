@@ -189,7 +189,7 @@ class Web:
 
             do_POST = do_GET  # noqa: N815  # the library's name
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the library's name for it
                 """Say nothing."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -144,9 +144,18 @@ def test_a_jobs_data_count_as_its_own_and_not_as_idle_gpus(sample: Report) -> No
     ledger = sample.plan.ledger
     line = next(x for x in ledger.lines if x.team == "nlp")
     brought = replace(
-        line, kind=LineKind.EGRESS, end=line.start, gpus=0.0, gpu_hours=0.0, useful_flops=0.0,
-        usd_micros=7_000_000, full_usd_micros=7_000_000, joules=0.0, grams_co2=0.0, nodes=(),
-    )  # fmt: skip
+        line,
+        kind=LineKind.EGRESS,
+        end=line.start,
+        gpus=0.0,
+        gpu_hours=0.0,
+        useful_flops=0.0,
+        usd_micros=7_000_000,
+        full_usd_micros=7_000_000,
+        joules=0.0,
+        grams_co2=0.0,
+        nodes=(),
+    )
     more = replace(ledger, lines=(*ledger.lines, brought))
     before, after = (words.work_by(x, Key.TEAM)["nlp"] for x in (ledger, more))
     assert after.usd_micros - before.usd_micros == 7_000_000

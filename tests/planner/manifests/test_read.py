@@ -132,10 +132,17 @@ def test_a_file_given_twice_is_read_once(write: Write) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [JOB, json.dumps(job()), json.dumps([job()]), ("{apiVersion: flopwise.dev/v1alpha1, kind: "
-     "GpuJob, metadata: {name: a}, spec: {task: {hours: {l4: 1}}}}")],
+    [
+        JOB,
+        json.dumps(job()),
+        json.dumps([job()]),
+        (
+            "{apiVersion: flopwise.dev/v1alpha1, kind: "
+            "GpuJob, metadata: {name: a}, spec: {task: {hours: {l4: 1}}}}"
+        ),
+    ],
     ids=["YAML", "an object of JSON", "a list of JSON", "YAML that looks like JSON"],
-)  # fmt: skip
+)
 def test_standard_input_is_told_from_its_first_letters(text: str) -> None:
     manifests = read(["-"], stdin=io.StringIO(text))
     assert len(manifests.jobs) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from planner.problem import Job, Pool, Queue
 from scheduler.controller.decide import Decider
@@ -36,11 +37,13 @@ def at(count: float) -> datetime:
     return START + hours(count)
 
 
-def queue(name: str, **fields: object) -> QueueRules:
+def queue(name: str, **fields: Any) -> QueueRules:
     """A queue; ``guaranteed``, ``lendable`` and ``limit`` as dicts; policies by their names."""
     of_rules = {k: fields.pop(k) for k in ("within_queue", "reclaim") if k in fields}
-    made = {k: tuple(v.items()) if isinstance(v, Mapping) else v for k, v in fields.items()}
-    return QueueRules(queue=Queue(name=name, **made), **of_rules)  # type: ignore[arg-type]
+    made: dict[str, Any] = {
+        k: tuple(v.items()) if isinstance(v, Mapping) else v for k, v in fields.items()
+    }
+    return QueueRules(queue=Queue(name=name, **made), **of_rules)
 
 
 def world(*pools: Pool, queues: Iterable[QueueRules] = (), slots: int = SLOTS) -> State:
@@ -94,16 +97,16 @@ class Player:
             known = before.jobs[name].evicted_by if name in before.jobs else ()
             self.evictions += [(by, name) for by in one.evicted_by[len(known) :]]
 
-    def arrive(self, job: Job, when: float = 0.0, **fields: object) -> Tracked:
+    def arrive(self, job: Job, when: float = 0.0, **fields: Any) -> Tracked:
         """The job, as it stands after its arrival."""
-        made = replace(Tracked(job=job, arrived=at(when), uid=job.name), **fields)  # type: ignore[arg-type]
+        made = replace(Tracked(job=job, arrived=at(when), uid=job.name), **fields)
         self.tell(JobArrived(at=at(when), job=made))
         return self.state.jobs[job.name]
 
     def start(self, name: str, when: float) -> None:
         self.tell(JobStarted(at=at(when), name=name))
 
-    def run(self, job: Job, when: float = 0.0, **fields: object) -> None:
+    def run(self, job: Job, when: float = 0.0, **fields: Any) -> None:
         """The job arrives, and works at once."""
         assert self.arrive(job, when, **fields).phase is Phase.LAUNCHING
         self.start(job.name, when)

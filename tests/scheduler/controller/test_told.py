@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from planner.manifests.status import GpuJobStatus
 from planner.plan import Reason
@@ -22,8 +23,8 @@ LATER = NOW + timedelta(hours=1)
 RECORD = Record(attempt=2, failures=1, work_done=0.5, nodes=(("n0", 1),), start=NOW, end=LATER)
 
 
-def status(phase: Phase, why: Why, **fields: object) -> Status:
-    return Status(job="ml/train", phase=phase, why=why, generation=3, **fields)  # type: ignore[arg-type]
+def status(phase: Phase, why: Why, **fields: Any) -> Status:
+    return Status(job="ml/train", phase=phase, why=why, generation=3, **fields)
 
 
 def said(found: Status, old: tuple[dict[str, object], ...] = ()) -> dict[str, tuple[str, str]]:
@@ -88,7 +89,7 @@ def test_a_condition_keeps_the_time_at_which_it_changed() -> None:
     assert times["Running"] == "2026-12-01T01:00:00Z"
 
 
-def holding(phase: Phase, attempt: int, **fields: object) -> Status:
+def holding(phase: Phase, attempt: int, **fields: Any) -> Status:
     held: dict[str, object] = {
         "pool": "h100",
         "nodes": ("n0",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable, Iterable
 from itertools import combinations
 
 import pytest
@@ -15,7 +16,7 @@ def candidate(job: str, usd: float, gpus: int, node: str = "n") -> Candidate:
     return Candidate(job=job, usd=usd, gpu_milli=1000 * gpus, nodes=(node,), rank=(0, 0.0))
 
 
-def sums_to(candidates: list[Candidate], gpus: int):  # type: ignore[no-untyped-def]
+def sums_to(candidates: list[Candidate], gpus: int) -> Callable[[Iterable[str]], bool]:
     size = {c.job: c.gpu_milli for c in candidates}
     return lambda names: sum(size[n] for n in names) >= 1000 * gpus
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ CLOCK = PlanClock(real=T0, plan=T0)
 CAPACITY = {"n0": 8000, "n1": 8000}
 
 
-def launch(name: str, start: int = 0, end: int = 10, gpus: int = 8, **other: object) -> Launch:
+def launch(name: str, start: int = 0, end: int = 10, gpus: int = 8, **other: Any) -> Launch:
     """Hours from T0, whole GPUs of node n0."""
     made = Launch(
         name=name,
@@ -41,12 +42,12 @@ def launch(name: str, start: int = 0, end: int = 10, gpus: int = 8, **other: obj
         start=T0 + timedelta(hours=start),
         end=T0 + timedelta(hours=end),
     )
-    return replace(made, **other)  # type: ignore[arg-type]  # any field
+    return replace(made, **other)
 
 
-def attempt(name: str, number: int = 1, **other: object) -> Attempt:
+def attempt(name: str, number: int = 1, **other: Any) -> Attempt:
     made = Attempt(number=number, submission_id=f"r-{name}-{number}", head="ray1", submitted=True)
-    return replace(made, **other)  # type: ignore[arg-type]  # any field
+    return replace(made, **other)
 
 
 def ended(name: str, number: int, status: RunStatus, hour: float = 0) -> Attempt:

@@ -71,7 +71,8 @@ def test_a_watch_goes_on_where_it_ended_and_is_listed_anew_where_that_is_forgott
         ],
     )
     inbox = Inbox()
-    informer = Informer(api, Wanted(resource=names.JOBS), inbox)  # type: ignore[arg-type]
+    wanted = Wanted(resource=names.JOBS)
+    informer = Informer(api, wanted, inbox)  # type: ignore[arg-type]  # the part that is used
     informer.start()
     assert api.over.wait(10)
     informer.stop()
