@@ -13,6 +13,7 @@ GPUs end, and ``flopwise_gpu_up`` says 0.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,32 +43,35 @@ class Snapshot:
 
 
 class Exporter:
-    """Holds the last tick, and says it. Ticks may come from another thread."""
+    """Holds the last tick, and says it. Ticks may come from another thread.
+
+    Ages are by a clock that nobody sets: ``clock``, in seconds.
+    """
 
     def __init__(
         self,
         *,
         interval_seconds: float,
         dcgm_compatible: bool = False,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._interval_seconds, self._dcgm = interval_seconds, dcgm_compatible
-        self._now = now
-        self._began = self._read_at = now()
-        self._snapshot = Snapshot(time=self._began, failure="nothing has been read yet")
+        self._interval_seconds, self._dcgm, self._clock = interval_seconds, dcgm_compatible, clock
+        self._read_at = began = clock()
+        nothing = Snapshot(time=datetime.now(UTC), failure="nothing has been read yet")
+        self._last = (nothing, began)
         self._said: tuple[Snapshot, bool, bytes] | None = None  # of which tick, whether it was up
 
     def take(self, snapshot: Snapshot) -> None:
         """The newest tick; it replaces the one before."""
+        now = self._clock()
         if snapshot.failure is None:
-            self._read_at = snapshot.time
-        self._snapshot = snapshot
+            self._read_at = now
+        self._last = (snapshot, now)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it: made once a tick, however many ask."""
-        snapshot, said = self._snapshot, self._said
-        age_seconds = (self._now() - snapshot.time).total_seconds()
-        is_fresh = age_seconds <= MISSED_TICKS * self._interval_seconds
+        (snapshot, taken_at), said = self._last, self._said
+        is_fresh = self._clock() - taken_at <= MISSED_TICKS * self._interval_seconds
         is_up = is_fresh and snapshot.failure is None
         if said is None or said[0] is not snapshot or said[1] != is_up:
             said = self._said = (snapshot, is_up, page(self._families(snapshot, is_up)))
@@ -79,11 +83,11 @@ class Exporter:
         A container whose devices were taken away gets them back only when it starts, and a loop
         that hangs never says so itself.
         """
-        seconds = (self._now() - self._read_at).total_seconds()
+        seconds = self._clock() - self._read_at
         limit = max(UNHEALTHY_SECONDS, MISSED_TICKS * self._interval_seconds)
         if seconds <= limit:
             return ""
-        why = self._snapshot.failure or "the collector's loop stands still"
+        why = self._last[0].failure or "the collector's loop stands still"
         return f"no reading for {seconds:.0f} s: {why}"
 
     def _families(self, snapshot: Snapshot, is_up: bool) -> Iterator[Family]:

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import fsum
 
+from telemetry.between import LONGEST_GAP
 from telemetry.samples import GpuSample
-from telemetry.usage import LONGEST_GAP, activity_fraction, is_allocated
+from telemetry.usage import activity_fraction, is_allocated
 from telemetry.uses import Owner, Use
 
 BY_NAME = Callable[[str], float | None]  # of a GPU as NVML calls it

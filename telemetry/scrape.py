@@ -42,6 +42,7 @@ MIB = 2**20
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _EXPORTER = re.compile(r"dcgm-exporter|flopwise-telemetry")
 _PERCENT, _PLAIN, _MHZ = 0.01, 1.0, 1e-6
+_MILLISECOND = timedelta(milliseconds=1)
 
 
 class ScrapeError(RuntimeError):
@@ -174,19 +175,20 @@ class Prometheus:
     ) -> Iterator[tuple[Use, ...]]:
         """The GPUs at each ``step`` from ``since`` up to and with ``until``, some steps at a time.
 
-        Raises ``ScrapeError``.
+        A step before which nothing was scraped has none: Prometheus would repeat what it heard last
+        for five minutes, and a gap is a gap. Raises ``ScrapeError``.
         """
         start = since
         while start <= until:
             end = min(until, start + (STEPS_MOST - 1) * step)
-            query = {
-                "query": _selector(NAMES),
+            steps = {
                 "start": str(start.timestamp()),
                 "end": str(end.timestamp()),
                 "step": str(step.total_seconds()),
             }
+            found = [self._ask("query_range", {"query": q, **steps}) for q in _scraped_in(step)]
             pods = self._pods({"time": str(end.timestamp())})
-            yield uses(self._series(self._ask("query_range", query)), pods)
+            yield uses((one for result in found for one in self._series(result)), pods)
             start = end + step
 
     def _pods(self, at: Mapping[str, str]) -> dict[tuple[str, str], Owner]:
@@ -378,6 +380,18 @@ def _labelled(labels: Mapping[str, str]) -> tuple[tuple[str, str], Owner]:
         _text(labels.get("exported_pod") or labels.get("pod", "")),
     )
     return key, owner_of(Pod(namespace=key[0], name=key[1], uid="", labels=spelt))
+
+
+def _scraped_in(step: timedelta) -> tuple[str, str]:
+    """What was scraped in the last step, of figures, and of series whose labels tell an owner.
+
+    Of several owners within a step the last counts: the others' series have ended, as Prometheus
+    knows by its own marks.
+    """
+    # Up to Prometheus 2 a range has both its ends: the step before must not be in it.
+    last = f"[{max(1, round(step / _MILLISECOND) - 1)}ms]"
+    figures, owned = _selector(_OURS), _selector((*_DCGM, _INFO, _SHARE))
+    return f"last_over_time({figures}{last})", f"{owned} and last_over_time({owned}{last})"
 
 
 def _selector(names: Iterable[str]) -> str:

@@ -1,30 +1,29 @@
 """Samples to usage: how long each GPU was watched, how long it worked, what energy it took.
 
 Between two samples of a GPU lies an interval; the later sample tells what went on in it, because
-NVML's utilisation looks back. An interval longer than ``longest_gap`` is a gap: nothing is assumed
-about it, so neither its hours, nor its work, nor its energy count.
+NVML's utilisation looks back, and whose it was. Of a gap (``between`` says what is one) nothing is
+assumed, so neither its hours, nor its work, nor its energy count. The history sums up by the same
+rules: the numbers are the same.
 
 ``usage`` is of samples that nobody is known to own, GPU by GPU. ``usage_by`` is of uses: it goes
-through them once, keeps two ticks of each GPU, and sums up by any of `By`.
+through them once, keeps two ticks of each GPU and its day's long intervals, and sums up by any of
+`By`.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
 from math import fsum
 from operator import attrgetter
-from statistics import median_low
 
+from telemetry import between
 from telemetry.samples import GpuSample
 from telemetry.uses import NOBODY, Owner, Use
-
-USUAL_INTERVALS = 3  # by default, a gap is an interval longer than this many usual ones
-LONGEST_GAP = timedelta(minutes=3)  # what most exporters' intervals are well below
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +56,13 @@ class _Interval:
         return self.length / timedelta(hours=1)
 
     def energy_joules(self) -> float | None:
-        """By the counter; one that fell has restarted, and counts from there. Else by power."""
-        began, ended = self.before.energy_joules, self.after.energy_joules
-        if began is not None and ended is not None:
-            return ended - began if ended >= began else ended
-        if self.before.power_watts is not None and self.after.power_watts is not None:
-            mean_watts = (self.before.power_watts + self.after.power_watts) / 2
-            return mean_watts * self.length.total_seconds()
-        return None
+        """By the counter, else by power; None where neither is known."""
+        before, after = self.before, self.after
+        return between.joules(
+            (before.energy_joules, after.energy_joules),
+            (before.power_watts, after.power_watts),
+            self.length.total_seconds(),
+        )
 
 
 def usage(
@@ -73,7 +71,7 @@ def usage(
     """The usage of each GPU, by node and UUID.
 
     Samples may come in any order; of two with one time, the later in order counts.
-    ``longest_gap``: by default three times the GPU's usual interval.
+    ``longest_gap``: by default as `between` has it.
     """
     by_gpu: dict[tuple[str, str], dict[datetime, GpuSample]] = defaultdict(dict)
     for sample in samples:
@@ -84,9 +82,15 @@ def usage(
 
 
 def _usage(samples: Sequence[GpuSample], longest_gap: timedelta | None) -> GpuUsage:
-    intervals = [_Interval(before=one, after=other) for one, other in pairwise(samples)]
-    limit = longest_gap if longest_gap is not None else _default_gap(intervals)
-    watched = [interval for interval in intervals if interval.length <= limit]
+    pairs = (_Interval(before=one, after=other) for one, other in pairwise(samples))
+    intervals = [one for one in pairs if not between.is_away(one.before.time, one.after.time)]
+    longest = _longest_by_day(intervals)
+    is_gap = [
+        one.length
+        > (longest[between.day_of(one.after.time)] if longest_gap is None else longest_gap)
+        for one in intervals
+    ]
+    watched = [one for one, gap in zip(intervals, is_gap, strict=True) if not gap]
     last = samples[-1]
     return GpuUsage(
         node=last.node,
@@ -98,14 +102,15 @@ def _usage(samples: Sequence[GpuSample], longest_gap: timedelta | None) -> GpuUs
         active_gpu_hours=fsum(i.hours for i in watched if i.after.utilisation_fraction),
         mean_utilisation_fraction=_mean_utilisation(watched),
         energy_joules=_sum_known(interval.energy_joules() for interval in watched),
-        gap_hours=fsum(interval.hours for interval in intervals if interval.length > limit),
+        gap_hours=fsum(one.hours for one, gap in zip(intervals, is_gap, strict=True) if gap),
     )
 
 
-def _default_gap(intervals: Sequence[_Interval]) -> timedelta:
-    if not intervals:
-        return timedelta()
-    return USUAL_INTERVALS * median_low(interval.length for interval in intervals)
+def _longest_by_day(intervals: Sequence[_Interval]) -> dict[date, timedelta]:
+    lengths: dict[date, list[timedelta]] = defaultdict(list)
+    for one in intervals:
+        lengths[between.day_of(one.after.time)].append(one.length)
+    return {day: between.longest(between.usual(of_day)) for day, of_day in lengths.items()}
 
 
 def _mean_utilisation(intervals: Iterable[_Interval]) -> float | None:
@@ -170,26 +175,23 @@ Tick = Mapping[tuple[str, Owner], Use]  # one physical GPU at one instant, by UU
 
 
 def usage_by(
-    uses: Iterable[Use], by: Sequence[By], longest_gap: timedelta = LONGEST_GAP
+    uses: Iterable[Use], by: Sequence[By], longest_gap: timedelta | None = None
 ) -> tuple[Usage, ...]:
     """Usage summed up by ``by``, in order of those.
 
     The uses of each GPU come in order of time; one that is earlier than what came before it is left
-    out, so that a file read twice counts once. What lies in a gap is told to whoever had the GPU on
-    both sides of it.
+    out, so that a file read twice counts once. ``longest_gap``: by default as `between` has it.
     """
     key = _key(by)
     sums: dict[tuple[str, ...], dict[str, float]] = defaultdict(dict)
-    for before, after in _intervals(uses):
-        length = _time(after) - _time(before)
-        hours = length / timedelta(hours=1)
-        if length > longest_gap:
-            for part in _kept(before, after):
-                _add(sums[key(part.use)], {"gap_gpu_hours": hours * part.fraction})
-            continue
-        whole = _Interval(before=_whole(before), after=_whole(after))
+    for before, after, is_gap in _judged(_intervals(uses), longest_gap):
+        hours = (_time(after) - _time(before)) / timedelta(hours=1)
+        joules = None if is_gap else _joules(before, after)
         for part in _parts(after):
-            _add(sums[key(part.use)], _amounts(part, hours, whole))
+            if is_gap:
+                _add(sums[key(part.use)], {"gap_gpu_hours": hours * part.fraction})
+            else:
+                _add(sums[key(part.use)], _amounts(part, hours, joules))
     return tuple(_usage_of(of, found) for of, found in sorted(sums.items()))
 
 
@@ -226,62 +228,126 @@ def _intervals(uses: Iterable[Use]) -> Iterator[tuple[Tick, Tick]]:
             yield before[gpu], last
 
 
+_Judged = Iterator[tuple[Tick, Tick, bool]]  # whether it is a gap
+
+
+def _judged(intervals: Iterable[tuple[Tick, Tick]], longest_gap: timedelta | None) -> _Judged:
+    days: dict[tuple[str, str], _Day] = {}
+    for before, after in intervals:
+        if between.is_away(_time(before), _time(after)):
+            continue
+        if longest_gap is not None:
+            yield before, after, _time(after) - _time(before) > longest_gap
+            continue
+        sample = next(iter(after.values())).sample
+        gpu, date_ = (sample.node, sample.parent_uuid or sample.uuid), between.day_of(sample.time)
+        day = days.get(gpu)
+        if day is None or day.date != date_:
+            yield from day.judged() if day is not None else ()
+            day = days[gpu] = _Day(date_)
+        if day.take(before, after):
+            yield before, after, False
+    for day in days.values():
+        yield from day.judged()
+
+
+_SHORT = between.LONGEST_GAP / between.USUAL_INTERVALS
+
+
+@dataclass(slots=True)
+class _Day:
+    """Intervals of one GPU that end on one day; long ones wait for the day's usual interval."""
+
+    date: date
+    short: int = 0  # as many as are too short to make any limit longer
+    lengths: list[timedelta] = field(default_factory=list)  # of the others
+    open: list[tuple[Tick, Tick]] = field(default_factory=list)
+
+    def take(self, before: Tick, after: Tick) -> bool:
+        """Whether it is no gap whatever the day brings."""
+        length = _time(after) - _time(before)
+        if length <= _SHORT:
+            self.short += 1
+        else:
+            self.lengths.append(length)
+        if length > between.LONGEST_GAP:
+            self.open.append((before, after))
+        return length <= between.LONGEST_GAP
+
+    def judged(self) -> _Judged:
+        """Those that waited."""
+        longest = between.longest(between.usual([_SHORT] * self.short + self.lengths))
+        for before, after in self.open:
+            yield before, after, _time(after) - _time(before) > longest
+
+
 def _time(tick: Tick) -> datetime:
     return next(iter(tick.values())).sample.time
 
 
-def _whole(tick: Tick) -> GpuSample:
-    """The sample that knows the power: of the GPU itself, if there is one."""
-    found = (use.sample for use in tick.values() if use.sample.parent_uuid is None)
-    return next(found, next(iter(tick.values())).sample)
+def _joules(before: Tick, after: Tick) -> float | None:
+    """Of the physical GPU, by the sample that is of it, else by the first that tells of it."""
+    ended = min(
+        (use.sample for use in after.values()),
+        key=lambda one: (one.parent_uuid is not None, one.uuid),
+    )
+    told = (use.sample for use in before.values() if use.sample.uuid == ended.uuid)
+    began = next(told, None)
+    return None if began is None else _Interval(before=began, after=ended).energy_joules()
 
 
 def _parts(tick: Tick) -> list[_Part]:
     """Who had how much of a physical GPU; what is left is nobody's."""
-    whole = _whole(tick)
-    instances = [use for use in tick.values() if use.sample.parent_uuid is not None]
-    slices = {use.sample.uuid for use in instances}
-    if instances:
-        parts = [
-            _Part(use, use.share_fraction * _slice(use.sample, whole, len(slices)))
-            for use in instances
-        ]
-    else:
-        parts = [_Part(use, use.share_fraction) for use in tick.values()]
-    left = 1.0 - fsum(part.fraction for part in parts)
-    if left > 1e-9:
+    by_uuid: dict[str, list[Use]] = defaultdict(list)
+    for use in tick.values():
+        by_uuid[use.sample.uuid].append(use)
+    instances = {
+        uuid: uses for uuid, uses in by_uuid.items() if uses[0].sample.parent_uuid is not None
+    }
+    if not instances:
+        return [part for uses in by_uuid.values() for part in _shared(uses, 1.0)]
+    told = (uses[0].sample for uuid, uses in by_uuid.items() if uuid not in instances)
+    whole = next(told, None)
+    slices = _slices({uuid: uses[0].sample for uuid, uses in instances.items()}, whole)
+    parts = [part for uuid, uses in instances.items() for part in _shared(uses, slices[uuid])]
+    left = 1.0 - fsum(slices.values())
+    if whole is not None and left > _NOTHING:
+        # Its own figures are those of its instances, and told there.
         free = GpuSample(time=whole.time, node=whole.node, uuid=whole.uuid, name=whole.name)
         parts.append(_Part(Use(sample=free), left))
     return parts
 
 
-def _slice(instance: GpuSample, whole: GpuSample, instances: int) -> float:
-    if not instance.memory_total_bytes or not whole.memory_total_bytes or whole is instance:
-        return 1.0 / instances
-    return min(1.0, instance.memory_total_bytes / whole.memory_total_bytes)
+_NOTHING = 1e-9
 
 
-def _kept(before: Tick, after: Tick) -> Iterator[_Part]:
-    """Who had the GPU before a gap and after it; the rest of the gap is nobody's."""
-    then = {(part.use.sample.uuid, part.use.owner): part.fraction for part in _parts(before)}
-    left, nobody = 1.0, None
-    for part in _parts(after):
-        if part.use.owner == NOBODY:
-            nobody = part.use
-            continue
-        fraction = min(part.fraction, then.get((part.use.sample.uuid, part.use.owner), 0.0))
-        left -= fraction
-        if fraction:
-            yield _Part(part.use, fraction)
-    if left > 1e-9:
-        yield _Part(nobody or Use(sample=_whole(after)), left)
+def _shared(uses: Sequence[Use], of: float) -> Iterator[_Part]:
+    """The owners of one GPU or instance, which is ``of`` a physical one; the rest is nobody's."""
+    told = fsum(use.share_fraction for use in uses)
+    for use in uses:
+        share = use.share_fraction / max(1.0, told)
+        yield _Part(replace(use, share_fraction=share), share * of)
+    if (rest := 1.0 - told) > _NOTHING:
+        yield _Part(Use(sample=uses[0].sample, share_fraction=rest), rest * of)
 
 
-def _amounts(part: _Part, hours: float, whole: _Interval) -> dict[str, float | None]:
+def _slices(instances: Mapping[str, GpuSample], whole: GpuSample | None) -> dict[str, float]:
+    """How much of its GPU each instance is: by memory, alike where that is not known."""
+    size = whole.memory_total_bytes if whole is not None else None
+    found = {
+        uuid: min(1.0, one.memory_total_bytes / size)
+        if one.memory_total_bytes and size
+        else 1.0 / len(instances)
+        for uuid, one in instances.items()
+    }
+    taken = max(1.0, fsum(found.values()))
+    return {uuid: part / taken for uuid, part in found.items()}
+
+
+def _amounts(part: _Part, hours: float, joules: float | None) -> dict[str, float | None]:
     sample, held = part.use.sample, is_allocated(part.use)
     gpu_hours, active = hours * part.fraction, activity_fraction(sample)
     tensor, tflops = sample.tensor_active_fraction, sample.tensor_tflops
-    joules = whole.energy_joules()
     return {
         "observed_gpu_hours": gpu_hours,
         "allocated_gpu_hours": gpu_hours if held else 0.0,
@@ -296,9 +362,8 @@ def _amounts(part: _Part, hours: float, whole: _Interval) -> dict[str, float | N
 
 
 def _flops(part: _Part, hours: float, tflops: float) -> float:
-    """An instance's rate is its own already; of a whole GPU the owner's share counts."""
-    share = part.use.share_fraction if part.use.sample.parent_uuid else part.fraction
-    return tflops * 1e12 * hours * 3600 * share
+    """The owner's share counts: an instance's rate is its own already."""
+    return tflops * 1e12 * hours * 3600 * part.use.share_fraction
 
 
 def _add(to: dict[str, float], amounts: Mapping[str, float | None]) -> None:

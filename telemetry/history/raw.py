@@ -4,13 +4,13 @@ A day holds the instants after its midnight (UTC) up to and with the next midnig
 instant tells about the time before it. What lies between two instants of a GPU is worked out when
 they are written, so that whoever sums up needs only to add:
 
-    interval_seconds     since the instant before, of the same GPU, the day before included
+    interval_seconds     since the instant before of the same physical GPU, days before included
     gap_seconds          the same where that was too long for anything to be known about it
-    energy_delta_joules  by the counter (one that fell restarted, and counts from 0), else by power
+    energy_delta_joules  by the counter, else by power
 
-A MIG instance is the part of its GPU that its memory is: ``gpu_fraction`` is a row's part of a
-whole GPU, whose energy its instances share. A GPU that has instances at an instant ``is_parted``:
-they tell what it did, and what they leave of it is nobody's.
+as ``telemetry.between`` has it for all. A MIG instance is the part of its GPU that its memory is:
+``gpu_fraction`` is a row's part of a whole GPU, whose energy its instances share. A GPU that has
+instances at an instant ``is_parted``: they tell what it did, and what they leave of it is nobody's.
 
 An instant that is written again takes the place of the first, with all its owners. Shares that
 add up to less than the whole leave the rest to nobody; to more, they are scaled to the whole.
@@ -19,8 +19,9 @@ add up to less than the whole leave the rest to nobody; to more, they are scaled
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -32,12 +33,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from telemetry import between
 from telemetry.history.place import HistoryError, Place
 from telemetry.store import IDENTITY, MEASURES, OWNER
 
 FOLDER = "raw"
-USUAL_INTERVALS = 3  # a gap is longer than this many usual intervals of that GPU on that day
-LOOK_BACK = timedelta(days=7)  # how far back the instant before a day's first is looked for
 WRITERS = 2  # files at once
 DAY_US = 86_400_000_000
 
@@ -80,10 +80,10 @@ def add(place: Place, table: Any) -> int:
     for _, of_day in groupby(parts, key=lambda part: part[0]):  # each looks at the day before
         with ThreadPoolExecutor(WRITERS) as several:
             list(several.map(lambda part: _write(place, part[0], part[1], part[2], days), of_day))
-    # A day that was there before its yesterday: its first interval can be told only now.
+    # A day that was there before those ahead of it: its first interval can be told only now.
     for day, node in sorted(written):
-        after = day + timedelta(days=1)
-        if (after, node) not in written and place.exists(path_of(after, node)):
+        after = _next(place, day, node, days)
+        if after is not None and (after, node) not in written:
             _write(place, after, node, TOLD.empty_table(), days)
     return len(parts)
 
@@ -106,12 +106,19 @@ def newest(place: Place, day: date, node: str) -> datetime | None:
     return pc.max(times).as_py() if len(times) else None
 
 
+def _next(place: Place, day: date, node: str, days: Iterable[date]) -> date | None:
+    near = (one for one in sorted(days) if day < one <= day + between.LOOK_BACK)
+    return next((one for one in near if place.exists(path_of(one, node))), None)
+
+
 def _write(place: Place, day: date, node: str, rows: Any, days: Iterable[date]) -> None:
     path = path_of(day, node)
     content = place.read(path) if place.exists(path) else None
     earlier = TOLD.empty_table() if content is None else _told(content)
     merged = _without_unused_texts(_merged(rows, earlier))
-    table = _with_parts(_with_between(merged, _last_before(place, day, node, days)))
+    last = _last_before(place, day, node, days, _uuids(merged))
+    gpus = _gpus(merged)
+    table = _with_parts(_with_between(merged, gpus, last), gpus)
     if (new := _as_parquet(table)) != content:  # what is the same need not be summed up again
         place.write(path, new)
 
@@ -302,36 +309,70 @@ def _whole(table: Any, instant: Ints) -> Any:
     return _taken(both, np.argsort(np.concatenate([numbers, short]), kind="stable"))
 
 
-def _with_between(table: Any, last: dict[str, tuple[int, float, float]]) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Gpus:
+    """The physical GPU of each row, and its instants in order: by GPU, then by time."""
+
+    uuids: tuple[str, ...]  # of physical GPUs
+    tick: Ints  # of a row: the number of its GPU's instant
+    gpu: Ints  # of an instant: its GPU's place in `uuids`
+    time_us: Ints  # of an instant
+
+
+def _gpus(table: Any) -> _Gpus:
+    time, of = _ints(table["time"]), table["uuid"]
+    if table["parent_uuid"].null_count < table.num_rows:
+        plain = (table[name].cast(pa.string()) for name in ("parent_uuid", "uuid"))
+        of = _single(pc.coalesce(*plain)).dictionary_encode()
+    gpu = _codes(of)
+    tick = _numbered(gpu, time)
+    size = int(tick.max()) + 1 if len(tick) else 0
+    of_tick, times = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    of_tick[tick], times[tick] = gpu, time
+    return _Gpus(tuple(_single(of).dictionary.to_pylist()), tick, of_tick, times)
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What was told before a day: of each UUID its last instant, of each physical GPU the last."""
+
+    told: dict[str, tuple[float, float, float]]  # time in us, energy, power; nan: not known
+    gpu_us: dict[str, float]
+
+
+def _with_between(table: Any, gpus: _Gpus, last: _Last) -> Any:
     """With the columns BETWEEN; the table is in order."""
-    gpu, time = _codes(table["uuid"]), _ints(table["time"])
-    starts = np.flatnonzero(_changes(gpu) | _changes(time))
-    rows = np.cumsum(_changes(gpu) | _changes(time)) - 1
-    seconds, joules = _between(table, gpu[starts], time[starts], starts, last)
-    known = seconds <= _longest(gpu[starts], seconds)
+    before = _shifted(gpus.time_us.astype(np.float64))
+    for at in np.flatnonzero(_changes(gpus.gpu)):
+        before[at] = last.gpu_us.get(gpus.uuids[gpus.gpu[at]], np.nan)
+    seconds = (gpus.time_us - before) / 1e6
+    known = (seconds <= _longest(gpus.gpu, seconds))[gpus.tick]
+    of_row = seconds[gpus.tick]
+    joules = _joules(table, of_row, before[gpus.tick], last)
     columns = (
-        np.where(known, seconds, np.nan),
-        np.where(known, np.nan, seconds),
+        np.where(known, of_row, np.nan),
+        np.where(known, np.nan, of_row),
         np.where(known, joules, np.nan),
     )
     for name, values in zip(BETWEEN, columns, strict=True):
-        table = table.append_column(name, pa.array(values[rows], from_pandas=True))
+        table = table.append_column(name, pa.array(values, from_pandas=True))
     return table
 
 
-def _with_parts(table: Any) -> Any:
+def _with_parts(table: Any, gpus: _Gpus) -> Any:
     """With ``gpu_fraction`` and ``is_parted``, and the energy of instances' GPUs told of them."""
     shares = _floats(table["share_fraction"])
     parted = np.zeros(len(shares), bool)
     if table["parent_uuid"].null_count == len(shares):
         return _appended(table, shares, parted)
     is_part = table["parent_uuid"].is_valid().to_numpy()
-    gpus = pc.coalesce(*(table[name].cast(pa.string()) for name in ("parent_uuid", "uuid")))
-    tick = _numbered(_codes(gpus.dictionary_encode()), _ints(table["time"]))
+    tick = gpus.tick
     sizes = _floats(table["memory_total_bytes"])
     joules = _floats(table["energy_delta_joules"])
-    whole_size, whole_joules = np.full((2, tick.max() + 1), np.nan)
+    whole_size, whole_joules = np.full((2, len(gpus.gpu)), np.nan)
     whole_size[tick[~is_part]] = sizes[~is_part]
+    # Where nothing tells of the GPU itself, its first instance does; rows are in order of UUIDs.
+    whole_joules[tick[is_part][::-1]] = joules[is_part][::-1]
     whole_joules[tick[~is_part]] = joules[~is_part]
     once = is_part & _changes(_numbered(_codes(table["uuid"]), tick))  # an instance at a tick
     instances = np.bincount(tick, once)
@@ -363,23 +404,27 @@ def _numbered(some: Ints, others: Ints) -> Ints:
     return numbers
 
 
-def _between(
-    table: Any, gpu: Ints, time: Ints, starts: Ints, last: dict[str, tuple[int, float, float]]
-) -> tuple[Floats, Floats]:
-    """For each instant, seconds and joules since the one before; nan where that is not known."""
-    energy = _floats(table["energy_joules"])[starts]
-    power = _floats(table["power_watts"])[starts]
-    before = [_shifted(values.astype(np.float64)) for values in (time, energy, power)]
-    texts = _single(table["uuid"]).dictionary.to_pylist()
-    for at in np.flatnonzero(_changes(gpu)):
-        found = last.get(texts[gpu[at]], (np.nan, np.nan, np.nan))
+def _joules(table: Any, seconds: Floats, before_us: Floats, last: _Last) -> Floats:
+    """For each row, the energy since the instant before of its GPU, at ``before_us``."""
+    uuid, time = _codes(table["uuid"]), _ints(table["time"])
+    starts = np.flatnonzero(_changes(uuid) | _changes(time))
+    rows = np.cumsum(_changes(uuid) | _changes(time)) - 1
+    energy, power = (_floats(table[name])[starts] for name in ("energy_joules", "power_watts"))
+    before = [_shifted(values) for values in (time[starts].astype(np.float64), energy, power)]
+    texts = _uuids(table)
+    for at in np.flatnonzero(_changes(uuid[starts])):
+        found = last.told.get(texts[uuid[starts[at]]], (np.nan, np.nan, np.nan))
         for values, value in zip(before, found, strict=True):
             values[at] = value
-    seconds = (time - before[0]) / 1e6
+    seconds, before_us = seconds[starts], before_us[starts]
     risen = energy - before[1]
-    counted = np.where(risen >= 0, risen, energy)
+    counted = np.where(risen < 0, energy, risen)
+    counted = np.where(counted <= between.MOST_WATTS * seconds, counted, np.nan)
     by_power = (power + before[2]) / 2 * seconds
-    return seconds, np.where(np.isnan(risen), by_power, counted)
+    joules = np.where(np.isnan(counted), by_power, counted)
+    # What was told of this UUID earlier still is of more than this interval.
+    found: Floats = np.where(before[0] == before_us, joules, np.nan)[rows]
+    return found
 
 
 def _longest(gpu: Ints, seconds: Floats) -> Floats:
@@ -387,27 +432,43 @@ def _longest(gpu: Ints, seconds: Floats) -> Floats:
     longest = np.full(len(gpu), np.nan)
     firsts = np.flatnonzero(_changes(gpu))
     for start, end in zip(firsts, [*firsts[1:], len(gpu)], strict=True):
-        known = np.sort(seconds[start:end][~np.isnan(seconds[start:end])])
+        known = seconds[start:end][~np.isnan(seconds[start:end])]
         if len(known):
-            longest[start:end] = USUAL_INTERVALS * known[(len(known) - 1) // 2]
+            middle = (len(known) - 1) // 2
+            usual = timedelta(seconds=float(np.partition(known, middle)[middle]))
+            longest[start:end] = between.longest(usual).total_seconds()
     return longest
 
 
 def _last_before(
-    place: Place, day: date, node: str, days: Iterable[date]
-) -> dict[str, tuple[int, float, float]]:
-    """Time, energy and power of each GPU's last instant of the latest day before this one."""
-    near = (one for one in days if day - LOOK_BACK <= one < day)
-    there = (one for one in sorted(near, reverse=True) if place.exists(path_of(one, node)))
-    if (found := next(there, None)) is None:
-        return {}
-    table = _read(place, found, node, ["uuid", "time", "energy_joules", "power_watts"])
-    gpu = _codes(table["uuid"].unify_dictionaries())
-    ends = np.flatnonzero(np.roll(_changes(gpu), -1))
+    place: Place, day: date, node: str, days: Iterable[date], uuids: Sequence[str]
+) -> _Last:
+    """Of the days before, as far back as it takes to find all those UUIDs."""
+    last, missing = _Last({}, {}), set(uuids)
+    for one in sorted((one for one in days if day - between.LOOK_BACK <= one < day), reverse=True):
+        if missing and place.exists(path_of(one, node)):
+            for uuid, parent, *told in _ends(place, one, node):
+                last.told.setdefault(uuid, (told[0], told[1], told[2]))
+                gpu = parent or uuid
+                last.gpu_us[gpu] = max(told[0], last.gpu_us.get(gpu, told[0]))
+            missing -= last.told.keys()
+    return last
+
+
+def _ends(place: Place, day: date, node: str) -> Iterator[tuple[Any, ...]]:
+    """Of each UUID's last instant of a day: UUID, parent, time in us, energy, power."""
+    columns = ["uuid", "parent_uuid", "time", "energy_joules", "power_watts"]
+    table = _read(place, day, node, columns)
+    uuid = _codes(table["uuid"].unify_dictionaries())
+    ends = np.flatnonzero(np.roll(_changes(uuid), -1))
     last = table.take(pa.array(ends))
-    columns = (_ints(last["time"]), _floats(last["energy_joules"]), _floats(last["power_watts"]))
-    uuids = last["uuid"].cast(pa.string()).to_pylist()
-    return dict(zip(uuids, zip(*(one.tolist() for one in columns), strict=True), strict=True))
+    texts = (last[name].cast(pa.string()).to_pylist() for name in columns[:2])
+    numbers = (_ints(last["time"]), _floats(last["energy_joules"]), _floats(last["power_watts"]))
+    return zip(*texts, *(one.tolist() for one in numbers), strict=True)
+
+
+def _uuids(table: Any) -> list[str]:
+    return list(_single(table["uuid"]).dictionary.to_pylist())
 
 
 def _owner_codes(table: Any) -> Ints:

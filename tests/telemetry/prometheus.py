@@ -79,6 +79,25 @@ def _labels(metric: dict[str, str]) -> str:
 @contextmanager
 def prometheus(folder: Path, target: int, *, honor_labels: bool = False) -> Iterator[Prometheus]:
     """Prometheus, which scrapes ``127.0.0.1:target`` each second, until the block ends."""
+    scrape = (
+        f"- {{job_name: flopwise, honor_labels: {str(honor_labels).lower()}, "
+        f"static_configs: [{{targets: ['127.0.0.1:{target}'], "
+        "labels: {pod: flopwise-telemetry-x7k, container: exporter}}]}\n"
+    )
+    with _running(folder, scrape) as running:
+        yield running
+
+
+@contextmanager
+def kept(folder: Path) -> Iterator[Prometheus]:
+    """Prometheus with what ``folder / "data"`` holds; it scrapes nothing."""
+    with _running(folder, "") as running:
+        running.wait("vector(1)")
+        yield running
+
+
+@contextmanager
+def _running(folder: Path, scrape: str) -> Iterator[Prometheus]:
     binary = program("prometheus")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -86,10 +105,7 @@ def prometheus(folder: Path, target: int, *, honor_labels: bool = False) -> Iter
     config = folder / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        "scrape_configs:\n"
-        f"- {{job_name: flopwise, honor_labels: {str(honor_labels).lower()}, "
-        f"static_configs: [{{targets: ['127.0.0.1:{target}'], "
-        "labels: {pod: flopwise-telemetry-x7k, container: exporter}}]}\n"
+        + (f"scrape_configs:\n{scrape}" if scrape else "")
     )
     command = [
         binary,

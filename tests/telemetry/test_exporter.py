@@ -97,16 +97,16 @@ SNAPSHOT = Snapshot(
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that is set by hand, in seconds."""
 
     def __init__(self) -> None:
-        self.now = NOW
+        self.seconds = 0.0
 
-    def __call__(self) -> datetime:
-        return self.now
+    def __call__(self) -> float:
+        return self.seconds
 
     def set(self, seconds: float) -> None:
-        self.now = NOW + timedelta(seconds=seconds)
+        self.seconds = seconds
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def clock() -> Clock:
 
 
 def exporter(clock: Clock, *, dcgm_compatible: bool = True) -> Exporter:
-    made = Exporter(interval_seconds=1, dcgm_compatible=dcgm_compatible, now=clock)
+    made = Exporter(interval_seconds=1, dcgm_compatible=dcgm_compatible, clock=clock)
     made.take(SNAPSHOT)
     return made
 
@@ -311,13 +311,13 @@ def test_a_driver_that_does_not_answer_is_seen_at_once_and_unhealthy_after_a_min
 ) -> None:
     found = exporter(clock)
     clock.set(1)
-    found.take(Snapshot(time=clock.now, failure="GPU is lost"))
+    found.take(Snapshot(time=NOW, failure="GPU is lost"))
     assert b"flopwise_gpu_up 0.0" in found.text()
     assert found.unhealthy() == ""
     clock.set(61)
-    found.take(Snapshot(time=clock.now, failure="GPU is lost"))
+    found.take(Snapshot(time=NOW, failure="GPU is lost"))
     assert found.unhealthy() == "no reading for 61 s: GPU is lost"
-    found.take(replace(SNAPSHOT, time=clock.now))
+    found.take(SNAPSHOT)
     assert found.unhealthy() == ""
 
 
@@ -329,6 +329,14 @@ def test_a_loop_that_stands_still_fails_healthz(clock: Clock, served: Served) ->
         "no reading for 61 s: the collector's loop stands still\n",
     )
     assert get(served, "/metrics")[0] == 200
+
+
+def test_a_clock_that_is_set_an_hour_either_way_ends_no_series(clock: Clock) -> None:
+    found = exporter(clock)
+    for hours in (-1, 1):
+        found.take(replace(SNAPSHOT, time=NOW + timedelta(hours=hours)))
+        assert b"flopwise_gpu_up 1.0" in found.text()
+        assert found.unhealthy() == ""
 
 
 def test_a_node_without_gpus_is_healthy(clock: Clock) -> None:

@@ -288,7 +288,7 @@ def test_a_long_time_is_asked_for_in_parts_without_a_step_lost_or_twice(web: Web
     forms = [
         dict(part.split("=") for part in form.split("&"))
         for path, form, _ in web.asked
-        if path == "/api/v1/query_range"
+        if path == "/api/v1/query_range" and "flopwise_gpu_info" in form
     ]
     spans = [
         (float(f["start"]) - NOW.timestamp(), float(f["end"]) - NOW.timestamp()) for f in forms

@@ -243,13 +243,43 @@ def test_tensor_hours_and_flops_are_those_of_the_hardware() -> None:
     assert (plain.tensor_gpu_hours, plain.achieved_flops, plain.energy_joules) == (None,) * 3
 
 
-def test_a_gap_is_told_to_whoever_had_the_gpu_on_both_sides() -> None:
-    through = usage_by([use(0), use(30)], [By.JOB])
-    assert [(one.of, one.gap_gpu_hours, one.observed_gpu_hours) for one in through] == [
-        (("sft",), 0.5, 0.0)
+def test_a_gap_is_told_to_whoever_has_the_gpu_at_its_end() -> None:
+    # Minutes 1 to 3 and 33 to 35 are five intervals of one minute, and 30 minutes of nothing.
+    told = usage_by([use(m, RAG) for m in (0, 1, 2, 3)] + [use(m) for m in (33, 34, 35)], [By.JOB])
+    assert [(one.of, one.gap_gpu_hours, round(one.observed_gpu_hours * 60)) for one in told] == [
+        (("rag",), 0.0, 3),
+        (("sft",), 0.5, 2),
     ]
-    changed = usage_by([use(0, RAG), use(30, SFT)], [By.JOB])
-    assert [(one.of, one.gap_gpu_hours) for one in changed] == [(("",), 0.5)]
+
+
+def test_a_source_that_tells_every_five_minutes_has_no_gaps_between_them() -> None:
+    # The median is 5 minutes: 15 are no gap, 16 are one.
+    (through,) = usage_by([use(m) for m in (0, 5, 10, 25)], [By.JOB])
+    assert (round(through.observed_gpu_hours * 60), through.gap_gpu_hours) == (25, 0)
+    (broken,) = usage_by([use(m) for m in (0, 5, 10, 26)], [By.JOB])
+    assert (round(broken.observed_gpu_hours * 60), round(broken.gap_gpu_hours * 60)) == (10, 16)
+
+
+def test_a_restart_of_a_minute_is_no_gap_of_a_source_that_tells_each_second() -> None:
+    seconds = [*range(10), 70, 71]
+    (sft,) = usage_by([use(second / 60) for second in seconds], [By.JOB])
+    assert (round(sft.observed_gpu_hours * 3600), sft.gap_gpu_hours) == (71, 0)
+
+
+def test_a_gpu_that_was_away_for_more_than_a_week_has_no_gap_of_it() -> None:
+    day = 24 * 60
+    (week,) = usage_by([use(m) for m in (0, 1, 2, 7 * day)], [By.JOB])
+    assert round(week.gap_gpu_hours) == 7 * 24
+    (more,) = usage_by([use(m) for m in (0, 1, 2, 8 * day)], [By.JOB])
+    assert more.gap_gpu_hours == 0
+
+
+def test_a_clock_that_was_set_back_makes_no_energy() -> None:
+    # A counter near 1 GJ at 500 W; told a minute apart, and 3.6 MJ later at times in between.
+    joules = {0.0: 1.0e9, 1.0: 1.0e9 + 3e4, 0.5: 1.0e9 + 3.6e6, 1.5: 1.0e9 + 3.63e6}
+    told = [use(m, energy_joules=joules[m], power_watts=500.0) for m in sorted(joules)]
+    (sft,) = usage_by(told, [By.JOB])
+    assert sft.energy_joules == 90 * 500  # by power: no GPU draws 3.6 MJ in half a minute
 
 
 def test_what_comes_late_or_twice_counts_once() -> None:
