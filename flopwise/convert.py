@@ -49,6 +49,12 @@ def convert(
     start: Annotated[
         str, typer.Option(metavar="TIME", help="When a trace begins (UTC).")
     ] = "2026-12-01T00:00:00Z",
+    switches: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Gavel's: how often a job may go on from a checkpoint on another type."
+        ),
+    ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Overwrite what others wrote.")] = False,
 ) -> None:
     """Turn others' jobs, traces and measurements into our manifests.
@@ -64,7 +70,7 @@ def convert(
     made = (
         _openb(files, begin)
         if source_format == "openb"
-        else _gavel(files, throughputs, nodes, begin)
+        else _gavel(files, throughputs, nodes, begin, switches)
     )
     texts = {out / name: text for name, text in made.items()}
     others = () if force else tuple(path for path in texts if not _ours(path))
@@ -94,12 +100,13 @@ def _unknown_format(name: str) -> Fault:
 
 
 def _gavel(
-    files: list[Path], throughputs: Path | None, nodes: int, start: datetime
+    files: list[Path], throughputs: Path | None, nodes: int, start: datetime, switches: int
 ) -> Mapping[str, str]:
     from planner.convert import gavel
     from planner.manifests.write import document, dump
 
-    jobs = [document(job) for job in gavel.jobs(files, throughputs=throughputs, start=start)]
+    made = gavel.jobs(files, throughputs=throughputs, start=start, switches=switches)
+    jobs = [document(job) for job in made]
     return {
         POOLS: _GAVEL_HEADING + dump(gavel.pools(nodes)),
         JOBS: "".join(f"{json.dumps(job)}\n" for job in jobs),

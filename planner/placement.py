@@ -26,7 +26,7 @@ from planner.occupancy import Occupancy
 from planner.place import fill, rooms, share_out
 from planner.plan import Placement, Segment
 from planner.problem import Billing, Demand, Job, Mode, Problem
-from planner.table import Option, Table
+from planner.table import Option, Run, Table
 from planner.topology import HOSTNAME, NOWHERE
 
 
@@ -82,6 +82,48 @@ def earliest(
     for at in starts[_gang_room(occupancy.table, option, room) >= option.peak]:
         if (booking := place(occupancy, option, int(at))) is not None:
             return booking
+    return None
+
+
+def longest(occupancy: Occupancy, option: Option, at: int) -> Booking | None:
+    """The longest piece of ``option`` from ``at`` on nodes that have room throughout."""
+    edges = occupancy.edges[option.pool]
+    ends = [int(t) for t in edges[edges.searchsorted(at, side="right") :] if t < option.until]
+    found: Booking | None = None
+    ends.append(option.until)
+    low, high = 0, len(ends)
+    while low < high:  # room from ``at`` to an end is room to any end before it
+        middle = low if found is None else (low + high) // 2
+        slots = ends[middle] - at
+        counts = nodes(occupancy, option, at, ends[middle]) if slots > 0 else None
+        if counts is not None and occupancy.within_limits(option, at, slots):
+            found = Booking(option=option.index, start=at, counts=(counts,), slots=slots)
+            low = middle + 1
+        else:
+            high = middle
+    return found
+
+
+def openings(
+    occupancy: Occupancy, option: Option, slots: int, first: int, last: int
+) -> npt.NDArray[np.int64]:
+    """Starts at which ``option`` has room for so many slots, tried where something is freed."""
+    if first > last:
+        return np.empty(0, dtype=np.int64)
+    piece = replace(option, length=slots, runs=(Run(start=0, end=slots, replicas=option.peak),))
+    starts = _candidates(occupancy, piece, first, last)
+    room = occupancy.room_from(piece, starts)
+    return starts[_gang_room(occupancy.table, piece, room) >= option.peak]
+
+
+def earliest_piece(
+    occupancy: Occupancy, option: Option, slots: int, first: int, last: int
+) -> Booking | None:
+    """A piece of ``option``, of so many slots, from as early as it has room."""
+    for at in map(int, openings(occupancy, option, slots, first, last)):
+        counts = nodes(occupancy, option, at, at + slots)
+        if counts is not None and occupancy.within_limits(option, at, slots):
+            return Booking(option=option.index, start=at, counts=(counts,), slots=slots)
     return None
 
 

@@ -4,7 +4,8 @@ D. Narayanan et al., Heterogeneity-Aware Cluster Scheduling Policies for Deep Le
 OSDI 2020. Its matrix has, by GPU type, job type and number of GPUs, the steps per second of the
 job alone (``null``) and beside another. Its jobs come as a table (job, model, gpus, total_steps) or
 as a trace of ten tab-separated fields. A job becomes a task of as many replicas as it has GPUs, one
-GPU a node, with its hours on each type that can run it.
+GPU a node, with its hours on each type that can run it. It stays on one type, or changes it so
+often as is asked for, at the end of a round and for nothing, as the paper's policies let it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from planner.convert import CONVERTED_FROM
 from planner.fairness import Claim, Contest, Rates
 from planner.manifests.errors import Fault, ManifestErrors, found
 from planner.manifests.schema import (
+    Checkpoint,
     ClusterMetadata,
     GpuJob,
     GpuJobSpec,
@@ -43,6 +45,7 @@ WEIGHT = "flopwise.dev/gavel-weight"  # of its share in max-min fairness: it is 
 # USD per GPU-hour: Google Cloud's spot prices as the paper's simulator has them
 # (github.com/stanford-futuredata/gavel, scheduler/utils.py, 2020).
 SPOT_USD_PER_GPU_HOUR = {"v100": 0.74, "p100": 0.43, "k80": 0.135}
+ROUND_SECONDS = 360  # after which the paper's scheduler may stop a job at a checkpoint
 
 _TABLE = ("job", "model", "gpus", "total_steps")
 _TRACE = (
@@ -84,12 +87,17 @@ def pools(nodes: int) -> tuple[GpuPool, ...]:
 
 
 def jobs(
-    files: Sequence[Path], *, throughputs: Path | None = None, start: datetime
+    files: Sequence[Path],
+    *,
+    throughputs: Path | None = None,
+    start: datetime,
+    switches: int = 0,
 ) -> tuple[GpuJob, ...]:
     """The jobs of tables and traces, in their order.
 
     ``throughputs``: the matrix; by default the one beside the first file, or in the folder above.
     ``start`` (aware): when a trace begins; its arrivals become earliest starts. A table has none.
+    ``switches``: how often each may go on from a checkpoint on another type; 0 keeps it on one.
 
     Raises:
         ManifestErrors: something in the files or the matrix is wrong; it names all that is.
@@ -97,7 +105,7 @@ def jobs(
     rates = read_throughputs(throughputs or _matrix_near(files[0]))
     read = [each for file in files for each in _rows(file)]
     converted = [
-        _job(row, number, rates, start) if isinstance(row, Row) else row
+        _job(row, number, rates, start, switches) if isinstance(row, Row) else row
         for number, row in enumerate(read)
     ]
     faults = [each for each in converted if isinstance(each, Fault)]
@@ -220,7 +228,9 @@ def _pool(name: str, usd_per_gpu_hour: float, nodes: int) -> GpuPool:
     return GpuPool(metadata=ClusterMetadata(name=name), spec=spec)
 
 
-def _job(row: Row, number: int, rates: Throughputs, start: datetime) -> GpuJob | Fault:
+def _job(
+    row: Row, number: int, rates: Throughputs, start: datetime, switches: int
+) -> GpuJob | Fault:
     model, gpus = row.kind
     alone = {gpu: rate for gpu, rate in rates.get(row.kind, {}).items() if rate > 0}
     if not alone:
@@ -232,9 +242,16 @@ def _job(row: Row, number: int, rates: Throughputs, start: datetime) -> GpuJob |
     spec = GpuJobSpec(
         earliest_start=start + timedelta(seconds=float(arrival)) if arrival else None,
         task=TaskSpec(replicas=gpus, hours=hours),
+        checkpoint=_checkpoint(switches),
     )
     name = row.fields.get("job", f"job-{number:04d}")
     return GpuJob(metadata=Metadata(name=name, annotations=_annotations(row)), spec=spec)
+
+
+def _checkpoint(switches: int) -> Checkpoint:
+    if not switches:
+        return Checkpoint()
+    return Checkpoint(interval_seconds=ROUND_SECONDS, switches=switches)
 
 
 def _annotations(row: Row) -> dict[str, str]:

@@ -15,12 +15,13 @@ from planner.booking import Booking, chain, done_by, own_usd, usd_of
 from planner.occupancy import Occupancy
 from planner.plan import Costs
 from planner.problem import Billing
+from planner.solve import divide
+from planner.solve.divide import WORTH
 from planner.table import Option, Table, order_by_dependency
 
 Bookings = dict[int, Booking]  # by job
 
 MOST_PIECES = 6  # of a job that is put in where others leave it room
-WORTH = 4.0  # times what saving and restoring take: a shorter piece does too little
 
 
 def construct(
@@ -30,8 +31,12 @@ def construct(
     opportunity: npt.NDArray[np.float64],
     first: Sequence[int] = (),
     hardest: str = "wide",
+    shared: Mapping[int, Mapping[int, float]] | None = None,
 ) -> Bookings:
     """Insert every job: into its ``wanted`` option where that fits, else where it costs least.
+
+    Jobs that are ``shared`` change from one option to another, with that part of their work in
+    each, where that fits.
 
     ``opportunity[o]`` is what the capacity of option o is worth to others (USD). Jobs in ``first``
     go ahead of others of their tier; ``hardest`` names one of `HARDEST`.
@@ -39,11 +44,28 @@ def construct(
     occupancy = Occupancy(table)
     placed: Bookings = {}
     for j in order(table, wanted, first, hardest):
-        made = best_booking(table, occupancy, placed, j, wanted.get(j), opportunity)
+        made = _as_shared(table, occupancy, placed, j, (shared or {}).get(j))
+        if made is None:
+            option = wanted.get(j)
+            divided = option is None
+            made = best_booking(table, occupancy, placed, j, option, opportunity, divided)
         if made is not None:
             occupancy.take(made)
             placed[j] = made
     return placed
+
+
+def _as_shared(
+    table: Table,
+    occupancy: Occupancy,
+    placed: Bookings,
+    j: int,
+    parts: Mapping[int, float] | None,
+) -> Booking | None:
+    if parts is None or any(b not in placed for b in table.after[j]):
+        return None
+    ready = max((placed[b].end(table) for b in table.after[j]), default=0)
+    return divide.as_shared(table, occupancy, j, ready, parts)
 
 
 def settle(
@@ -158,7 +180,10 @@ def _pieces_earlier(table: Table, occupancy: Occupancy, booking: Booking) -> Boo
     pieces = list(booking.pieces())
     for k, piece in enumerate(pieces[1:], 1):
         option, before = table.options[piece.option], pieces[k - 1]
-        for at in range(max(option.anew, before.until(table)), piece.start):
+        ready = max(option.anew, before.until(table))
+        for at in map(
+            int, placement.openings(occupancy, option, piece.slots, ready, piece.start - 1)
+        ):
             counts = placement.nodes(occupancy, option, at, at + piece.slots)
             goes_on = at == before.until(table) and counts == before.counts[0]
             if counts is None or (goes_on and piece.option == before.option):
@@ -278,8 +303,12 @@ def best_booking(
     j: int,
     wanted: int | None,
     opportunity: npt.NDArray[np.float64],
+    divided: bool = True,
 ) -> Booking | None:
-    """Where job ``j`` goes, or None where it fits nowhere or costs more than leaving it out."""
+    """Where job ``j`` goes, or None where it fits nowhere or costs more than leaving it out.
+
+    In one piece; or in two of different modes, where it may be ``divided`` and that costs less.
+    """
     befores = table.after[j]
     if any(b not in placed for b in befores):
         return None
@@ -300,6 +329,10 @@ def best_booking(
         usd = usd_of(table, booking) + opportunity[i]
         if best is None or usd < best[0]:
             best = (usd, booking)
+    if divided:
+        most = best[0] if best is not None else math.inf
+        if (cut := divide.best(table, occupancy, j, ready, opportunity, most)) is not None:
+            return cut
     return best[1] if best is not None else None
 
 
@@ -332,7 +365,7 @@ def _in_pieces(table: Table, occupancy: Occupancy, option: Option, ready: int) -
         behind = max(option.anew, ready, pieces[-1].until(table) if pieces else 0)
         if at < behind or len(pieces) == MOST_PIECES:
             continue
-        piece = _longest(occupancy, option, at)
+        piece = placement.longest(occupancy, option, at)
         if piece is None or piece.slots < least or _goes_on(table, pieces, piece):
             continue
         pieces.append(piece)
@@ -345,25 +378,6 @@ def _goes_on(table: Table, pieces: Sequence[Booking], piece: Booking) -> bool:
     """Whether ``piece`` would be no piece of its own: it follows at once on the same nodes."""
     last = pieces[-1] if pieces else None
     return last is not None and (last.until(table), last.counts) == (piece.start, piece.counts)
-
-
-def _longest(occupancy: Occupancy, option: Option, at: int) -> Booking | None:
-    """The longest piece of ``option`` from ``at`` on nodes that have room throughout."""
-    edges = occupancy.edges[option.pool]
-    ends = [int(t) for t in edges[edges.searchsorted(at, side="right") :] if t < option.until]
-    found: Booking | None = None
-    ends.append(option.until)
-    low, high = 0, len(ends)
-    while low < high:  # room from ``at`` to an end is room to any end before it
-        middle = low if found is None else (low + high) // 2
-        slots = ends[middle] - at
-        counts = placement.nodes(occupancy, option, at, ends[middle]) if slots > 0 else None
-        if counts is not None and occupancy.within_limits(option, at, slots):
-            found = Booking(option=option.index, start=at, counts=(counts,), slots=slots)
-            low = middle + 1
-        else:
-            high = middle
-    return found
 
 
 def evaluate(table: Table, bookings: Mapping[int, Booking]) -> Costs:

@@ -27,6 +27,7 @@ from planner.table import Table, order_by_dependency
 
 MOST_OUT = 16  # jobs taken out at once
 CHAINS_OUT, CHAINS_IN = 0.5, 0.1  # of the steps take chains too: one has a job left out, or none
+DIVIDED = 0.05  # of the times that a job is put back, it may change its mode where it may
 DEVIATION = 0.001  # of the plan's cost: how far above the best one the first steps may go
 
 
@@ -128,7 +129,11 @@ class Ruin:
 
         Then now and again: a piece less of its time stopped may be the room that they need.
         """
-        whole = build.best_booking(self.table, self.occupancy, self.placed, j, None, self.nothing)
+        switches = self.table.problem.jobs[j].switches > 0
+        divided = switches and self.rng.random() < DIVIDED
+        whole = build.best_booking(
+            self.table, self.occupancy, self.placed, j, None, self.nothing, divided
+        )
         if not self.table.problem.jobs[j].may_stop:
             return whole
         if whole is not None and (len(self.group[j]) == 1 or self.rng.random() < 0.5):

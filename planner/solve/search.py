@@ -1,9 +1,11 @@
 """Plans for problems too large to hand over whole: bound, assignment, packing, repair.
 
 The relaxation says which option each job should take and how little any plan can cost. Insertion
-packs that choice, and ruin and recreate betters it. Where it does not fit, CP-SAT is asked whether
-it can fit at all: if so its packing is used, if not the proof goes back to the relaxation as a cut.
-What is left is improved by taking some jobs out and letting CP-SAT put them back.
+packs that choice, and ruin and recreate betters it. A job that may change its mode, and that the
+relaxation shares out over several, goes in first, in two pieces with those shares. Where the choice
+does not fit, CP-SAT is asked whether it can fit at all: if so its packing is used, if not the proof
+goes back to the relaxation as a cut. What is left is improved by taking some jobs out and letting
+CP-SAT put them back.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ FEW = 800  # most options that are handed to CP-SAT whole
 ATTEMPTS = 10
 SHORT_RUIN = 1.2  # seconds, before each time that CP-SAT packs; and at most this share of all
 SHORT_RUIN_SHARE = 0.2
+SHARED = 1e-3  # of a job's work: less in an option is none
 FREED = (8, 14, 20)  # jobs taken out at once, by neighbourhood in turn
 
 
@@ -130,13 +133,13 @@ def _assign_and_pack(
         seconds = min(clock.left, 0.25 * clock.limits.seconds)
         chosen = master.choose(seconds=seconds, gap=CHOICE_GAP)
         state.bound_usd = max(state.bound_usd, chosen.usd)
-    failed: list[int] = []
+    failed = [*_shared(table, chosen.share)]  # hardest to fit: two pieces that have to follow
     for attempt in range(ATTEMPTS):
         if not chosen.feasible or (attempt and state.finished()):
             return
         wanted = _wanted(table, chosen.share)
-        bookings = _best_order(state, wanted, worth, failed)
-        missed = [j for j, i in wanted.items() if j not in bookings or bookings[j].option != i]
+        bookings = _best_order(state, chosen.share, worth, failed)
+        missed = [j for j, i in wanted.items() if i not in _options(bookings.get(j))]
         late = [j for j, b in bookings.items() if table.late_usd(j, b.end(table))]
         state.offer(build.settle(table, bookings, lambda: clock.left <= 0), "packing")
         if not state.finished():
@@ -160,24 +163,47 @@ def _assign_and_pack(
 
 
 def _best_order(
-    state: Search, wanted: Mapping[int, int], worth: npt.NDArray[np.float64], first: list[int]
+    state: Search,
+    share: npt.NDArray[np.float64],
+    worth: npt.NDArray[np.float64],
+    first: list[int],
 ) -> Bookings:
     """The cheapest of the insertions in every order."""
+    wanted, shared = _wanted(state.table, share), _shared(state.table, share)
     made = (
-        build.construct(state.table, wanted, opportunity=worth, first=first, hardest=hardest)
+        build.construct(
+            state.table, wanted, opportunity=worth, first=first, hardest=hardest, shared=shared
+        )
         for hardest in build.HARDEST
     )
     return min(made, key=lambda b: state.key(b, build.evaluate(state.table, b)))
 
 
 def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:
-    wanted = {}
+    """The option that most of a job is in; none for one that is to change its mode."""
+    wanted, shared = {}, _shared(table, share)
     for j, ours in enumerate(table.of_job):
-        if ours:
+        if ours and j not in shared:
             best = max(ours, key=lambda i: share[i])
             if share[best] > 0.5:
                 wanted[j] = best
     return wanted
+
+
+def _shared(table: Table, share: npt.NDArray[np.float64]) -> dict[int, dict[int, float]]:
+    """Of jobs that may change their mode, those in several, with the part of the work in each."""
+    found = {}
+    for j, ours in enumerate(table.of_job):
+        if ours and table.options[ours[0]].shares:
+            parts = {i: float(share[i]) for i in ours if share[i] > SHARED}
+            if len(parts) > 1:
+                found[j] = parts
+    return found
+
+
+def _options(booking: Booking | None) -> set[int]:
+    """The options that any piece is in."""
+    return {piece.option for piece in booking.pieces()} if booking is not None else set()
 
 
 def _pack(state: Search, master: Master, p: int, wanted: Mapping[int, int]) -> dict[int, Booking]:

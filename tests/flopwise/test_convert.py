@@ -46,6 +46,11 @@ def test_what_is_written_is_read_by_plan(table: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in out.iterdir()) == ["jobs.jsonl", "pools.yaml"]
 
 
+def test_how_often_a_job_may_change_its_type_is_asked_for(table: Path, tmp_path: Path) -> None:
+    assert run("gavel", table, "--out", tmp_path / "out", "--switches", 2)[0] == 0
+    assert [job.spec.checkpoint.switches for job in read([tmp_path / "out"]).jobs] == [2]
+
+
 def test_it_overwrites_what_it_wrote(table: Path, tmp_path: Path) -> None:
     assert run("gavel", table, "--out", tmp_path / "out")[0] == 0
     assert run("gavel", table, "--out", tmp_path / "out", "--nodes", 2)[0] == 0

@@ -14,7 +14,7 @@ import pytest
 from planner.convert.gavel import JOB_TYPE, SPOT_USD_PER_GPU_HOUR, WEIGHT, contest, jobs, pools
 from planner.manifests.errors import ManifestErrors
 from planner.manifests.read import read
-from planner.manifests.schema import GpuJob
+from planner.manifests.schema import Checkpoint, GpuJob
 from planner.manifests.write import dump
 
 GAVEL = Path(__file__).parents[3] / "shared" / "data" / "gavel"
@@ -98,6 +98,14 @@ def test_a_gang_is_a_replica_a_gpu(folder: Path) -> None:
 
 def test_a_job_of_a_table_starts_when_it_likes(folder: Path) -> None:
     assert {j.spec.earliest_start for j in jobs([written(folder, TABLE)], start=START)} == {None}
+
+
+def test_a_job_stays_on_one_type_or_changes_it_after_a_round_for_nothing(folder: Path) -> None:
+    table = written(folder, TABLE)
+    stays, changes = (jobs([table], start=START, switches=n)[0] for n in (0, 1))
+    assert stays.spec.checkpoint == Checkpoint()
+    assert changes.spec.checkpoint == Checkpoint(interval_seconds=360, switches=1)
+    assert hours(changes) == hours(stays)
 
 
 def test_arrivals_of_a_trace_count_from_its_start(folder: Path) -> None:
