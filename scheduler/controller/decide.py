@@ -76,6 +76,7 @@ def _settle(found: Pass) -> None:
     """Decide on all that is open, those ahead first; what gives way to them comes behind them."""
     found.roll()
     found.overruns()
+    found.free_dependents()
     covered = found.desk.covered(found.jobs.values())
     pools = {n.pool for n in found.state.nodes if n.name in found.freed} if found.freed else set()
     offer = Offer(free=found.desk.free(sorted(pools), found.slot))

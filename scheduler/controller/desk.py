@@ -72,8 +72,9 @@ class Desk:
     def reprice(self, state: State) -> None:
         """Use the prices of a state's last plan from now on."""
         since, tolls = state.prices_grid, state.queue_prices
+        if tolls != self.live.queue_prices:
+            self._cases.clear()  # they know the prices of queues
         self.live.reprice(state.prices, since=since, queue_prices=tolls)
-        self._cases.clear()  # they know the prices of queues
 
     def _visible(self, s: Segment) -> Segment:
         """What of a segment is on the grid, and on nodes that could take something."""

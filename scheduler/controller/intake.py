@@ -169,7 +169,7 @@ def _ended(found: Pass, event: JobFinished | JobFailed) -> None:
     if isinstance(event, JobFinished):
         why = Why(reason=Cause.FINISHED)
         found.put(replace(one, phase=Phase.DONE, segments=(), since=event.at, why=why))
-        found.fresh.update(o.name for o in found.pending() if one.name in o.job.after)
+        found.ended.add(one.name)
     elif one.phase is Phase.STOPPING and not event.final:
         _stopped(found, one, event.at, saved=False)  # it was told to go
     else:
@@ -183,7 +183,7 @@ def _failed(found: Pass, one: Tracked, event: JobFailed) -> None:
         message = event.message or "it failed"
         why = Why(reason=Cause.FAILED, message=f"{message} ({failures} of {settings.attempts})")
         found.put(replace(resting, phase=Phase.FAILED, why=why))
-        found.fresh.update(o.name for o in found.pending() if one.name in o.job.after)
+        found.ended.add(one.name)
         return
     seconds = back_off_seconds(failures, settings)
     why = Why(

@@ -61,7 +61,7 @@ from scheduler.controller.state import (
     end_of,
     gpus_of,
 )
-from scheduler.controller.summary import pool_status, queue_status
+from scheduler.controller.summary import Sums, pool_status, queue_status, sums
 from scheduler.controller.told import EVICTED, read_status, status_patch, word
 from scheduler.kube import errors, names, ray_status
 from scheduler.kube import launch as starting
@@ -74,6 +74,7 @@ TICK_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 RECHECK_SECONDS = 60.0  # all jobs are compared with what is there this often, changed or not
 SUMMARY_SECONDS = 10.0
+SUMMARIES_A_SECOND = 1.0  # at most, on average: of many queues each is told of more seldom
 ASK_SECONDS = 2.0
 ASK_RANK = 50
 REPORT_RANK = 100  # what is told comes after what is done
@@ -561,13 +562,17 @@ class Operator:
 
     def _sum_up(self) -> None:
         now = time.monotonic()
-        if now - self._summed_at < SUMMARY_SECONDS and self.led:
+        objects = len(self.sight.raw[names.GPU_QUEUES.plural])
+        every = max(SUMMARY_SECONDS, objects / SUMMARIES_A_SECOND)
+        if now - self._summed_at < every and self.led:
             return
         self._summed_at = now
         self._measure()
+        found = sums(self.state)
         for key, raw in self.sight.raw[names.GPU_QUEUES.plural].items():
             fault = self.sight.faults.get((names.GPU_QUEUES.plural, key), "") or self.state.refused
-            self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, self.state, fault))
+            held = found.get(raw["metadata"]["name"], Sums())
+            self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, held, fault))
         for key, raw in self.sight.raw[names.GPU_POOLS.plural].items():
             fault = self.sight.faults.get((names.GPU_POOLS.plural, key), "")
             self._summary(names.GPU_POOLS, key, raw, pool_status(raw, self.state, fault))

@@ -33,6 +33,7 @@ class Pass:
     jobs: dict[str, Tracked]
     fresh: set[str] = field(default_factory=set)  # to be decided on
     freed: set[str] = field(default_factory=set)  # nodes on which something was given back
+    ended: set[str] = field(default_factory=set)  # jobs that others may have waited for
     _last_class: tuple[bool, int] | None = None
     _slot: tuple[State, int] | None = None  # of which state, so that it is counted once
 
@@ -179,11 +180,19 @@ class Pass:
             if not nodes.isdisjoint(other.nodes):
                 self.unreserve(other)
         self.put(self.desk.renumbered(one) if one.name not in self.jobs else one)
+        if not self.desk.is_over_cap(one, over):
+            return  # as mostly: nobody is looked for
         for other in reversed(self.ranked(self._promised(over))):
             if not self.desk.is_over_cap(one, over):
                 return
             if self.desk.shares_cap(one, other):
                 self.unreserve(other)
+
+    def free_dependents(self) -> None:
+        """Whoever waited for a job that has ended is decided on: looked for once in a pass."""
+        if self.ended:
+            self.fresh.update(o.name for o in self.pending() if not self.ended.isdisjoint(o.job.after))
+            self.ended.clear()
 
     def _promised(self, over: tuple[int, int]) -> list[Tracked]:
         """Jobs with a promise in some of the slots ``over``."""

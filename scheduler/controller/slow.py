@@ -211,10 +211,17 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
         answers.flush()
 
 
+def _give_way() -> None:
+    """What reconciles, and the API server where it is on this machine, go first."""
+    with suppress(OSError, AttributeError):  # elsewhere than on Linux there is none of it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with suppress(OSError):
+        os.nice(10)
+
+
 def main() -> None:
     """One question a line, with what is printed by mistake kept out of the answers."""
-    with suppress(OSError):
-        os.nice(5)  # what reconciles goes first
+    _give_way()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.stdin, answers)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,25 +14,40 @@ from scheduler.controller.state import PENDING, State, gpus_of
 Raw = dict[str, Any]
 
 
-def queue_status(raw: Mapping[str, Any], state: State, fault: str = "") -> Raw:
-    """Of a GpuQueue. ``used`` counts the queues under it too."""
-    name = raw["metadata"]["name"]
+@dataclass(slots=True)
+class Sums:
+    """What a queue has, the queues under it included."""
+
+    waiting: int = 0
+    running: int = 0
+    used: Counter[str] = field(default_factory=Counter)  # GPUs by accelerator
+
+
+def sums(state: State) -> dict[str, Sums]:
+    """Of all queues, by their names: every job is looked at once, however many queues there are."""
     parents = {rules.queue.name: rules.queue.parent for rules in state.queues}
     accelerators = {pool.name: pool.accelerator for pool in state.pools}
-    used: Counter[str] = Counter()
-    waiting = running = 0
+    found: defaultdict[str, Sums] = defaultdict(Sums)
     for one in state.jobs.values():
-        if name not in _path(one.job.queue, parents):
+        if not one.holds and one.phase not in PENDING:
             continue
-        waiting += one.phase in PENDING
-        running += one.holds
-        if one.holds and one.mode is not None and one.mode.pool in accelerators:
-            used[accelerators[one.mode.pool]] += round(gpus_of(one))
+        accelerator = accelerators.get(one.mode.pool) if one.holds and one.mode else None
+        for name in _path(one.job.queue, parents):
+            each = found[name]
+            each.waiting += one.phase in PENDING
+            each.running += one.holds
+            if accelerator is not None:
+                each.used[accelerator] += round(gpus_of(one))
+    return dict(found)
+
+
+def queue_status(raw: Mapping[str, Any], found: Sums, fault: str = "") -> Raw:
+    """Of a GpuQueue."""
     return {
         **_head(raw, fault),
-        "waitingJobs": waiting,
-        "runningJobs": running,
-        "used": {k: used[k] for k in sorted(used) if used[k]},
+        "waitingJobs": found.waiting,
+        "runningJobs": found.running,
+        "used": {k: found.used[k] for k in sorted(found.used) if found.used[k]},
     }
 
 
