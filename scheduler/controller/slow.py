@@ -2,13 +2,15 @@
 
 A question goes out as a line of JSON, its answer comes back as one. The process is started when it
 is first asked; when it dies, or answers with something else, it is started again after a while that
-doubles. What is asked while it works is asked after that, the newest only.
+doubles. When nothing was asked for `IDLE_SECONDS` it is ended: it takes memory only where there is
+something to plan. What is asked while it works is asked after that, the newest only.
 
     python -m scheduler.controller.slow     # a question a line on standard input
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -27,6 +29,7 @@ from scheduler.controller.state import State
 
 FIRST_BACK_OFF_SECONDS = 1.0
 MOST_BACK_OFF_SECONDS = 60.0
+IDLE_SECONDS = 120.0
 REST = 3.0  # times as long as a plan took, nothing is planned: on a busy machine it is seldomer
 
 
@@ -52,11 +55,12 @@ class Slow:
         baseline: bool = False,
         died: Callable[[str], object] = sys.stderr.write,
         command: tuple[str, ...] = (sys.executable, "-m", "scheduler.controller.slow"),
+        idle_seconds: float = IDLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell, self._died, self._clock = tell, died, clock
         self._every, self._seconds, self._baseline = every_seconds, solve_seconds, baseline
-        self._command = command
+        self._command, self._idle = command, idle_seconds
         self._process: subprocess.Popen[str] | None = None
         self._asked: State | None = None
         self._change = threading.Condition()
@@ -103,7 +107,9 @@ class Slow:
     def _next(self) -> State | None:
         with self._change:
             while self._asked is None and not self._ended:
-                self._change.wait()
+                waits = self._process is not None
+                if not self._change.wait(self._idle if waits else None) and self._asked is None:
+                    self._stop()
             if self._ended:
                 return None
             state, self._asked = self._asked, None
@@ -209,6 +215,16 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     for line in questions:
         answers.write(json.dumps(answered(line), separators=(",", ":")) + "\n")
         answers.flush()
+        _trim()
+
+
+def _trim() -> None:
+    """What a plan took is given back at once, not kept for the next one."""
+    import ctypes
+
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library has no such thing
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _give_way() -> None:
@@ -222,6 +238,8 @@ def _give_way() -> None:
 def main() -> None:
     """One question a line, with what is printed by mistake kept out of the answers."""
     _give_way()
+    # OR-Tools loads pandas, and that Arrow where it is installed: 46 MiB that nothing here uses.
+    sys.modules["pyarrow"] = None  # type: ignore[assignment]  # how an import is refused
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(sys.stdin, answers)

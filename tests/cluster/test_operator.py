@@ -367,7 +367,7 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         time.sleep(rng.uniform(0.0, 0.7))
         operator.kill()
     operators.start()
-    eventually(lambda: done(kinds, fleet) == 10 * kills, "all jobs have run", 120)
+    eventually(lambda: done(kinds, fleet) == 10 * kills, "all jobs have run", 120 + 2 * kills)
     found = all_jobs(kinds, fleet)
     assert len(found) == 10 * kills
     assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
@@ -380,6 +380,27 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         and entry["responseStatus"]["code"] == http.client.CREATED
     )
     assert set(created.values()) == {1}
+    theirs, ours = (
+        {f"{letter}{number}-{each}" for number in range(kills) for each in range(count)}
+        for letter, count in (("j", 8), ("g", 2))
+    )
+    # By the API server's own record: who was released, and of whom pods were sent to a node.
+    entries = [e for e in kinds.audit(since=since) if e["objectRef"].get("namespace") == fleet]
+    released = Counter(
+        entry["objectRef"]["name"]
+        for entry in entries
+        if (entry["verb"], entry["objectRef"]["resource"]) == ("patch", "jobs")
+        and entry["userAgent"] == "flopwise"
+        and entry["responseStatus"]["code"] == http.client.OK
+    )
+    assert released == dict.fromkeys(theirs | ours, 1)
+    bound = Counter(
+        entry["objectRef"]["name"].rpartition("-")[0]
+        for entry in entries
+        if (entry["verb"], entry["objectRef"].get("subresource")) == ("create", "binding")
+        and entry["responseStatus"]["code"] == http.client.CREATED
+    )
+    assert bound == dict.fromkeys(theirs | ours, 1)
     pods = kinds.api.get(f"/api/v1/namespaces/{fleet}/pods")["items"]
     by_job = Counter(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods)
     assert by_job == {job["metadata"]["name"]: 1 for job in found}

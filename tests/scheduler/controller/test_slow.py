@@ -74,3 +74,24 @@ def test_a_process_that_dies_is_seen_and_another_is_started_for_the_next_questio
         assert answers.get(timeout=30) == Answer(error="no")
     finally:
         slow.end()
+
+
+def test_a_process_that_nobody_asks_is_ended_and_another_answers_later() -> None:
+    answers = queue.Queue[Answer]()
+    lasting = ECHO.replace("line = sys.stdin.readline()", "for line in sys.stdin:").replace(
+        "\nsys.exit", "\n    sys.exit"
+    )
+    slow = Slow(
+        answers.put, every_seconds=0.0, command=(sys.executable, "-c", lasting), idle_seconds=0.05
+    )
+    try:
+        slow.ask(waiting())
+        assert answers.get(timeout=30) == Answer(error="no")
+        first = slow._process
+        assert first is not None
+        assert first.wait(30) != 0  # it was killed; by itself it would wait for the next question
+        assert slow.pid is None
+        slow.ask(replace(waiting(), decision=7))
+        assert answers.get(timeout=30) == Answer(error="no")
+    finally:
+        slow.end()
