@@ -191,7 +191,9 @@ class Pass:
     def free_dependents(self) -> None:
         """Whoever waited for a job that has ended is decided on: looked for once in a pass."""
         if self.ended:
-            self.fresh.update(o.name for o in self.pending() if not self.ended.isdisjoint(o.job.after))
+            self.fresh.update(
+                o.name for o in self.pending() if not self.ended.isdisjoint(o.job.after)
+            )
             self.ended.clear()
 
     def _promised(self, over: tuple[int, int]) -> list[Tracked]:
