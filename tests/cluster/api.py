@@ -151,6 +151,9 @@ class Api:
                 connection.close()
                 if connection is not kept:
                     raise
+            except OSError:  # too slow: its answer must not be taken for that of the next request
+                connection.close()
+                raise
             else:
                 self._own.connection = connection
                 return answer

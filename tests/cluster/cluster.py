@@ -348,14 +348,25 @@ class Cluster:
     def install(self, *files: Path) -> None:
         """Applies files of custom resource definitions, and waits until their types are served.
 
-        They are sent as they are: reading a megabyte of YAML here would take seconds.
+        They are sent as they are: reading a megabyte of YAML here would take seconds. What a busy
+        machine did not answer in time is sent again: to apply it twice changes nothing.
         """
         path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
         texts = [text for file in files for text in _documents(file.read_text())]
         names = [_name_of(text) for text in texts]
         for name, text in zip(names, texts, strict=True):
-            self.api.apply(f"{path}/{name}", text)
-        eventually(lambda: all(map(self.serves, names)), f"{', '.join(names)} are served")
+            self._apply_patiently(f"{path}/{name}", text)
+        eventually(lambda: all(map(self.serves, names)), f"{', '.join(names)} are served", 120)
+
+    def _apply_patiently(self, path: str, text: str) -> None:
+        for left in reversed(range(4)):
+            try:
+                self.api.apply(path, text)
+            except TimeoutError:
+                if not left:
+                    raise
+            else:
+                return
 
     def serves(self, definition: str) -> bool:
         """Whether the API server has the type of a definition, ``rayjobs.ray.io``."""
