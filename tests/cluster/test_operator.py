@@ -345,6 +345,7 @@ def test_of_two_operators_one_acts_and_the_other_takes_over_when_it_is_killed(
     assert [name for name, _, _ in patches] == ["one", "two"]
 
 
+@pytest.mark.timeout(3600)  # a hundred kills: each waits until the lease of the one before is over
 def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
     kinds: Cluster,
     operators: Operators,
