@@ -9,15 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import accumulate, pairwise
-from typing import NamedTuple
 
+from planner.check_nodes import WHAT, at_starts, is_part, nodes
 from planner.plan import Placement, Plan, Segment, Status
 from planner.problem import (
     GPU_MILLI,
-    Amounts,
     Billing,
     Demand,
     Job,
@@ -31,7 +28,6 @@ from planner.problem import (
 )
 
 HOSTNAME = "kubernetes.io/hostname"
-WHAT = ("gpu_milli", "cpu_milli", "memory_bytes")
 CENT = 0.01
 
 
@@ -45,7 +41,7 @@ def violations(problem: Problem, plan: Plan) -> tuple[str, ...]:
             _accounted,
             _jobs,
             _dependencies,
-            _nodes,
+            nodes,
             _queue_limits,
             _kept_back,
             _budgets,
@@ -57,6 +53,7 @@ def violations(problem: Problem, plan: Plan) -> tuple[str, ...]:
 
 
 def _references(problem: Problem, plan: Plan) -> Iterator[str]:
+    there = {pool.name: {n.name for n in problem.nodes_of(pool.name)} for pool in problem.pools}
     for s in plan.segments:
         job = problem.job_by_name.get(s.job)
         if job is None:
@@ -66,7 +63,9 @@ def _references(problem: Problem, plan: Plan) -> Iterator[str]:
         elif not 0 <= s.start < s.end <= problem.grid.slots:
             yield f"segment of {s.job}: [{s.start}, {s.end}) is not a stretch of the grid"
         else:
-            yield from _placement_references(problem, s, job.modes[s.mode])
+            named = {p.node for p in s.placement}
+            if len(named) < len(s.placement) or not named <= there[job.modes[s.mode].pool]:
+                yield from _placement_references(problem, s, job.modes[s.mode])
     for u in plan.unplaced:
         if u.job not in problem.job_by_name:
             yield f"unplaced {u.job}: no such job"
@@ -161,9 +160,10 @@ def _changes(problem: Problem, job: Job, segments: list[Segment]) -> int:
 def _segment(problem: Problem, job: Job, s: Segment) -> Iterator[str]:
     mode = job.modes[s.mode]
     pool = problem.pool_by_name[mode.pool]
-    if sum(p.replicas for p in s.placement) != s.replicas:
+    replicas = [p.replicas for p in s.placement]
+    if sum(replicas) != s.replicas:
         yield f"{job.name}: {s.replicas} replicas, but its nodes hold another number"
-    if any(p.replicas < 1 for p in s.placement):
+    if min(replicas, default=1) < 1:
         yield f"{job.name}: a node of its placement holds no replica"
     launched = pool.billing is not Billing.SUNK and isinstance(job.need, Work)
     early = s.start * problem.grid.slot_seconds < pool.startup_seconds
@@ -350,152 +350,14 @@ def _stays(job: Job, a: Segment, b: Segment) -> Iterator[str]:
 
 
 def _dependencies(problem: Problem, plan: Plan) -> Iterator[str]:
-    by_job = _by_job(plan)
+    waits = any(job.after for job in problem.jobs)
+    by_job = _by_job(plan) if waits else {}
     for name, segments in by_job.items():
         for before in problem.job_by_name[name].after:
             if before not in by_job:
                 yield f"{name}: runs, but {before}, which it depends on, does not"
             elif max(s.end for s in by_job[before]) > segments[0].start:
                 yield f"{name}: starts before {before} has ended"
-
-
-# -- nodes ---------------------------------------------------------------------------------------
-
-
-class _Held(NamedTuple):
-    """Replicas of a segment on one node."""
-
-    job: str
-    start: int
-    end: int
-    place: Placement
-    mode: Mode
-    amounts: Amounts  # of one replica
-
-
-def _nodes(problem: Problem, plan: Plan) -> Iterator[str]:
-    held: dict[str, list[_Held]] = defaultdict(list)
-    for s in plan.segments:
-        mode = problem.job_by_name[s.job].modes[s.mode]
-        for p in s.placement:
-            held[p.node].append(_Held(s.job, s.start, s.end, p, mode, mode.amounts))
-    for name in sorted(held):
-        node = problem.node_by_name[name]
-        pool = problem.pool_by_name[node.pool]
-        here = sorted(held[name], key=lambda h: (h.start, h.job))
-        yield from _presence(pool, node, here)
-        yield from _load(node, here)
-        why = {d: device.unhealthy for d, device in enumerate(node.devices) if device.unhealthy}
-        for h in here:
-            yield from _named(pool, node, why, h)
-        yield from _devices(node, here)
-
-
-def _presence(pool: Pool, node: Node, held: list[_Held]) -> Iterator[str]:
-    if not node.cordoned and all(node.index < w.nodes for w in pool.windows):
-        return
-    for h in held:
-        if node.cordoned:
-            yield f"{h.job}: on {node.name}, which is cordoned: {node.cordoned}"
-        if any(w.start < h.end and h.start < w.end and node.index >= w.nodes for w in pool.windows):
-            yield f"{h.job}: on {node.name}, which is not there for all of [{h.start}, {h.end})"
-
-
-def _load(node: Node, held: list[_Held]) -> Iterator[str]:
-    """What all that runs on the node takes of it, at each slot at which something starts."""
-    for what in WHAT:
-        most = getattr(node.capacity, what)
-        takes = ((h, h.place.replicas * getattr(h.amounts, what)) for h in held)
-        for at, used in _at_starts([(h.start, h.end, amount) for h, amount in takes if amount]):
-            if used > most:
-                yield f"{node.name}: {what} overbooked at slot {at}"
-
-
-def _named(pool: Pool, node: Node, why: dict[int, str], h: _Held) -> Iterator[str]:
-    """Whether a placement names the GPUs that its replicas take, and such as there are.
-
-    ``why``: what is wrong with those that are out of order.
-    """
-    devices, amounts, replicas = h.place.devices, h.amounts, h.place.replicas
-    count = node.capacity.gpu_milli // GPU_MILLI
-    twice = not _is_part(h.mode) and len(set(devices)) != len(devices)
-    if twice or (devices and not 0 <= min(devices) <= max(devices) < count):
-        yield f"{h.job}: names a GPU of {node.name} twice, or one it does not have"
-    taken = replicas * amounts.gpus
-    if len(devices) != taken:
-        yield f"{h.job}: {len(devices)} GPUs named on {node.name}, {taken} taken"
-    if amounts.gpu_memory_bytes > node.capacity.gpu_memory_bytes:
-        yield f"{h.job}: needs more memory than a GPU of {node.name} has"
-    if bad := [d for d in devices if d in why]:
-        yield f"{h.job}: on GPU {bad[0]} of {node.name}: {why[bad[0]]}"
-    wanted = len(devices) if amounts.mig else 0
-    if not len(h.place.geometries) == len(h.place.instances) == wanted:
-        yield f"{h.job}: {wanted} MIG instances on {node.name}, named are others"
-    for g, i in zip(h.place.geometries, h.place.instances, strict=False):
-        geometry = pool.mig_geometries[g] if 0 <= g < len(pool.mig_geometries) else ()
-        if not 0 <= i < len(geometry) or geometry[i] not in dict(amounts.mig):
-            yield f"{h.job}: instance {i} of geometry {g} on {node.name} is not what it takes"
-
-
-@dataclass(frozen=True, slots=True)
-class _Use:
-    """What one replica, or one of its GPUs or MIG instances, takes of a device."""
-
-    held: _Held
-    geometry: int  # -1: the device is not partitioned
-    instance: int
-
-
-def _devices(node: Node, held: list[_Held]) -> Iterator[str]:
-    """Device by device, what holds it at once; ``held`` is in order of start."""
-    if _apart(held):
-        return
-    on: dict[int, list[_Use]] = {}  # what held each device last
-    for h in held:
-        devices = h.place.devices
-        if not _is_part(h.mode):
-            devices = tuple(dict.fromkeys(devices))
-        states = [*zip(h.place.geometries, h.place.instances, strict=False)]
-        states += [(-1, -1)] * (len(devices) - len(states))
-        entire = _Use(h, -1, -1)
-        for device, (geometry, instance) in zip(devices, states, strict=False):
-            use = entire if geometry < 0 else _Use(h, geometry, instance)
-            beside = [u for u in on.get(device, ()) if u.held.end > h.start]
-            if beside:
-                yield from _beside(node, device, use, beside)
-            on[device] = [*beside, use]
-
-
-def _apart(held: list[_Held]) -> bool:
-    """Whether each takes whole devices that nothing else holds meanwhile, as on most nodes."""
-    busy: set[int] = set()
-    ends: list[tuple[int, int]] = []  # (until when, which of ``held``), a heap
-    for number, h in enumerate(held):
-        while ends and ends[0][0] <= h.start:
-            busy.difference_update(held[heappop(ends)[1]].place.devices)
-        if _is_part(h.mode) or not busy.isdisjoint(h.place.devices):
-            return False
-        busy.update(h.place.devices)
-        heappush(ends, (h.end, number))
-    return True
-
-
-def _beside(node: Node, device: int, use: _Use, beside: list[_Use]) -> Iterator[str]:
-    """What is wrong with a use of a device beside those that hold it already."""
-    at = use.held.start
-    for other in beside:
-        both = f"{node.name}: {use.held.job} and {other.held.job}"
-        if other.geometry != use.geometry:
-            yield f"{both} on GPU {device} in two partitions at slot {at}"
-        elif use.geometry >= 0 and other.instance == use.instance:
-            yield f"{both} on one MIG instance of GPU {device} at slot {at}"
-    whole = [u.held for u in (use, *beside) if u.geometry < 0]
-    if sum(min(h.amounts.gpu_milli, GPU_MILLI) for h in whole) > GPU_MILLI:
-        names = " and ".join(dict.fromkeys(h.job for h in whole))
-        yield f"{node.name}: {names} overbook GPU {device} at slot {at}"
-    memory = sum(h.amounts.gpu_memory_bytes for h in whole)
-    if len(whole) > 1 and memory > node.capacity.gpu_memory_bytes:
-        yield f"{node.name}: memory of GPU {device} overbooked at slot {at}"
 
 
 # -- queues --------------------------------------------------------------------------------------
@@ -509,7 +371,7 @@ def _queue_limits(problem: Problem, plan: Plan) -> Iterator[str]:
             held[name, accelerator].append((s.start, s.end, milli))
     for queue in problem.queues:
         for accelerator, limit in queue.limit:
-            for at, used in _at_starts(held[queue.name, accelerator]):
+            for at, used in at_starts(held[queue.name, accelerator]):
                 if used > limit * GPU_MILLI:
                     gpus = f"{used / GPU_MILLI:g}"
                     yield f"queue {queue.name}: {gpus} of {limit} {accelerator} at slot {at}"
@@ -602,18 +464,6 @@ def _milli(problem: Problem, mode: Mode) -> int:
     return GPU_MILLI * taken // most
 
 
-def _at_starts(held: list[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
-    """What is held (from, to, how much) at each slot at which something starts, in their order."""
-    change: dict[int, int] = defaultdict(int)
-    for start, end, amount in held:
-        change[start] += amount
-        change[end] -= amount
-    starts, slots = {start for start, _, _ in held}, sorted(change)
-    for at, used in zip(slots, accumulate(change[at] for at in slots), strict=True):
-        if at in starts:
-            yield at, used
-
-
 def _with_queues(problem: Problem, plan: Plan) -> Iterator[tuple[Segment, set[str]]]:
     """Each segment with the queue of its job and all that are above it."""
     above = {queue: _path(problem, queue) for queue in {job.queue for job in problem.jobs}}
@@ -637,6 +487,8 @@ def _price(pool: Pool, w: Window) -> float:
 
 def _priced(problem: Problem, pool: Pool, begin: float, end: float) -> float:
     """Hours from ``begin`` to ``end`` (slots), each times its price over the first window's."""
+    if end <= begin:
+        return 0.0
     first, total = _price(pool, pool.windows[0]), 0.0
     for w in pool.windows:
         ratio = _price(pool, w) / first if first else 1.0
@@ -656,10 +508,10 @@ def _parts(problem: Problem, s: Segment, first: int, last: int) -> tuple[float, 
     saves = works + hours / slot_hours
     ends = saves + s.save_seconds / 3600 / slot_hours
     pool = problem.pool_by_name[mode.pool]
-    restoring, working, saving = (
-        _priced(problem, pool, max(a, first), min(b, last)) * s.replicas * mode.usd_per_replica_hour
-        for a, b in ((s.start, works), (works, saves), (saves, ends))
-    )
+    usd = s.replicas * mode.usd_per_replica_hour
+    restoring = _priced(problem, pool, max(s.start, first), min(works, last)) * usd
+    working = _priced(problem, pool, max(works, first), min(saves, last)) * usd
+    saving = _priced(problem, pool, max(saves, first), min(ends, last)) * usd
     again = s.redone_work / s.work if s.work else 0.0
     return working * (1 - again), restoring + saving + working * again
 
@@ -680,10 +532,11 @@ def _budgets(problem: Problem, plan: Plan) -> Iterator[str]:
             if usd > queue.budget_usd_per_month + CENT:
                 most = queue.budget_usd_per_month
                 yield f"queue {queue.name}: ${usd:,.2f} in {month}, budget ${most:,.2f}"
-    for name, segments in _by_job(plan).items():
-        allowed = problem.job_by_name[name].max_cost_usd
+    capped = {job.name: job.max_cost_usd for job in problem.jobs if job.max_cost_usd is not None}
+    for name, segments in _by_job(plan).items() if capped else ():
+        allowed = capped.get(name, math.inf)
         usd = math.fsum(_segment_usd(problem, s, 0, problem.grid.slots) for s in segments)
-        if allowed is not None and usd > allowed + CENT:
+        if usd > allowed + CENT:
             yield f"{name}: ${usd:,.2f}, allowed ${allowed:,.2f}"
 
 
@@ -746,7 +599,7 @@ def _free(problem: Problem, keep: list[Segment]) -> dict[str, list[list[Stretch]
             held[p.node].append((s, p.replicas))
     found: dict[str, list[list[Stretch]]] = defaultdict(list)
     for node in problem.nodes:
-        parts = any(_is_part(problem.job_by_name[s.job].modes[s.mode]) for s, _ in held[node.name])
+        parts = any(is_part(problem.job_by_name[s.job].modes[s.mode]) for s, _ in held[node.name])
         if not node.cordoned and not parts:
             found[node.pool].append(list(_stretches(problem, node, held[node.name])))
     return found
@@ -769,11 +622,6 @@ def _stretches(problem: Problem, node: Node, held: list[tuple[Segment, int]]) ->
             yield start, end, free
 
 
-def _is_part(mode: Mode) -> bool:
-    """Whether a replica takes less than a whole GPU."""
-    return bool(mode.amounts.mig) or mode.amounts.gpu_milli % GPU_MILLI > 0
-
-
 def _would_fit(
     problem: Problem, job: Job, mode: Mode, free: dict[str, list[list[Stretch]]]
 ) -> bool:
@@ -786,7 +634,7 @@ def _would_fit(
     too_dear = job.max_cost_usd is not None and worth > job.max_cost_usd
     if too_dear or worth >= job.unplaced_usd or mode.together_required or (job.due is not None):
         return False
-    if mode.spread not in ("", HOSTNAME) or _is_part(mode):
+    if mode.spread not in ("", HOSTNAME) or is_part(mode):
         return False
     if math.isinf(hours) or mode.amounts.gpu_memory_bytes > pool.capacity.gpu_memory_bytes:
         return False
@@ -825,8 +673,9 @@ def _rooms(mode: Mode, stretches: list[Stretch]) -> Iterator[tuple[int, int]]:
 
 
 def _sums(problem: Problem, plan: Plan) -> Iterator[str]:
-    money = math.fsum(_money(problem, plan.segments))
-    moving = math.fsum(_moving(problem, plan.segments))
+    parts = [_parts(problem, s, 0, problem.grid.slots) for s in plan.segments]
+    money = math.fsum(_money(problem, plan.segments, parts))
+    moving = math.fsum(_moving(problem, plan.segments, parts))
     late = math.fsum(_lateness(problem, plan.segments))
     left = math.fsum(problem.job_by_name[u.job].unplaced_usd for u in plan.unplaced)
     flops = math.fsum(
@@ -847,12 +696,15 @@ def _sums(problem: Problem, plan: Plan) -> Iterator[str]:
         yield f"bound: {plan.bound.usd:,.6f} is above the objective {objective:,.6f}"
 
 
-def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
+Parts = Iterable[tuple[float, float]]  # (money, moving) of each segment
+
+
+def _money(problem: Problem, segments: Iterable[Segment], parts: Parts) -> Iterator[float]:
     busy: dict[str, set[int]] = defaultdict(set)
-    for s in segments:
+    for s, (money, _) in zip(segments, parts, strict=True):
         pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
         if pool.billing is not Billing.NODE:
-            yield _parts(problem, s, 0, problem.grid.slots)[0]
+            yield money
             continue
         for p in s.placement:
             busy[p.node] |= set(range(s.start, s.end))
@@ -860,12 +712,12 @@ def _money(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
         yield _node_bill(problem, problem.node_by_name[name], sorted(slots))
 
 
-def _moving(problem: Problem, segments: Iterable[Segment]) -> Iterator[float]:
-    for s in segments:
+def _moving(problem: Problem, segments: Iterable[Segment], parts: Parts) -> Iterator[float]:
+    for s, (_, moving) in zip(segments, parts, strict=True):
         pool = problem.pool_by_name[problem.job_by_name[s.job].modes[s.mode].pool]
         yield s.egress_usd
         if pool.billing is not Billing.NODE:
-            yield _parts(problem, s, 0, problem.grid.slots)[1]
+            yield moving
 
 
 def _node_bill(problem: Problem, node: Node, slots: list[int]) -> float:

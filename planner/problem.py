@@ -250,6 +250,8 @@ class Node:
     def healthy_gpus(self) -> tuple[int, ...]:
         """Numbers of the GPUs that work."""
         count = self.capacity.gpu_milli // GPU_MILLI
+        if not self.devices:
+            return tuple(range(count))
         broken = {d for d, device in enumerate(self.devices) if device.unhealthy}
         return tuple(d for d in range(count) if d not in broken)
 

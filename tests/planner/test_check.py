@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from planner import cost
 from planner.check import violations
+from planner.check_nodes import _plainly_right
 from planner.plan import Bound, Placement, Plan, Reason, Segment, Status, Unplaced
 from planner.problem import (
     Amounts,
@@ -547,6 +549,45 @@ def test_a_node_in_maintenance_is_named() -> None:
     assert violations(question, TRUE) == ("gang: on a-1, which is not there for all of [0, 2)",)
     moved = answer(question, replace(GANG_RUN, start=2, end=4), SOLO_RUN)
     assert violations(question, moved) == ()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_look_at_all_nodes_at_once_hides_nothing_that_is_wrong_on_one(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Ten gangs anywhere on two pools of three nodes; in most worlds some GPUs are held twice.
+    rng = random.Random(seed)
+    away = ((0, 3, 3), (3, 6, 2)) if rng.random() < 0.3 else ()
+    pools = (
+        pool("a", nodes=3, gpus=4, cpus=8, gib=8, windows=away),
+        pool("b", nodes=3, gpus=8, cpus=8, gib=8),
+    )
+    modes = [
+        mode(p, gpus=gpus, cpus=gpus * rng.choice((1, 2, 3)))
+        for p in pools
+        for gpus in (1, 2, 4)
+        for _ in range(2)
+    ]
+    chosen = [rng.choice(modes) for _ in range(rng.choice((1, 3, 10)))]
+    question = problem(pools, tuple(job(f"j{n}", m) for n, m in enumerate(chosen)))
+    runs = []
+    for n, m in enumerate(chosen):
+        start = rng.randrange(6)
+        of = {"a": 4, "b": 8}[m.pool]
+        gpus = tuple(rng.sample(range(of), m.amounts.gpus))
+        if rng.random() < 0.1:
+            gpus = (*gpus[:-1], rng.choice((gpus[0], -1, of)))
+        place = (f"{m.pool}-{rng.randrange(3)}", 1, gpus)
+        runs.append(seg(f"j{n}", start, rng.randint(start + 1, 6), place))
+    quick = sorted(violations(question, answer(question, *runs)))
+    monkeypatch.setattr("planner.check_nodes._plainly_right", lambda *_: set())
+    assert quick == sorted(violations(question, answer(question, *runs)))
+
+
+def test_the_look_at_all_nodes_at_once_finds_those_where_nothing_is_wrong() -> None:
+    assert _plainly_right(PAIR, POOL, [GANG_RUN, SOLO_RUN]) == {"a-0", "a-1"}
+    twice = replace(SOLO_RUN, start=GANG_RUN.start, end=GANG_RUN.end, placement=GANG_RUN.placement)
+    assert _plainly_right(PAIR, POOL, [GANG_RUN, twice]) == set()
 
 
 # -- services ------------------------------------------------------------------------------------

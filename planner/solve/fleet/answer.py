@@ -36,13 +36,14 @@ class Named:
 
 def named(problem: Problem, c: Columns, mode: Ints, start: Ints, known: Known) -> Named:
     """Nodes for every job that is placed, as they are ``known`` where they can be."""
+    there = np.flatnonzero(mode >= 0)
+    of_job: dict[int, list[tuple[Item, Places]]] = {j: [] for j in there.tolist()}
+    m = c.modes[mode[there]]
+    columns = (there, mode[there], start[there], m["number"], m["length"], m["profile"])
     items: list[Item] = []
-    for j in np.flatnonzero(mode >= 0).tolist():
-        items += _items(problem, c, j, int(mode[j]), int(start[j]))
+    for row in zip(*(column.tolist() for column in columns), strict=True):
+        items += _items(problem, c, *row)
     places, known = name(problem, items, known)
-    of_job: dict[int, list[tuple[Item, Places]]] = {
-        j: [] for j in np.flatnonzero(mode >= 0).tolist()
-    }
     failed: dict[int, None] = {}
     for item, place in zip(items, places, strict=True):
         if place is None:
@@ -63,11 +64,11 @@ def segments(problem: Problem, c: Columns, mode: Ints, start: Ints, named: Named
     ]
 
 
-def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator[Item]:
-    m, name = c.modes[i], problem.jobs[j].name
-    mode = problem.jobs[j].modes[int(m["number"])]
-    end = start + int(m["length"])
-    if m["profile"] < 0:
+def _items(
+    problem: Problem, c: Columns, j: int, i: int, start: int, number: int, length: int, profile: int
+) -> Iterator[Item]:
+    name, mode, end = problem.jobs[j].name, problem.jobs[j].modes[number], start + length
+    if profile < 0:
         yield Item(
             job=j,
             name=name,
@@ -75,7 +76,7 @@ def _items(problem: Problem, c: Columns, j: int, i: int, start: int) -> Iterator
             start=start,
             end=end,
             replicas=mode.replicas,
-            held=problem.running_by_job[name].nodes if _goes_on(c, i) else (),
+            held=problem.running_by_job[name].nodes if problem.running and _goes_on(c, i) else (),
         )
         return
     replicas = _replicas(c, i)[start:end]

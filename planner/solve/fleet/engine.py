@@ -35,9 +35,10 @@ PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where on
 ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
-NAMING_SHARE, NAMING_JOB_SECONDS = 0.15, 3e-4  # kept for it: of the time at most, and by job
+FINISHING_SHARE = 0.35  # of the time at most is kept for names, costs and the check together:
+READING = 1.2  # times what reading took, both being a matter of jobs and of how busy the machine is
 MEASURED_SHARE = 0.25  # of the time at most, where one naming is timed, and
-FINISHING = 7.0  # times what it took: names, costs and the check together
+FINISHING = 7.0  # times what it took
 SQUEEZE = 0.01  # of a pool, each time that its nodes had no room for what it holds by count
 METHOD = "prices by the volume algorithm, annealed ejections"
 
@@ -86,6 +87,7 @@ def plan(
     if memory is not None and not alike(memory, problem):
         memory = None
     c = read(problem) if memory is None else remembered(memory, problem)
+    reading = clock.seconds
     pricer = make(c)
     ascent, priced = _ascend(pricer, clock, None if memory is None else memory.prices)
     provable = memory is None and clock.limits.gap is not None and clock.limits.moves is None
@@ -95,7 +97,7 @@ def plan(
         priced=priced,
         value=pricer.values(priced)[0],
         bound_usd=ascent.bound_usd,
-        clock=_with_time_to_name(clock, c.job_count, ANNEAL_SHARE if provable else 1.0),
+        clock=_with_time_to_finish(clock, reading, ANNEAL_SHARE if provable else 1.0),
     )
     if memory is not None:
         improver.resume()
@@ -114,10 +116,13 @@ def plan(
     return _Answer(problem, c, ascent, priced, clock, known).plan(improver)
 
 
-def _with_time_to_name(clock: Clock, jobs: int, share: float) -> Clock:
-    """The same clock, for a share of its time, that ends early enough to name nodes in time."""
+def _with_time_to_finish(clock: Clock, reading: float, share: float) -> Clock:
+    """The same clock, for a share of its time, that leaves enough for what follows the search.
+
+    ``reading``: seconds that the columns took.
+    """
     seconds = clock.limits.seconds
-    spared = min(NAMING_SHARE * seconds, NAMING_JOB_SECONDS * jobs)
+    spared = min(FINISHING_SHARE * seconds, READING * reading)
     return replace(clock, limits=replace(clock.limits, seconds=share * (seconds - spared)))
 
 

@@ -144,8 +144,7 @@ def _lists(masks: Longs, gpus: int) -> Lists:
         after=np.full(masks.size, -1, dtype=np.int64),
         before=np.full(masks.size, -1, dtype=np.int64),
     )
-    for n in range(masks.size - 1, -1, -1):
-        link(lists, n)
+    link_all(lists)
     return lists
 
 
@@ -182,6 +181,13 @@ def link(lists: Lists, n: int) -> None:
     if first >= 0:
         lists.before[first] = n
     lists.head[free] = n
+
+
+@lean
+def link_all(lists: Lists) -> None:
+    """Put each node into its list, the first of them in front."""
+    for n in range(lists.mask.size - 1, -1, -1):
+        link(lists, n)
 
 
 @lean

@@ -134,6 +134,8 @@ class Improver:
                 insert_wanted(self.columns, state, modes, starts, tier)
                 insert(self.columns, state, self.priced, tier)
             self.offer(state.mode, state.start, penalised(self.columns, state), "packing")
+            if self.clock.left <= 0:
+                return
 
     def _orders(self) -> Iterator[Ints]:
         """Tiers first; then who can move least, alone or beside its length; then the largest."""
@@ -224,7 +226,7 @@ class Improver:
 
     def improve(self) -> None:
         """Anneal until the gap, the time or the work is used up."""
-        if self.best is None or not empty(self.columns, 0).ours.size:
+        if self.best is None or self._done() or not empty(self.columns, 0).ours.size:
             return
         with ThreadPoolExecutor(THREADS) as pool:
             run = self._whole if self._small() else self._halves

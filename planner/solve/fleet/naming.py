@@ -24,14 +24,14 @@ from planner.inventory import WHOLE, Inventory, Request, Spot
 from planner.place import Refused, place
 from planner.plan import Placement
 from planner.problem import GPU_MILLI, Amounts, Mode, Node, Pool, Problem
-from planner.solve.fleet.columns import Flags, Longs
+from planner.solve.fleet.columns import Flags, Ints, Longs
 from planner.solve.fleet.giving import Asked, Rows, give, none_held
 
 MASK_GPUS = 62  # of a node, that a mask of bits holds
 
 Places = tuple[Placement, ...]
 Named = list[Places | None]  # by item; None: no room on the nodes
-Key = tuple[object, ...]
+Key = tuple[str, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +49,20 @@ class Item:
 
     @property
     def key(self) -> Key:
-        """By which it is known again."""
-        mode = self.mode
-        inside = mode.together if mode.together_required else ""
-        shape = (mode.amounts, inside, mode.spread)
-        return self.name, shape, self.start, self.end, self.replicas, self.held
+        """By which it may be known again: no two of a plan have the same."""
+        return self.name, self.start, self.end, self.replicas
+
+    def alike(self, other: Item) -> bool:
+        """Whether what suits ``other``, of the same key, suits this one."""
+        mine, its = self.mode, other.mode
+        return self.held == other.held and (mine is its or _shape(mine) == _shape(its))
 
 
-Known = Mapping[str, Mapping[Key, Places]]  # what each pool gave last
+def _shape(mode: Mode) -> tuple[object, ...]:
+    return mode.amounts, mode.together if mode.together_required else "", mode.spread
+
+
+Known = Mapping[str, Sequence[tuple[Item, Places]]]  # what each pool gave last
 
 
 def name(problem: Problem, items: Sequence[Item], known: Known) -> tuple[Named, Known]:
@@ -65,16 +71,29 @@ def name(problem: Problem, items: Sequence[Item], known: Known) -> tuple[Named, 
     of_pool: dict[str, list[int]] = defaultdict(list)
     for n, item in enumerate(items):
         of_pool[item.mode.pool].append(n)
-    now: dict[str, Mapping[Key, Places]] = {}
+    now: dict[str, Sequence[tuple[Item, Places]]] = {}
     for pool in problem.pools:
         ours = of_pool[pool.name]
-        here, before = [items[n] for n in ours], known.get(pool.name, {})
-        keys = [item.key for item in here]
-        given = _given(problem, pool, here, [before.get(key) for key in keys])
+        here = [items[n] for n in ours]
+        given = _given(problem, pool, here, _had(here, known.get(pool.name, ())))
         for n, placed in zip(ours, given, strict=True):
             found[n] = placed
-        now[pool.name] = {k: placed for k, placed in zip(keys, given, strict=True) if placed}
+        now[pool.name] = [
+            (item, placed) for item, placed in zip(here, given, strict=True) if placed
+        ]
     return found, now
+
+
+def _had(items: Sequence[Item], known: Sequence[tuple[Item, Places]]) -> Named:
+    """What each item has of a pool, if it is known there."""
+    if not known:
+        return [None] * len(items)
+    before = {item.key: (item, places) for item, places in known}
+    found: Named = []
+    for item in items:
+        was = before.get(item.key)
+        found.append(was[1] if was is not None and item.alike(was[0]) else None)
+    return found
 
 
 def _given(
@@ -252,10 +271,11 @@ def _by_count(
         stays=np.array([bool(item.held) for item in ranked], dtype=np.bool_),
         kept=np.zeros(len(ranked), dtype=np.bool_),
     )
-    masks = np.array([sum(1 << d for d in node.healthy_gpus()) for node in nodes], dtype=np.int64)
+    masks = _masks(nodes)
     row_of = {node.name: row for row, node in enumerate(nodes)}
     before = [had[n] for n in order]
-    _hold_on(ranked, before, {node.name: set(node.healthy_gpus()) for node in nodes})
+    if asked.stays.any():
+        _hold_on(ranked, before, {node.name: set(node.healthy_gpus()) for node in nodes})
     held = _held(before, row_of)
     simple = len(sizes) <= 1 and stay
     absent = None if simple else _absences(pool, nodes, masks)
@@ -265,6 +285,20 @@ def _by_count(
     for n, places, was, kept in zip(order, placed, before, asked.kept.tolist(), strict=True):
         found[n] = was if kept else places
     return found
+
+
+def _masks(nodes: Sequence[Node]) -> Longs:
+    """(nodes) the GPUs of each that work, a bit each."""
+    alike = {count: (1 << count) - 1 for count in range(MASK_GPUS + 1)}
+    return np.array(
+        [
+            sum(1 << d for d in node.healthy_gpus())
+            if node.devices
+            else alike[node.capacity.gpu_milli // GPU_MILLI]
+            for node in nodes
+        ],
+        dtype=np.int64,
+    )
 
 
 def _hold_on(ranked: Sequence[Item], had: list[Places | None], free: dict[str, set[int]]) -> None:
@@ -340,27 +374,34 @@ def _absences(pool: Pool, nodes: Sequence[Node], masks: Longs) -> Longs:
 def _placements(
     nodes: Sequence[Node], ranked: Sequence[Item], given: Rows, wanted: Flags
 ) -> list[Places | None]:
-    """The rows of ``wanted`` items as values; equal ones are one object."""
-    devices: dict[int, tuple[int, ...]] = {}
-    known: dict[tuple[int, int, int], Placement] = {}
-    gpus = [item.mode.amounts.gpus for item in ranked]
-    placed: list[list[Placement]] = [[] for _ in ranked]
+    """The rows of ``wanted`` items as values, each item's by name of node; equal are one object."""
     there = wanted[given.item]
-    columns = (column[there].tolist() for column in (given.item, given.node, given.mask))
-    for n, node, mask in zip(*columns, strict=True):
-        each = gpus[n]
-        key = (node, mask, each)
-        if key not in known:
-            if mask not in devices:
-                devices[mask] = tuple(d for d in range(MASK_GPUS) if mask >> d & 1)
-            replicas = len(devices[mask]) // each
-            known[key] = Placement(node=nodes[node].name, replicas=replicas, devices=devices[mask])
-        placed[n].append(known[key])
-    return [tuple(sorted(places, key=_node_of)) or None for places in placed]
+    item, node, mask = given.item[there], given.node[there], given.mask[there]
+    gpus = np.array([each.mode.amounts.gpus for each in ranked], dtype=np.int64)[item]
+    by_name = np.empty(len(nodes), dtype=np.int64)
+    by_name[sorted(range(len(nodes)), key=lambda n: nodes[n].name)] = np.arange(len(nodes))
+    order = np.lexsort((by_name[node], item))
+    item, columns = item[order], (node[order], mask[order], gpus[order])
+    values = _distinct(nodes, *columns)
+    ends = np.searchsorted(item, np.arange(len(ranked) + 1)).tolist()
+    return [tuple(values[begin:end]) or None for begin, end in pairwise(ends)]
 
 
-def _node_of(place: Placement) -> str:
-    return place.node
+def _distinct(nodes: Sequence[Node], node: Ints, mask: Longs, gpus: Longs) -> list[Placement]:
+    """The placement of each row; equal ones are one object."""
+    _, node_mask = np.unique(mask, return_inverse=True)
+    key = (node_mask * len(nodes) + node) * (MASK_GPUS + 1) + gpus
+    _, first, row = np.unique(key, return_index=True, return_inverse=True)
+    devices: dict[int, tuple[int, ...]] = {}
+    values = np.empty(first.size, dtype=object)
+    columns = (node[first].tolist(), mask[first].tolist(), gpus[first].tolist())
+    for n, (at, bits, each) in enumerate(zip(*columns, strict=True)):
+        if bits not in devices:
+            devices[bits] = tuple(d for d in range(MASK_GPUS) if bits >> d & 1)
+        held = devices[bits]
+        values[n] = Placement(node=nodes[at].name, replicas=len(held) // each, devices=held)
+    found: list[Placement] = values[row].tolist()
+    return found
 
 
 def layers(replicas: Sequence[int], first: int) -> Iterator[tuple[int, int, int]]:
