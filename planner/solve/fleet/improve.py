@@ -245,16 +245,16 @@ class Improver:
                 yield hot * COLD ** max(0.0, (now - begin) / (end - begin))
 
     def _progress(self) -> Callable[[], float]:
-        """The part of the time, or of the moves, that is used."""
+        """The part that is used: of the moves, where they are limited, or of the time."""
         limits, begun, moves = self.clock.limits, self.clock.seconds, self.moves
         seconds = self.clock.left
         if limits.gap is None:
             seconds = min(seconds, PATIENCE_SECONDS + JOB_SECONDS * self.columns.job_count)
 
         def used() -> float:
-            time = (self.clock.seconds - begun) / seconds if seconds > 0 else 1.0
-            done = (self.moves - moves) / limits.moves if limits.moves else 0.0
-            return max(time, done)
+            if limits.moves:  # by these alone: the same heat whatever the machine
+                return (self.moves - moves) / limits.moves
+            return (self.clock.seconds - begun) / seconds if seconds > 0 else 1.0
 
         return used
 
