@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -119,6 +120,67 @@ def push(
         raise typer.BadParameter(str(error)) from None
     except OSError as error:
         raise Fail(f"{error.filename}: {error.strerror}", BAD_INPUT) from None
+
+
+def pull(
+    url: Annotated[
+        str, typer.Argument(help="Of a page of metrics: that of a Ray node, or a job's own.")
+    ],
+    metric: Annotated[str, typer.Argument(help="Its name, without the ray_ that Ray adds.")],
+    job: Annotated[
+        str, typer.Option(metavar="JOB", help="Whose it is, where no label says so.")
+    ] = "",
+    label: Annotated[str, typer.Option(help="The label that names the job.")] = "job",
+    over: Annotated[
+        str,
+        typer.Option(metavar="TIME", help="It counts work: by how much it rises in 10s, 1m."),
+    ] = "",
+    unit: Annotated[str, typer.Option(help="tokens, requests or flops.")] = "tokens",
+    per_gpu: Annotated[
+        bool, typer.Option("--per-gpu", help="Each series is of one GPU; else they add up.")
+    ] = False,
+    state_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of the executor; as for `apply`.")
+    ] = None,
+) -> None:
+    """Tell how fast jobs run by a metric that they keep, as `push` does by a number.
+
+    A job on Ray makes one with ray.util.metrics, and tags it with job: $FLOPWISE_JOB.
+    """
+    import os
+
+    from flopwise.telemetry import length_of
+    from scheduler.executor.journal import default_root
+    from telemetry.scrape import ScrapeError, read_metric
+    from telemetry.throughput import UNITS, of_metric, risen
+    from telemetry.throughput import push as push_one
+
+    if unit not in UNITS:
+        message = f"found {unit!r}, allowed: {', '.join(UNITS)}"
+        raise typer.BadParameter(message, param_hint="--unit")
+    seconds = length_of(over, "--over").total_seconds() if over else 0.0
+    path = (state_dir or default_root(os.environ)) / PUSHED
+    try:
+        values = read_metric(url, metric)
+        if seconds:
+            began = time.monotonic()
+            time.sleep(seconds)  # a counter says nothing at one instant
+            values = risen(values, read_metric(url, metric), time.monotonic() - began)
+        found = of_metric(
+            values, time=datetime.now(UTC), job=job, label=label, unit=unit, per_gpu=per_gpu
+        )
+        for one in found:
+            push_one(path, one)
+    except ScrapeError as error:
+        raise Fail(str(error)) from None
+    except OSError as error:
+        raise Fail(f"{error.filename}: {error.strerror}", BAD_INPUT) from None
+    if not found:
+        allowed = f"a number above 0 with a label {label!r}, or --job"
+        raise Fail(f"{url}: {metric}: found no speed of a job, allowed: {allowed}", NOT_FOUND)
+    for one in found:
+        each = " a GPU" if one.per_gpu else ""
+        typer.echo(f"{one.job}: {one.per_second:,.6g} {one.unit}/s{each}", err=True)
 
 
 # -- what was measured -----------------------------------------------------------------------------

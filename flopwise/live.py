@@ -19,6 +19,7 @@ from flopwise.usage import SQLITE, idle_watts_of, owner_text, price_of, uses_of
 from telemetry import store
 from telemetry.idle import Rule
 from telemetry.live import GpuNow, Group, Now, now_of
+from telemetry.plain import plain
 from telemetry.uses import Use
 
 if TYPE_CHECKING:
@@ -206,9 +207,10 @@ def summary(now: Now, clock: datetime) -> tuple[tuple[str, bool], ...]:
     if not now.gpus:
         return (("no samples yet", False),)
     late = age > Rule().longest_gap
+    held = f"{total.allocated_gpus:g} held"
     said = _number(total.usd_per_hour, "${:,.2f}/h burning")
     return (
-        (f"{len(now.nodes)} nodes, {total.gpus:g} GPUs, {total.allocated_gpus:g} held", False),
+        (f"{_many(len(now.nodes), 'node')}, {_many(total.gpus, 'GPU')}, {held}", False),
         (_percent(total.active_fraction) + " active", False),
         (_number(total.watts, "{:,.0f} W"), False),
         (said, False),
@@ -247,7 +249,7 @@ def _entries(now: Now, table: Table) -> Sequence[GpuNow] | Sequence[Group]:
 
 
 def _row(one: GpuNow | Group, columns: Sequence[Column[Any]]) -> Row:
-    cells = tuple(column.text(one) for column in columns)
+    cells = tuple(plain(column.text(one)) for column in columns)
     if isinstance(one, Group):
         return Row(cells=cells, alarm=one.idle_gpus > 0, dim=one.allocated_gpus == 0)
     alarm = one.idle_for is not None or one.health == "cordon"
@@ -274,6 +276,10 @@ def _ago(length: timedelta) -> str:
     if seconds < 120:
         return f"{seconds:.0f}s"
     return f"{seconds / 60:.0f}m" if seconds < 7200 else f"{seconds / 3600:.1f}h"
+
+
+def _many(number: float, what: str) -> str:
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
 
 
 def _percent(fraction: float | None) -> str:

@@ -20,6 +20,7 @@ from flopwise.errors import BAD_INPUT, Fail
 from flopwise.plan import duration
 from flopwise.telemetry_serve import serve
 from telemetry import collect, nvml, samples, usage
+from telemetry.plain import plain
 from telemetry.usage import By
 
 app = typer.Typer(help="What the GPUs did: collect samples, sum them up.", no_args_is_help=True)
@@ -344,7 +345,8 @@ def _as_table(found: Sequence[usage.GpuUsage]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows in columns, the first of them the heading."""
+    """Rows in columns, the first of them the heading; what would move a cursor is replaced."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,12 +12,14 @@ import json
 import os
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from telemetry.owners import Pod
+from telemetry.plain import plain
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 CALL_SECONDS = 10.0
@@ -47,7 +49,9 @@ class ApiServer:
     def pods(self, node: str) -> tuple[Pod, ...]:
         """The pods of a node. Raises ``ApiServerError``."""
         selector = {"fieldSelector": f"spec.nodeName={node}"}
-        return tuple(_pod(item) for item in self._items("/api/v1/pods", selector))
+        path = "/api/v1/pods"
+        with self._formed(path):
+            return tuple(_pod(item) for item in self._items(path, selector))
 
     def claimed(self, node: str) -> dict[tuple[str, str], str]:
         """The UUIDs of a node's devices by pool and name; none where there are no ResourceSlices.
@@ -57,10 +61,19 @@ class ApiServer:
         selector = {"fieldSelector": f"spec.nodeName={node}"}
         for path in _SLICES:
             try:
-                return dict(_devices(self._items(path, selector)))
+                with self._formed(path):
+                    return dict(_devices(self._items(path, selector)))
             except _AbsentError:
                 continue
         return {}
+
+    @contextmanager
+    def _formed(self, path: str) -> Iterator[None]:
+        """What has not the form of its kind is the API server's error, and ends no thread."""
+        try:
+            yield
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ApiServerError(f"{self._name(path)}: found {error}, allowed: a list") from None
 
     def _items(self, path: str, parameters: Mapping[str, str]) -> Iterator[Mapping[str, Any]]:
         rest = ""
@@ -76,7 +89,7 @@ class ApiServer:
         try:
             status, body = self._read(path)
             answer = json.loads(body) if status == http.client.OK else None
-        except (OSError, http.client.HTTPException, ValueError) as error:
+        except (OSError, http.client.HTTPException, ValueError, RecursionError) as error:
             raise ApiServerError(f"{self._name(path)}: {error}") from None
         if status == http.client.NOT_FOUND:
             raise _AbsentError(f"{self._name(path)}: not found")
@@ -119,10 +132,10 @@ def in_cluster(environment: Mapping[str, str] = os.environ) -> ApiServer | None:
 def _pod(item: Mapping[str, Any]) -> Pod:
     metadata, status = item.get("metadata") or {}, item.get("status") or {}
     return Pod(
-        namespace=str(metadata.get("namespace", "")),
-        name=str(metadata.get("name", "")),
+        namespace=plain(metadata.get("namespace", "")),
+        name=plain(metadata.get("name", "")),
         uid=_kubelets_uid(metadata),
-        labels={str(k): str(v) for k, v in (metadata.get("labels") or {}).items()},
+        labels={plain(k): plain(v) for k, v in (metadata.get("labels") or {}).items()},
         has_ended=status.get("phase") in _ENDED,
     )
 

@@ -18,10 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from telemetry.plain import plain
+
 SOCKET = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
 LIST = "/v1.PodResourcesLister/List"
 CALL_SECONDS = 5.0
 ANSWER_BYTES_MOST = 16 * 2**20
+TEXT_CHARACTERS_MOST = 1024  # a resource is at most 317, a name 253
 FIRST_WAIT_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 120.0
 GPU_RESOURCES = ("nvidia.com/gpu", "nvidia.com/gpu.shared")
@@ -227,7 +230,7 @@ def _text(data: bytes, number: int) -> str:
     found = b""
     for value in _messages(data, number):
         found = value
-    return found.decode()
+    return plain(found.decode(), most=TEXT_CHARACTERS_MOST)
 
 
 def _messages(data: bytes, number: int) -> Iterator[bytes]:

@@ -17,12 +17,15 @@ door to Prometheus' client, for reading.
 
 from __future__ import annotations
 
+import http.client
 import json
 import math
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,15 +34,16 @@ from urllib.parse import urlencode, urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry.owners import JOBS, MODEL, PROJECT, TEAM, Pod, owner_of
+from telemetry.plain import plain
 from telemetry.samples import GpuSample
 from telemetry.uses import NOBODY, Owner, Use
 
 CALL_SECONDS = 60.0
 ANSWER_BYTES_MOST = 256 * 2**20
 STEPS_MOST = 500  # of one query: an answer stays small, and below Prometheus' own limit of 11,000
-TEXT_CHARACTERS_MOST = 256
 MIB = 2**20
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_NAME = re.compile(r"[{\s]")  # where a series' name ends
+_LINE = re.compile(r"#|[a-zA-Z_:][a-zA-Z0-9_:]*(\{.*\})?\s+\S+")  # of a page
 _EXPORTER = re.compile(r"dcgm-exporter|flopwise-telemetry")
 _PERCENT, _PLAIN, _MHZ = 0.01, 1.0, 1e-6
 _MILLISECOND = timedelta(milliseconds=1)
@@ -137,21 +141,59 @@ def exposition(text: str, now: datetime) -> tuple[Use, ...]:
     Raises ``ValueError`` where it is none.
     """
     return uses(
-        Series(name=name, labels=one.labels, time=now, value=float(one.value))
-        for family in text_string_to_metric_families(text)
-        for one in family.samples
-        # The client calls every counter so, dcgm-exporter none.
-        for name in {one.name, one.name.removesuffix("_total")}.intersection(NAMES)
+        Series(name=one.name, labels=one.labels, time=now, value=float(one.value))
+        for one in _samples(text, NAMES)
     )
+
+
+def _samples(text: str, names: Iterable[str]) -> Iterator[Any]:
+    """The samples of those names; other lines are as long as they like and cost nothing.
+
+    Without the lines that tell types, the client takes every name as it stands.
+    """
+    wanted = frozenset(names)
+    lines = [line for line in text.split("\n") if line.strip()]
+    if lines and not _LINE.match(lines[0]):
+        raise ValueError(f"{lines[0][:40]!r}")
+    found = "\n".join(line for line in lines if _NAME.split(line, maxsplit=1)[0] in wanted)
+    for family in text_string_to_metric_families(found + "\n"):
+        yield from family.samples
 
 
 def read_exporter(
     url: str, now: datetime, *, timeout_seconds: float = CALL_SECONDS
 ) -> tuple[Use, ...]:
     """One reading of the page of a dcgm-exporter, or of ours. Raises ``ScrapeError``."""
+    with _page(url, timeout_seconds) as text:
+        return exposition(text, now)
+
+
+def read_metric(
+    url: str, name: str, *, timeout_seconds: float = CALL_SECONDS
+) -> dict[tuple[tuple[str, str], ...], float]:
+    """The values of one metric of a page by their labels, in order; Ray's names for it count too.
+
+    Ray puts ``ray_`` before a metric of its user, and ``_total`` behind a counter.
+    Raises ``ScrapeError``, also where there is none.
+    """
+    spellings = [f"{front}{name}{end}" for front in ("", "ray_") for end in ("", "_total")]
+    with _page(url, timeout_seconds) as text:
+        found = list(_samples(text, spellings))
+    spelt = next((one for one in spellings if any(s.name == one for s in found)), None)
+    if spelt is None:
+        raise ScrapeError(f"{url}: found no metric {name!r}, allowed: one that the page has")
+    return {
+        tuple(sorted((plain(key), plain(value)) for key, value in one.labels.items())): one.value
+        for one in found
+        if one.name == spelt
+    }
+
+
+@contextmanager
+def _page(url: str, timeout_seconds: float) -> Iterator[str]:
     body = _get(url, {}, timeout_seconds)
     try:
-        return exposition(body.decode(), now)
+        yield body.decode()
     except ValueError as error:
         raise ScrapeError(f"{url}: found {error}, allowed: metrics in Prometheus' format") from None
 
@@ -203,9 +245,9 @@ class Prometheus:
         try:
             answer = json.loads(body)
             if answer["status"] != "success":
-                raise ScrapeError(f"{url}: {_text(str(answer.get('error')))}")
+                raise ScrapeError(f"{url}: {plain(str(answer.get('error')))}")
             return answer["data"]["result"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ScrapeError(
                 f"{url}: found {body[:40]!r}, allowed: an answer of Prometheus' API"
             ) from None
@@ -262,12 +304,12 @@ class _Told:
                 self._add_dcgm(one)
 
     def _add_ours(self, one: Series) -> None:
-        uuid = _text(one.labels.get("uuid", ""))
+        uuid = plain(one.labels.get("uuid", ""))
         if not uuid:
             return
         if one.name == _INFO:
             self._identity[uuid] = {
-                name: _text(one.labels.get(f"exported_{name}") or one.labels.get(name, ""))
+                name: plain(one.labels.get(f"exported_{name}") or one.labels.get(name, ""))
                 for name in _IDENTITY
             }
             self.measures.setdefault((one.time, uuid), {})
@@ -343,15 +385,15 @@ class _Told:
         prefix = "exported_" if self._is_renamed else ""
         pod = _first(labels, f"{prefix}pod", f"{prefix}pod_name")
         if not pod or _EXPORTER.search(pod):
-            return Owner(job=job) if (job := _text(labels.get("hpc_job", ""))) else NOBODY
+            return Owner(job=job) if (job := plain(labels.get("hpc_job", ""))) else NOBODY
         namespace = _first(labels, f"{prefix}namespace", f"{prefix}pod_namespace")
-        plain = Owner(namespace=namespace, pod=pod, job=_text(labels.get("hpc_job", "")))
-        return pods.get((namespace, pod), plain)
+        unlabelled = Owner(namespace=namespace, pod=pod, job=plain(labels.get("hpc_job", "")))
+        return pods.get((namespace, pod), unlabelled)
 
 
 def _first(labels: Mapping[str, str], *spellings: str) -> str:
     """The label that is there, however it is spelt."""
-    return _text(next((labels[name] for name in spellings if labels.get(name)), ""))
+    return plain(next((labels[name] for name in spellings if labels.get(name)), ""))
 
 
 def _uuid(labels: Mapping[str, str]) -> str:
@@ -360,11 +402,11 @@ def _uuid(labels: Mapping[str, str]) -> str:
 
 def _node(labels: Mapping[str, str]) -> str:
     told = _first(labels, "Hostname", "hostname", "exported_node", "node", "kubernetes_node")
-    return told or _text(labels.get("instance", "").rpartition(":")[0])
+    return told or plain(labels.get("instance", "").rpartition(":")[0])
 
 
 def _owner_label(labels: Mapping[str, str], name: str) -> str:
-    found = _text(labels.get(f"exported_{name}") or labels.get(name, ""))
+    found = plain(labels.get(f"exported_{name}") or labels.get(name, ""))
     return "" if name == "pod" and _EXPORTER.search(found) else found
 
 
@@ -374,10 +416,10 @@ def _kept(label: str) -> str:
 
 
 def _labelled(labels: Mapping[str, str]) -> tuple[tuple[str, str], Owner]:
-    spelt = {name: _text(labels.get(_kept(name), "")) for name in (TEAM, PROJECT, MODEL, *JOBS)}
+    spelt = {name: plain(labels.get(_kept(name), "")) for name in (TEAM, PROJECT, MODEL, *JOBS)}
     key = (
-        _text(labels.get("exported_namespace") or labels.get("namespace", "")),
-        _text(labels.get("exported_pod") or labels.get("pod", "")),
+        plain(labels.get("exported_namespace") or labels.get("namespace", "")),
+        plain(labels.get("exported_pod") or labels.get("pod", "")),
     )
     return key, owner_of(Pod(namespace=key[0], name=key[1], uid="", labels=spelt))
 
@@ -398,26 +440,27 @@ def _selector(names: Iterable[str]) -> str:
     return f'{{__name__=~"{"|".join(names)}"}}'
 
 
-def _text(found: str) -> str:
-    """Text of others: one line, not endless, and such as can be written."""
-    return _CONTROL.sub("?", str(found)[:TEXT_CHARACTERS_MOST]).encode(errors="replace").decode()
-
-
 class _SameHost(urllib.request.HTTPRedirectHandler):
-    """A token goes where it was meant to go, and nowhere else."""
+    """A token goes where it was meant to go, and nowhere else; and nothing leaves the web."""
 
     def redirect_request(self, request: Any, *rest: Any) -> Any:
         new = super().redirect_request(request, *rest)
-        if new is not None and urlsplit(new.full_url).netloc != urlsplit(request.full_url).netloc:
+        if new is None:
+            return None
+        there, here = urlsplit(new.full_url), urlsplit(request.full_url)
+        if there.scheme not in _WEB:
+            raise ValueError(f"found a redirect to {plain(new.full_url)}, allowed: http(s)://")
+        if (there.scheme, there.netloc) != (here.scheme, here.netloc):
             new.remove_header("Authorization")
         return new
 
 
+_WEB = ("http", "https")
 _OPENER: Callable[..., Any] = urllib.request.build_opener(_SameHost()).open
 
 
 def _get(url: str, parameters: Mapping[str, str], timeout_seconds: float, token: str = "") -> bytes:
-    if urlsplit(url).scheme not in ("http", "https"):
+    if urlsplit(url).scheme not in _WEB:
         raise ScrapeError(f"{url}: found no address of the web, allowed: http:// or https://")
     # By POST: a query over all names is longer than some proxies' limit on addresses.
     data = urlencode(parameters).encode() if parameters else None
@@ -425,12 +468,26 @@ def _get(url: str, parameters: Mapping[str, str], timeout_seconds: float, token:
     request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310  # checked above
     try:
         with _OPENER(request, timeout=timeout_seconds) as answer:
-            body = bytes(answer.read(ANSWER_BYTES_MOST + 1))
+            body = _body(answer, time.monotonic() + timeout_seconds)
     except urllib.error.HTTPError as error:
-        told = _text(error.read(1000).decode(errors="replace"))
+        told = plain(error.read(1000).decode(errors="replace"))
         raise ScrapeError(f"{url}: found status {error.code}: {told}, allowed: 200") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ScrapeError(f"{url}: {getattr(error, 'reason', error)}") from None
     if len(body) > ANSWER_BYTES_MOST:
         raise ScrapeError(f"{url}: found more than {ANSWER_BYTES_MOST} bytes, allowed: less")
     return body
+
+
+def _body(answer: Any, until_seconds: float) -> bytes:
+    """All of it by then, up to just above what is allowed: a trickle has no end."""
+    parts, size = [], 0
+    while size <= ANSWER_BYTES_MOST and (part := answer.read1(_PART_BYTES)):
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > until_seconds:
+            raise TimeoutError("timed out while it was answering")
+    return b"".join(parts)
+
+
+_PART_BYTES = 2**20

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import astuple, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,14 +97,14 @@ class Ring:
         with _told(path):
             # No transactions of Python's own: a tick is exactly one.
             self._file = sqlite3.connect(path, timeout=10, isolation_level=None)
-            try:
+            with ExitStack() as unless_prepared:
+                unless_prepared.callback(self._file.close)
                 _prepare(self._file, path)
-            except BaseException:  # whatever ended it, nobody else closes the file
-                self._file.close()
-                raise
+                unless_prepared.pop_all()
         self._gpus: dict[tuple[Any, ...], int] = {}
         self._owners: dict[Owner, tuple[int, int]] = {}  # its id, and when it was last noted
         self._ticks = 0
+        self._newest_us: int | None = None  # of the last tick, whatever its clock said before
 
     def __enter__(self) -> Ring:
         return self
@@ -127,7 +127,9 @@ class Ring:
         A row of the same instant, GPU and owner is replaced.
         """
         with _told(self._path), self._tick():
-            self._file.executemany(_INSERT, [self._row(use) for use in uses])
+            rows = [self._row(use) for use in uses]
+            self._file.executemany(_INSERT, rows)
+        self._newest_us = max((time_us for time_us, *_ in rows), default=self._newest_us)
         self._ticks += 1
         if self._ticks % TRIM_TICKS == 0:
             self.trim()
@@ -137,11 +139,20 @@ class Ring:
         self.append(Use(sample=sample) for sample in samples)
 
     def trim(self) -> None:
-        """Drop what is too old; then the oldest, a tenth of the time at once, until it fits."""
+        """Drop what is too old; then the oldest, a tenth of the time at once, until it fits.
+
+        A clock that once was far ahead takes nothing with it: age counts from the last tick, and
+        rows that lie as far ahead of it as rows are kept behind it go too.
+        """
         with _told(self._path):
             oldest, newest = self._span()
             if newest is None or oldest is None:
                 return
+            if self._newest_us is not None and self._newest_us < newest:
+                newest = self._newest_us
+                ahead = newest + self._keep // MICROSECOND
+                with self._tick():
+                    self._file.execute("DELETE FROM uses WHERE time_us > ?", (ahead,))
             cut = max(oldest, newest - self._keep // MICROSECOND)
             self._drop(cut)
             while self._bytes() > self._keep_bytes and cut < newest:
@@ -151,14 +162,21 @@ class Ring:
     @contextmanager
     def _tick(self) -> Iterator[None]:
         self._file.execute("BEGIN IMMEDIATE")
+        done = False
         try:
             yield
-        except BaseException:  # whatever ended it, Ctrl-C too: half a tick is none
-            self._file.execute("ROLLBACK")
-            self._gpus.clear()  # ids that were given in what is undone
-            self._owners.clear()
-            raise
-        self._file.execute("COMMIT")
+            self._file.execute("COMMIT")
+            done = True
+        finally:
+            if not done:  # whatever ended it, Ctrl-C too: half a tick is none
+                self._forget()
+                if self._file.in_transaction:  # a full disk has undone it already
+                    self._file.execute("ROLLBACK")
+
+    def _forget(self) -> None:
+        """Ids that were given in what is undone."""
+        self._gpus.clear()
+        self._owners.clear()
 
     def _row(self, use: Use) -> Row:
         time_us = to_us(use.sample.time)
@@ -221,7 +239,11 @@ def read(
     Raises ``StoreError``.
     """
     for row in rows(path, since=since, until=until):
-        yield _use(row)
+        try:
+            use = _use(row)
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise StoreError(f"{path}: a row: {error}, allowed: what was sampled") from None
+        yield use
 
 
 def rows(

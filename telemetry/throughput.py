@@ -8,6 +8,10 @@ of all its GPUs together, or with ``/gpu`` at the end of each one. Any other for
 pattern of one's own. What counts is the median of the later half: starting up and compiling is
 slow, and says nothing of how a job runs.
 
+A job may also keep a metric of its own (``ray.util.metrics``, or any page in Prometheus' format),
+one series for each worker: a gauge of its speed, or better a counter of its work, which a worker
+that is gone moves no more. Workers add up; where each tells of one GPU, their mean counts.
+
 Pushed numbers are JSON lines, one number a line, added to a file that a kill leaves readable.
 """
 
@@ -17,11 +21,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from math import fsum
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 NUMBER = r"[0-9][0-9,]*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?"
@@ -110,6 +116,45 @@ def _speed(match: re.Match[str]) -> float | None:
     except (ValueError, AttributeError):
         return None
     return value if 0 < value < math.inf else None
+
+
+Labels = tuple[tuple[str, str], ...]  # of one series, in order
+
+
+def of_metric(
+    values: Mapping[Labels, float],
+    *,
+    time: datetime,
+    job: str = "",
+    label: str = "job",
+    unit: str = "tokens",
+    per_gpu: bool = False,
+) -> tuple[Throughput, ...]:
+    """What a metric says at ``time`` of each job, which ``label`` names where ``job`` does not.
+
+    Values are work in a second; what is no speed, as that of a worker that waits, is left out.
+    """
+    by_job: dict[str, list[float]] = defaultdict(list)
+    for labels, value in values.items():
+        name = job or dict(labels).get(label, "")
+        if name and 0 < value < math.inf:
+            by_job[name].append(value)
+    mean = fmean if per_gpu else fsum
+    return tuple(
+        Throughput(time=time, job=name, per_second=mean(found), unit=unit, per_gpu=per_gpu)
+        for name, found in sorted(by_job.items())
+    )
+
+
+def risen(
+    before: Mapping[Labels, float], after: Mapping[Labels, float], seconds: float
+) -> dict[Labels, float]:
+    """By how much a second each counter rose; one that fell has restarted, and counts from 0."""
+    known = {labels: (before[labels], value) for labels, value in after.items() if labels in before}
+    return {
+        labels: (value - began if value >= began else value) / seconds
+        for labels, (began, value) in known.items()
+    }
 
 
 def push(path: Path, one: Throughput) -> None:

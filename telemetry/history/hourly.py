@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from telemetry.history import raw
@@ -109,7 +108,7 @@ def folder_of(day: date) -> str:
 
 def seal(place: Place, day: date) -> None:
     """The day's sums stay as they are, whatever raw rows come or go."""
-    table = pq.read_table(pa.BufferReader(place.read(path_of(day))))
+    table = raw.opened(place, path_of(day), place.read(path_of(day)))
     _write(place, day, table, _sources(place, day) | {SEALED: ""})
 
 
@@ -127,8 +126,12 @@ def _stale(place: Place, day: date) -> bool:
 def _sources(place: Place, day: date) -> dict[str, str]:
     if not place.exists(path_of(day)):
         return {}
-    metadata = pq.read_schema(pa.BufferReader(place.read(path_of(day)))).metadata or {}
-    return dict(json.loads(metadata.get(SOURCES, b"{}")))
+    path = path_of(day)
+    metadata = raw.opened(place, path, place.read(path), []).schema.metadata or {}
+    try:
+        return dict(json.loads(metadata.get(SOURCES, b"{}")))
+    except (ValueError, TypeError) as error:
+        raise HistoryError(f"{place.url}: {path}: found {error}, allowed: hourly sums") from None
 
 
 def _roll_day(place: Place, day: date) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -81,8 +80,7 @@ class Place:
             return ()
         self.files.invalidate_cache()
         names = (str(name).rstrip("/") for name in self.files.ls(self._full(folder), detail=False))
-        found = (re.search(r"/day=(\d{4}-\d\d-\d\d)$", name) for name in names)
-        return tuple(sorted(date.fromisoformat(day[1]) for day in found if day))
+        return tuple(sorted(day for name in names if (day := _day(name)) is not None))
 
     def on_disk(self, paths: Iterable[str], folder: Path) -> list[str]:
         """The files as paths of this machine: of a bucket, copies in ``folder``.
@@ -144,6 +142,14 @@ def place(url: str) -> Place:
             f"{url}: found {error}, allowed: a path, or a URL such as s3://BUCKET/FOLDER"
         ) from None
     return Place(url=url, root=str(root).rstrip("/"), files=files)
+
+
+def _day(folder: str) -> date | None:
+    """The day of a folder's name; None where it names none, as others' folders do."""
+    try:
+        return date.fromisoformat(folder.rpartition("/day=")[2])
+    except ValueError:
+        return None
 
 
 def _protocols(files: Any) -> tuple[str, ...]:

@@ -114,7 +114,7 @@ def _next(place: Place, day: date, node: str, days: Iterable[date]) -> date | No
 def _write(place: Place, day: date, node: str, rows: Any, days: Iterable[date]) -> None:
     path = path_of(day, node)
     content = place.read(path) if place.exists(path) else None
-    earlier = TOLD.empty_table() if content is None else _told(content)
+    earlier = TOLD.empty_table() if content is None else _told(place, path, content)
     merged = _without_unused_texts(_merged(rows, earlier))
     last = _last_before(place, day, node, days, _uuids(merged))
     gpus = _gpus(merged)
@@ -124,13 +124,26 @@ def _write(place: Place, day: date, node: str, rows: Any, days: Iterable[date]) 
 
 
 def _read(place: Place, day: date, node: str, columns: list[str]) -> Any:
-    content = pa.BufferReader(place.read(path_of(day, node)))
-    return pq.read_table(content, columns=columns)
+    path = path_of(day, node)
+    return opened(place, path, place.read(path), columns)
 
 
-def _told(content: bytes) -> Any:
+def opened(place: Place, path: str, content: bytes, columns: list[str] | None = None) -> Any:
+    """A file's table, of all its columns by default. Raises HistoryError where it is none."""
+    try:
+        return pq.read_table(pa.BufferReader(content), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        what = str(error).partition("\n")[0]
+        raise HistoryError(f"{place.url}: {path}: found {what}, allowed: Parquet") from None
+
+
+def _told(place: Place, path: str, content: bytes) -> Any:
     """What a file was told; of one that an earlier version wrote, with what it lacks unknown."""
-    return conformed(pq.read_table(pa.BufferReader(content)))
+    try:
+        return conformed(opened(place, path, content))
+    except HistoryError as error:
+        where = "" if str(error).startswith(place.url) else f"{place.url}: {path}: "
+        raise HistoryError(f"{where}{error}") from None
 
 
 def _as_parquet(table: Any) -> bytes:
@@ -423,8 +436,8 @@ def _joules(table: Any, seconds: Floats, before_us: Floats, last: _Last) -> Floa
     by_power = (power + before[2]) / 2 * seconds
     joules = np.where(np.isnan(counted), by_power, counted)
     # What was told of this UUID earlier still is of more than this interval.
-    found: Floats = np.where(before[0] == before_us, joules, np.nan)[rows]
-    return found
+    of_row: Floats = np.where(before[0] == before_us, joules, np.nan)[rows]
+    return of_row
 
 
 def _longest(gpu: Ints, seconds: Floats) -> Floats:

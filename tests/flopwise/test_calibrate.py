@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scheduler.executor.clock import PlanClock
 from scheduler.executor.journal import Journal, StateDirectory
 from scheduler.executor.launches import launches
 from scheduler.executor.records import Ended, Ending, RunOpened, RunStatus, SubmitIntended
+from telemetry.served import Served
 from tests.flopwise.command import Command, job, pool
 
 NOON = datetime(2027, 1, 1, 12, tzinfo=UTC)
@@ -113,6 +115,50 @@ def test_a_pushed_number_goes_before_what_the_log_says(world: World) -> None:
     world.calibrate()
     (one,) = read(world.folder / "calibration.json").measurements
     assert one.ratio == pytest.approx(1.0)
+
+
+@pytest.fixture
+def page() -> Iterator[dict[str, str]]:
+    """A page of metrics at ``url``, with whatever ``text`` is put there."""
+    shown = {"text": ""}
+    served = Served(0, {"/metrics": lambda: (200, "text/plain", shown["text"].encode())})
+    shown["url"] = f"http://127.0.0.1:{served.port}/metrics"
+    yield shown
+    served.close()
+
+
+def test_a_metric_of_the_job_is_a_speed_as_a_pushed_number_is(
+    world: World, page: dict[str, str]
+) -> None:
+    world.plan()
+    rate = promised(world)
+    world.ran("flopwise: throughput=1 tokens/s\n")
+    # Eight workers, each with its GPU's part: half of what was promised.
+    page["text"] = "".join(f'ray_tokens{{job="sft",WorkerId="{n}"}} {rate / 2}\n' for n in range(8))
+    told = ("telemetry", "pull", page["url"], "tokens", "--state-dir", world.state.root)
+    done = world.flopwise(*told)
+    assert (done.code, done.err) == (0, f"sft: {rate * 4:,.6g} tokens/s\n")
+    world.calibrate()
+    (one,) = read(world.folder / "calibration.json").measurements
+    assert one.ratio == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "why"),
+    [
+        ("other 1\n", 1, "found no metric 'tokens', allowed: one that the page has"),
+        ("tokens 5\n", 4, "found no speed of a job, allowed: a number above 0 with a label 'job'"),
+        ('tokens{job="a"} 0\n', 4, "found no speed of a job"),
+        ("<html>", 1, "allowed: metrics in Prometheus' format"),
+    ],
+)
+def test_a_metric_that_says_no_speed_is_named(
+    world: World, page: dict[str, str], text: str, code: int, why: str
+) -> None:
+    page["text"] = text
+    told = ("telemetry", "pull", page["url"], "tokens", "--state-dir", world.state.root)
+    done = world.flopwise(*told)
+    assert (done.code, why in done.err) == (code, True), done.err
 
 
 def test_a_silent_job_is_measured_by_its_hours(world: World) -> None:

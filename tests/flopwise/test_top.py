@@ -117,7 +117,7 @@ def test_this_machines_gpus_over_the_driver(driver: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1 nodes, 2 GPUs" in done.stdout
+    assert "1 node, 2 GPUs" in done.stdout
     assert "GPU-00000001" in done.stdout
 
 

@@ -89,3 +89,31 @@ def test_an_unknown_key_says_which_there_are(flopwise: Command, store: Path) -> 
     done = flopwise("telemetry", "usage", store, "--by", "team,user")
     assert done.code == 2
     assert "found 'user', allowed: node, gpu" in " ".join(done.err.split())
+
+
+ENEMY = "a\x1b[2J\x9b31m\n\u202e<b>'\"" + "x" * 10_000
+
+
+def test_names_of_others_move_no_cursor_and_break_no_line(
+    flopwise: Command, tmp_path: Path
+) -> None:
+    path = tmp_path / "ring.db"
+    owner = Owner(namespace=ENEMY, pod=ENEMY, job=ENEMY, team=ENEMY)
+    with Ring(path) as ring:
+        for minute in range(40):
+            ring.append([use(minute, owner, f"GPU-{ENEMY}", 0.0)])
+    for command in (
+        ("usage", path, "--by", "team,job"),
+        ("usage", path, "--idle"),
+        ("usage", path),
+        ("top", path, "--once"),
+    ):
+        done = flopwise("telemetry", *command)
+        assert done.code == 0, done.err
+        assert [text for text in ENEMIES if text in done.out] == []
+        assert len(done.out) < 5_000
+    said = json.loads(flopwise("telemetry", "usage", path, "--by", "team", "-o", "json").out)
+    assert said["usage"][0]["team"] == ENEMY  # JSON says what there is
+
+
+ENEMIES = ("\x1b[2J", "\x9b", "\u202e")

@@ -581,3 +581,77 @@ def test_the_collector_loads_nothing_heavy() -> None:
     )
     heavy = {"pyarrow", "duckdb", "fsspec", "numpy", "pandas"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 and no more", b"{}", None])
+def test_files_of_others_in_a_history_are_named(history: Place, content: bytes | None) -> None:
+    if content is None:  # another's columns
+        out = pa.BufferOutputStream()
+        pq.write_table(pa.table({"song": ["a"]}), out)
+        content = out.getvalue().to_pybytes()
+    raw.add(history, table([at(0, CHAT), at(1, CHAT)]))
+    hourly.roll_up(history)
+    path = raw.path_of(DAY, "node-1")
+    history.files.pipe_file(f"{history.root}/{path}", content)
+    with pytest.raises(HistoryError, match="found "):
+        _through(history)
+
+
+def test_sums_of_others_are_named_or_made_anew(history: Place) -> None:
+    raw.add(history, table([at(0, CHAT), at(1, CHAT)]))
+    path = f"{history.root}/{hourly.path_of(DAY)}"
+    history.files.pipe_file(path, b"PAR1 and no more")
+    with pytest.raises(HistoryError, match="found "):
+        hourly.roll_up(history)
+    out = pa.BufferOutputStream()
+    pq.write_table(pa.table({"song": ["a"]}), out)
+    history.files.pipe_file(path, out.getvalue().to_pybytes())
+    assert hourly.roll_up(history) == (DAY,)
+    assert used(history, "job")[CHAT_JOB].samples == 2
+
+
+def _through(history: Place) -> None:
+    """All that reads what is there."""
+    raw.add(history, table([at(2, CHAT)]))
+    hourly.roll_up(history)
+    used(history, "job")
+
+
+def test_folders_that_name_no_day_are_passed_over(history: Place) -> None:
+    raw.add(history, table([at(0), at(1)]))
+    for day in ("2026-13-45", "x", ""):
+        history.files.pipe_file(f"{history.root}/raw/day={day}/node=a/samples.parquet", b"no")
+    assert history.days(raw.FOLDER) == (DAY,)
+    assert hourly.roll_up(history) == (DAY,)
+
+
+def test_an_hour_that_is_lived_twice_makes_no_energy(history: Place) -> None:
+    # The clock goes back by an hour after the second hour, and tells it once more, half a minute
+    # beside the first time. 120 W of a counter near 1 GJ: never more than 120 W for 2 hours.
+    first = [at(m, CHAT, energy_joules=1e9 + 7200 * m, power_watts=120.0) for m in range(121)]
+    again = [
+        at(m + 0.5, CHAT, energy_joules=1e9 + 7200 * (m + 60), power_watts=120.0)
+        for m in range(60, 120)
+    ]
+    raw.add(history, table([*first, *again]))
+    found = used(history)[()]
+    assert found.observed_gpu_hours == pytest.approx(2)
+    assert found.energy_joules == pytest.approx(2 * 3600 * 120)
+
+
+def test_an_hour_that_the_clock_leaps_is_a_gap_and_no_more(history: Place) -> None:
+    joules = iter(range(10**6))
+    minutes = [*range(30), *range(91, 121)]  # 61 minutes between two that follow one another
+    uses = [at(m, CHAT, energy_joules=60.0 * next(joules)) for m in minutes]
+    raw.add(history, table(uses))
+    found = used(history)[()]
+    assert (round(found.observed_gpu_hours * 60), round(found.gap_gpu_hours * 60)) == (58, 62)
+    assert found.energy_joules == 58 * 60
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J", "<b>&\"'", "a\nb\tc", "n" * 10_000, "\u202e", "../.."])
+def test_names_of_others_are_kept_as_they_are(history: Place, text: str) -> None:
+    owner = Owner(namespace=text, pod=text, job=text, team=text)
+    raw.add(history, table([at(0, owner, node=text[:100]), at(1, owner, node=text[:100])]))
+    hourly.roll_up(history)
+    assert used(history, "team", "node")[text, text[:100]].samples == 2

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from telemetry import podresources
 from telemetry.podresources import (
     ClaimedDevice,
     Container,
@@ -210,3 +213,38 @@ def test_grpc_is_loaded_only_when_there_is_a_kubelet_to_ask(tmp_path: Path) -> N
         "sys.exit('grpc' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_answer_without_an_end_is_given_up_by_its_size(
+    kubelet: FakeKubelet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(podresources, "ANSWER_BYTES_MOST", 2**16)
+    clock = Clock()
+    kubelet.pods = [TRAINER]
+    with PodResources(kubelet.socket, clock=clock) as resources:
+        resources.held()
+        kubelet.answer, clock.now = b"\x0a\x02ab" * 2**16, 60.0
+        held = resources.held()
+    assert held.pods == (TRAINER_READ,)
+    assert "RESOURCE_EXHAUSTED" in str(held.failure)
+
+
+@given(st.binary(max_size=200))
+def test_whatever_bytes_are_an_answer_or_are_refused(answer: bytes) -> None:
+    try:
+        found = parsed(answer)
+    except ValueError:
+        return
+    assert all(len(pod.name) <= podresources.TEXT_CHARACTERS_MOST for pod in found)
+
+
+def test_names_are_one_line_and_not_endless() -> None:
+    name = b"a\x1b[31m\nb" + b"x" * 5000
+    inner = b"\x0a" + _length(len(name)) + name
+    (found,) = parsed(b"\x0a" + _length(len(inner)) + inner)
+    assert found.name.startswith("a?[31m?bx")
+    assert len(found.name) == 1024
+
+
+def _length(number: int) -> bytes:
+    return bytes([number & 127 | 128, number >> 7])

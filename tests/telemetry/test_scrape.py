@@ -17,7 +17,7 @@ from telemetry import scrape
 from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Basis, Share
 from telemetry.samples import GpuSample
-from telemetry.scrape import Prometheus, ScrapeError, exposition, read_exporter
+from telemetry.scrape import Prometheus, ScrapeError, exposition, read_exporter, read_metric
 from telemetry.uses import NOBODY, Owner, Use
 from tests.telemetry.prometheus import prometheus
 
@@ -174,7 +174,9 @@ class Web:
 
     def __init__(self) -> None:
         self.status, self.body, self.wait_seconds = 200, b"", 0.0
+        self.location, self.trickle_seconds = "", 0.0
         self.asked: list[tuple[str, str, str | None]] = []
+        self.closed = threading.Event()
         web = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -184,7 +186,11 @@ class Web:
                 web.asked.append((self.path, form, self.headers.get("Authorization")))
                 time.sleep(web.wait_seconds)
                 self.send_response(web.status)
+                if web.location:
+                    self.send_header("Location", web.location)
                 self.end_headers()
+                while web.trickle_seconds and not web.closed.wait(web.trickle_seconds):
+                    self.wfile.write(b"# a\n")
                 self.wfile.write(web.body)
 
             do_POST = do_GET  # noqa: N815  # the library's name
@@ -199,6 +205,7 @@ class Web:
 
     def close(self) -> None:
         """Answer no more."""
+        self.closed.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -221,6 +228,9 @@ def test_an_exporters_page_is_read_over_http(web: Web) -> None:
         (404, b"nothing\nhere", "status 404: nothing.here, allowed: 200"),
         (200, b"<html>", "allowed: metrics in Prometheus' format"),
         (200, b"\xff\xfe", "allowed: metrics in Prometheus' format"),
+        (200, b"\n\n  <p>\nDCGM_FI_DEV_GPU_UTIL 7", "found '  <p>', allowed: metrics in"),
+        (200, b"# x\nDCGM_FI_DEV_GPU_UTIL{UUID= 7", "allowed: metrics in Prometheus' format"),
+        (200, b'# x\nDCGM_FI_DEV_GPU_UTIL{UUID="a"} seven', "allowed: metrics in Prom"),
     ],
 )
 def test_what_is_no_page_of_metrics_is_refused(
@@ -229,6 +239,27 @@ def test_what_is_no_page_of_metrics_is_refused(
     web.status, web.body = status, body
     with pytest.raises(ScrapeError, match=why):
         read_exporter(web.url, NOW)
+
+
+@pytest.mark.parametrize("name", ["speed", "ray_speed", "speed_total", "ray_speed_total"])
+def test_a_metric_is_read_by_the_name_that_its_job_gave_it(web: Web, name: str) -> None:
+    page = f'# TYPE {name} gauge\n{name}{{job="sft",rank="0"}} 5\n{name}{{rank="1"}} 7\nspeedy 1\n'
+    web.body = page.encode()
+    assert read_metric(web.url, "speed") == {
+        (("job", "sft"), ("rank", "0")): 5.0,
+        (("rank", "1"),): 7.0,
+    }
+
+
+def test_of_two_spellings_of_one_counter_one_counts(web: Web) -> None:
+    web.body = b"ray_work_total 5\nray_work 5\n"
+    assert read_metric(web.url, "work") == {(): 5.0}
+
+
+def test_a_metric_that_is_not_there_is_named(web: Web) -> None:
+    web.body = PAGE.encode()
+    with pytest.raises(ScrapeError, match="found no metric 'speed', allowed: one that the page"):
+        read_metric(web.url, "speed")
 
 
 def test_an_answer_that_is_too_long_is_not_read(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,3 +400,50 @@ def test_what_we_export_comes_back_through_a_real_prometheus(
     times = sorted({use.sample.time for use in ranged})
     assert [(at - times[0]).total_seconds() for at in times] == list(range(len(times)))
     assert len(ranged) == len(times) * len(expected) > 0
+
+
+# --- an enemy
+
+
+def test_an_answer_as_deep_as_a_well_is_refused(web: Web) -> None:
+    web.body = b"[" * 200_000
+    with pytest.raises(ScrapeError, match="allowed: an answer of Prometheus' API"):
+        Prometheus(url=web.url).now()
+
+
+@pytest.mark.parametrize("value", ["NaN", "+Inf", "-Inf", "1e308", "-5"])
+def test_numbers_that_are_none_are_left_out_of_an_answer(web: Web, value: str) -> None:
+    metric = {"__name__": "flopwise_gpu_utilisation_ratio", "uuid": "GPU-a"}
+    result = [{"metric": metric, "value": [NOW.timestamp(), value]}]
+    web.body = json.dumps({"status": "success", "data": {"result": result}}).encode()
+    assert Prometheus(url=web.url).now() == ()
+
+
+def test_a_trickle_ends_with_the_time_limit(web: Web) -> None:
+    web.trickle_seconds = 0.05
+    began = time.monotonic()
+    with pytest.raises(ScrapeError, match="timed out while it was answering"):
+        read_exporter(web.url, NOW, timeout_seconds=0.5)
+    assert time.monotonic() - began < 30
+
+
+def test_a_redirect_takes_no_token_to_another_host_nor_out_of_the_web(web: Web) -> None:
+    other = Web()
+    other.body = PAGE.encode()
+    web.status, web.location = 302, f"{other.url}/metrics"
+    try:
+        assert scrape._get(web.url, {}, 10.0, token="secret") == PAGE.encode()
+        assert [token for _, _, token in web.asked] == ["Bearer secret"]
+        assert [token for _, _, token in other.asked] == [None]
+    finally:
+        other.close()
+    for location in ("file:///etc/passwd", "ftp://127.0.0.1/x"):
+        web.location = location
+        with pytest.raises(ScrapeError, match=r"302|redirect"):
+            read_exporter(web.url, NOW)
+
+
+def test_a_page_of_a_hundred_megabytes_costs_no_more_than_its_size(web: Web) -> None:
+    filler = b'other_metric{a="b"} 1\n' * 2**16  # 1.4 MB of what nobody asked for
+    web.body = PAGE.encode() + filler * 70
+    assert read_exporter(web.url, NOW) == (READ,)

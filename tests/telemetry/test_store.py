@@ -266,3 +266,53 @@ def test_the_store_loads_nothing_heavy() -> None:
     assert "sqlite3" in done.stdout.split()
     heavy = {"numpy", "pandas", "pyarrow", "duckdb", "fsspec", "pydantic", "pynvml"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_a_full_disk_is_said_and_the_next_tick_with_room_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "ring.db"
+    with Ring(path) as ring:
+        ring.append_samples([sample(0)])
+        (pages,) = ring._file.execute("PRAGMA page_count").fetchone()
+        ring._file.execute(f"PRAGMA max_page_count = {pages}")
+        many = [sample(1, f"GPU-{n}") for n in range(500)]
+        with pytest.raises(StoreError, match=r"ring\.db: found database or disk is full"):
+            ring.append_samples(many)
+        ring._file.execute("PRAGMA max_page_count = 100000")
+        ring.append_samples(many)
+    assert len(list(read(path))) == 501
+
+
+@pytest.mark.parametrize("left", [0.2, 0.5, 0.9])
+def test_a_store_that_was_cut_off_or_overwritten_is_named(tmp_path: Path, left: float) -> None:
+    path = tmp_path / "ring.db"
+    with Ring(path) as ring:
+        for second in range(50):
+            ring.append_samples([sample(second, f"GPU-{n}") for n in range(20)])
+    whole = path.read_bytes()
+    middle = round(len(whole) * left)
+    for damaged in (whole[:middle], whole[:4096] + bytes(len(whole) - 4096)):
+        path.write_bytes(damaged)
+        with pytest.raises(StoreError, match=r"ring\.db: found .*, allowed: a store of samples"):
+            list(read(path))
+
+
+def test_a_row_that_no_sample_can_be_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ring.db"
+    for change in ("utilisation_fraction = 7", "rest = '{'", "power_watts = 'a'", "rest = '[]'"):
+        with Ring(path) as ring:
+            ring.append_samples([replace(sample(0), pids=(1,))])
+            ring._file.execute(f"UPDATE uses SET {change}")
+        with pytest.raises(StoreError, match=r"ring\.db: a row: .*, allowed: what was sampled"):
+            list(read(path))
+        path.unlink()
+
+
+def test_a_clock_that_was_ahead_for_a_moment_takes_no_rows_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "ring.db"
+    with Ring(path, keep=timedelta(days=2)) as ring:
+        for second in (0, 1, 400 * 86_400, 3600, 2):
+            ring.append_samples([sample(second)])
+        ring.trim()
+    # What lies an hour ahead has been: the clock was right then.
+    seconds = [(use.sample.time - sample(0).time).total_seconds() for use in read(path)]
+    assert seconds == [0, 1, 2, 3600]

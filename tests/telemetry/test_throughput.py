@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from telemetry.throughput import Throughput, ThroughputError, compiled, from_log, push, read
+from telemetry.throughput import (
+    Labels,
+    Throughput,
+    ThroughputError,
+    compiled,
+    from_log,
+    of_metric,
+    push,
+    read,
+    risen,
+)
 
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 
@@ -88,3 +98,34 @@ def test_a_wrong_line_names_file_line_and_field(tmp_path: Path, line: str, why: 
         list(read(path))
     assert str(error.value).startswith(f"{path}: line 1: ")
     assert why in str(error.value)
+
+
+def series(job: str, rank: int) -> Labels:
+    return (("job", job), ("rank", str(rank)))
+
+
+def test_workers_of_a_job_add_up_and_those_of_one_gpu_each_are_averaged() -> None:
+    values = {series("sft", 0): 100.0, series("sft", 1): 300.0, series("rag", 0): 7.0}
+    together = of_metric(values, time=NOON)
+    assert [(one.job, one.per_second) for one in together] == [("rag", 7.0), ("sft", 400.0)]
+    each = of_metric(values, time=NOON, per_gpu=True)
+    assert [(one.per_second, one.per_gpu) for one in each] == [(7.0, True), (200.0, True)]
+
+
+def test_a_metric_without_a_label_is_of_the_job_that_is_named() -> None:
+    values: dict[Labels, float] = {(): 5.0}
+    assert of_metric(values, time=NOON) == ()
+    (one,) = of_metric(values, time=NOON, job="sft", unit="requests")
+    assert (one.job, one.per_second, one.unit) == ("sft", 5.0, "requests")
+
+
+def test_what_is_no_speed_says_nothing_of_its_job() -> None:
+    values = dict(enumerate((0.0, -1.0, float("nan"), float("inf"))))
+    assert of_metric({series("sft", n): v for n, v in values.items()}, time=NOON) == ()
+
+
+def test_a_counter_rises_by_the_second_and_one_that_fell_counts_from_zero() -> None:
+    before = {series("sft", 0): 1000.0, series("sft", 1): 5000.0}
+    after = {series("sft", 0): 1600.0, series("sft", 1): 50.0, series("sft", 2): 9e9}
+    # 600 and 50 in ten seconds; of who has only come it is not known since when.
+    assert risen(before, after, 10.0) == {series("sft", 0): 60.0, series("sft", 1): 5.0}

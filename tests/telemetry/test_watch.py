@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -266,3 +267,13 @@ def test_instances_are_named_by_their_gpus_device_and_their_number() -> None:
     told = [instance("MIG-1", 3), instance("MIG-2", None), instance("MIG-3", 3, "GPU-elsewhere")]
     found = with_instances({"nvidia0": "GPU-a"}, told)
     assert found == {"nvidia0": "GPU-a", "nvidia0/gi3": "MIG-1"}
+
+
+@pytest.mark.parametrize(
+    "items", [[7], [None], [{"metadata": 7}], [{"metadata": {"labels": [1]}}], "text", {"a": 1}]
+)
+def test_pods_of_no_form_are_the_api_servers_error(server: FakeApiServer, items: Any) -> None:
+    server.lists[PODS] = []
+    server.body = json.dumps({"items": items}).encode()
+    with pytest.raises(ApiServerError, match="allowed: a list"):
+        api_of(server).pods("node-1")
