@@ -34,8 +34,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -153,3 +155,46 @@ def _remove_with_pods(cluster: Cluster, names: Sequence[str]) -> None:
             path = f"/api/v1/namespaces/{own['namespace']}/pods/{own['name']}"
             cluster.remove(path, grace_seconds=0)
     cluster.remove_nodes(names)
+
+
+# -- Helm -----------------------------------------------------------------------------------------
+
+RELEASE = "test"
+Helm = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="session")
+def helm(say: build.Say, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Runs Helm with those arguments, in a home of its own; its failure is the test's business."""
+    with can_be_built():
+        build.ensure("helm", say=say)
+    home = tmp_path_factory.mktemp("helm")
+    folders = {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(build.path_of("helm")), *map(str, arguments)],
+            env={**os.environ, **folders},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def on_cluster(helm: Helm, wide: Cluster, namespace: str, nodes: AddNodes) -> Iterator[Helm]:
+    """Helm on the wide cluster, in a namespace that takes restricted pods alone."""
+    nodes("l4", 3, prefix="chart")
+    own = f"/api/v1/namespaces/{namespace}"
+    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
+    wide.api.patch(own, {"metadata": {"labels": restricted}})
+
+    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        where = (f"--kubeconfig={wide.kubeconfig}", f"--namespace={namespace}")
+        return helm(*arguments, *where)
+
+    yield run
+    run("uninstall", RELEASE, "--ignore-not-found", "--wait")

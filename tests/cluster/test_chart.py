@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +20,17 @@ from scheduler.kube.crds import CHART_CRDS, definitions
 from tests.cluster import build
 from tests.cluster.api import Api, Object, Refused, eventually
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import AddNodes, can_be_built
+from tests.cluster.conftest import RELEASE, Helm
 from tests.cluster.rights import granted, refused, rights_of, used
 
 pytestmark = pytest.mark.cluster
 
 CHART = CHART_CRDS.parent
-RELEASE = "test"
 FULL_NAME = "test-flopwise"
 MONITORING = ("monitoring.coreos.com/v1/ServiceMonitor", "monitoring.coreos.com/v1/PrometheusRule")
 READS = ("list", "watch")
 WRITES = ("create", "patch", "delete")
 WORKLOADS = ("ray.io/rayjobs", "ray.io/rayservices", "ray.io/rayclusters", "batch/jobs")
-
-Helm = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(scope="session")
-def helm(say: build.Say, tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    """Runs Helm with those arguments, in a home of its own; its failure is the test's business."""
-    with can_be_built():
-        build.ensure("helm", say=say)
-    home = tmp_path_factory.mktemp("helm")
-    folders = {f"HELM_{name}_HOME": str(home / name) for name in ("CACHE", "CONFIG", "DATA")}
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(build.path_of("helm")), *map(str, arguments)],
-            env={**os.environ, **folders},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-
-    return run
 
 
 def setting(values: dict[str, Any]) -> list[str]:
@@ -298,22 +272,6 @@ def test_without_its_own_roles_the_chart_grants_nothing(helm: Helm) -> None:
 
 
 # -- installed ----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def on_cluster(helm: Helm, wide: Cluster, namespace: str, nodes: AddNodes) -> Iterator[Helm]:
-    """Helm on the wide cluster, in a namespace that takes restricted pods alone."""
-    nodes("l4", 3, prefix="chart")
-    own = f"/api/v1/namespaces/{namespace}"
-    restricted = {"pod-security.kubernetes.io/enforce": "restricted"}
-    wide.api.patch(own, {"metadata": {"labels": restricted}})
-
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        where = (f"--kubeconfig={wide.kubeconfig}", f"--namespace={namespace}")
-        return helm(*arguments, *where)
-
-    yield run
-    run("uninstall", RELEASE, "--ignore-not-found", "--wait")
 
 
 def done_well(done: subprocess.CompletedProcess[str]) -> str:

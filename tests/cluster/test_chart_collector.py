@@ -12,18 +12,14 @@ import pytest
 
 from tests.cluster.api import Object, eventually
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import AddNodes
+from tests.cluster.conftest import RELEASE, AddNodes, Helm
 from tests.cluster.rights import granted
 from tests.cluster.test_chart import (
     CHART,
     FULL_NAME,
-    RELEASE,
-    Helm,
     done_well,
-    helm,  # noqa: F401  # a fixture
     may,
     of_kind,
-    on_cluster,  # noqa: F401  # a fixture
     rendered,
     setting,
     the,
@@ -48,7 +44,7 @@ def container(objects: list[Object]) -> Object:
     return found
 
 
-def test_it_is_off_unless_somebody_wants_it(helm: Helm) -> None:  # noqa: F811  # the fixture
+def test_it_is_off_unless_somebody_wants_it(helm: Helm) -> None:
     before, after = rendered(helm), rendered(helm, ON)
     assert [each for each in before if "collector" in each["metadata"]["name"]] == []
     added = sorted(each["kind"] for each in after)
@@ -60,7 +56,7 @@ def test_it_is_off_unless_somebody_wants_it(helm: Helm) -> None:  # noqa: F811  
 
 
 def test_it_is_root_without_a_capability_that_sees_two_folders_of_its_node(
-    helm: Helm,  # noqa: F811
+    helm: Helm,
 ) -> None:
     objects = rendered(helm, ON)
     spec = pod(objects)["spec"]
@@ -84,7 +80,7 @@ def test_it_is_root_without_a_capability_that_sees_two_folders_of_its_node(
     }
 
 
-def test_its_values_become_what_it_is_told(helm: Helm) -> None:  # noqa: F811
+def test_its_values_become_what_it_is_told(helm: Helm) -> None:
     assert container(rendered(helm, ON))["args"] == [
         *("telemetry", "serve", "--port=9402", "--interval=1s"),
         *("--kubelet-socket=/pod-resources/kubelet.sock", "--store=/store/samples.db"),
@@ -113,7 +109,7 @@ def test_its_values_become_what_it_is_told(helm: Helm) -> None:  # noqa: F811
     assert pod(objects)["metadata"]["annotations"]["prometheus.io/port"] == "9500"
 
 
-def test_what_it_is_told_is_what_its_command_knows(helm: Helm) -> None:  # noqa: F811
+def test_what_it_is_told_is_what_its_command_knows(helm: Helm) -> None:
     every = {**ON, "collector.dcgmCompatible": True, "collector.gpuResources": ["example.com/gpu"]}
     asked = subprocess.run(
         [sys.executable, "-m", "flopwise", "telemetry", "serve", "--help"],
@@ -128,7 +124,7 @@ def test_what_it_is_told_is_what_its_command_knows(helm: Helm) -> None:  # noqa:
         assert argument.partition("=")[0] in asked
 
 
-def test_its_probes_and_its_scraper_ask_where_it_answers(helm: Helm) -> None:  # noqa: F811
+def test_its_probes_and_its_scraper_ask_where_it_answers(helm: Helm) -> None:
     one = container(rendered(helm, ON))
     assert one["ports"] == [{"name": "metrics", "containerPort": 9402}]
     for probe in ("startupProbe", "livenessProbe"):
@@ -159,7 +155,7 @@ def test_its_probes_and_its_scraper_ask_where_it_answers(helm: Helm) -> None:  #
 def test_a_bad_value_of_it_is_refused_by_its_name(
     path: str,
     value: object,
-    helm: Helm,  # noqa: F811
+    helm: Helm,
 ) -> None:
     done = helm("template", RELEASE, CHART, *setting({**ON, path: value}))
     assert done.returncode != 0
@@ -167,7 +163,7 @@ def test_a_bad_value_of_it_is_refused_by_its_name(
 
 
 def test_a_long_release_leaves_room_for_the_names_that_follow_from_it(
-    helm: Helm,  # noqa: F811
+    helm: Helm,
 ) -> None:
     done = helm("template", "r" * 53, CHART, *setting(ON))
     found = re.findall(r"^  name: (r\S+)", done.stdout, re.MULTILINE)
@@ -176,7 +172,7 @@ def test_a_long_release_leaves_room_for_the_names_that_follow_from_it(
 
 
 def test_installed_there_is_one_on_each_gpu_node_and_it_may_list_what_it_reads(
-    on_cluster: Helm,  # noqa: F811
+    on_cluster: Helm,
     wide: Cluster,
     namespace: str,
     nodes: AddNodes,

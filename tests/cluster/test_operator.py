@@ -25,10 +25,10 @@ from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Capabilities
 from tests.cluster.api import Object, Refused, eventually
 from tests.cluster.cluster import Cluster
-from tests.cluster.conftest import AddNodes
+from tests.cluster.conftest import AddNodes, Helm
 from tests.cluster.process import Process
 from tests.cluster.rights import refused, used
-from tests.cluster.test_chart import Helm, helm, rendered  # noqa: F401  # its fixture
+from tests.cluster.test_chart import rendered
 
 pytestmark = pytest.mark.cluster
 
@@ -469,7 +469,7 @@ def test_with_the_chart_s_rights_nothing_that_it_asks_for_is_refused(
     operators: Operators,
     fleet: str,
     nodes: AddNodes,
-    helm: Helm,  # noqa: F811  # the fixture of that name
+    helm: Helm,
 ) -> None:
     (host,) = nodes("h100", 1, **of_pool(fleet))
     account = granted_to(kinds, helm, fleet)
@@ -497,7 +497,7 @@ def test_only_observing_it_writes_nothing_but_the_status_of_what_is_its_own(
     operators: Operators,
     fleet: str,
     nodes: AddNodes,
-    helm: Helm,  # noqa: F811  # the fixture of that name
+    helm: Helm,
 ) -> None:
     nodes("h100", 1, **of_pool(fleet))
     account = granted_to(kinds, helm, fleet, observeOnly=True)
