@@ -159,7 +159,7 @@ class Api:
                 return answer
         raise AssertionError("unreachable")
 
-    def _connect(self) -> http.client.HTTPSConnection:
+    def _connect(self) -> http.client.HTTPConnection:
         address = urlsplit(self.url)
         assert address.hostname is not None
         return http.client.HTTPSConnection(
