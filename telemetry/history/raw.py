@@ -426,8 +426,8 @@ def _joules(table: Any, seconds: Floats, before_us: Floats, last: _Last) -> Floa
     before = [_shifted(values) for values in (time[starts].astype(np.float64), energy, power)]
     texts = _uuids(table)
     for at in np.flatnonzero(_changes(uuid[starts])):
-        found = last.told.get(texts[uuid[starts[at]]], (np.nan, np.nan, np.nan))
-        for values, value in zip(before, found, strict=True):
+        told = last.told.get(texts[uuid[starts[at]]], (np.nan, np.nan, np.nan))
+        for values, value in zip(before, told, strict=True):
             values[at] = value
     seconds, before_us = seconds[starts], before_us[starts]
     risen = energy - before[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,10 +26,10 @@ FREE = Interruption(checkpoint_seconds=600)
 Piece = tuple[str, int, int]  # pool, first slot, end
 
 
-def asked(*others: Job, saves: Interruption = FREE, **fields: object) -> Table:
+def asked(*others: Job, saves: Interruption = FREE, **fields: Any) -> Table:
     """A job of 8 h at $1 or 2 h at $5, by slot 6, that may change once; and others."""
     one = job("j", mode(SLOW, hours=8.0), mode(FAST, hours=2.0), interruption=saves, switches=1)
-    return tabulate(problem((SLOW, FAST), (replace(one, **fields), *others)))  # type: ignore[arg-type]
+    return tabulate(problem((SLOW, FAST), (replace(one, **fields), *others)))
 
 
 def holding(table: Table, *held: tuple[int, int]) -> Occupancy:
