@@ -310,6 +310,22 @@ def _owner(gpu: GpuNow) -> str:
     return owner_text(gpu.owner) if gpu.allocated else UNKNOWN
 
 
+# Of one GPU and of many alike.
+_WORK: tuple[Column[Any], ...] = (
+    Column(
+        title="ACTIVE",
+        text=lambda g: _percent(g.active_fraction),
+        key=lambda g: _last(g.active_fraction),
+    ),
+    Column(
+        title="TENSOR",
+        text=lambda g: _percent(g.tensor_fraction),
+        key=lambda g: _last(g.tensor_fraction),
+    ),
+)
+_PRICE: Column[Any] = Column(
+    title="$/H", text=lambda g: _number(g.usd_per_hour), key=lambda g: _last(g.usd_per_hour)
+)
 _GPU_COLUMNS: tuple[Column[GpuNow], ...] = (
     Column(title="NODE", text=lambda g: g.node, key=lambda g: g.node, left=True),
     Column(title="GPU", text=lambda g: g.uuid[:12], key=lambda g: g.uuid, left=True),
@@ -326,22 +342,11 @@ _GPU_COLUMNS: tuple[Column[GpuNow], ...] = (
     Column(
         title="SHARE", text=lambda g: _percent(g.share_fraction), key=lambda g: g.share_fraction
     ),
-    Column(
-        title="ACTIVE",
-        text=lambda g: _percent(g.active_fraction),
-        key=lambda g: _last(g.active_fraction),
-    ),
-    Column(
-        title="TENSOR",
-        text=lambda g: _percent(g.tensor_fraction),
-        key=lambda g: _last(g.tensor_fraction),
-    ),
+    *_WORK,
     Column(title="GIB", text=_memory, key=lambda g: _last(g.memory_used_bytes)),
     Column(title="W", text=lambda g: _number(g.watts, "{:.0f}"), key=lambda g: _last(g.watts)),
     Column(title="°C", text=lambda g: _number(g.celsius, "{:.0f}"), key=lambda g: _last(g.celsius)),
-    Column(
-        title="$/H", text=lambda g: _number(g.usd_per_hour), key=lambda g: _last(g.usd_per_hour)
-    ),
+    _PRICE,
     Column(
         title="STATE",
         text=_state,
@@ -353,20 +358,9 @@ _FIGURES: tuple[Column[Group], ...] = (
     Column(title="GPUS", text=lambda g: f"{g.gpus:g}", key=lambda g: g.gpus),
     Column(title="HELD", text=lambda g: f"{g.allocated_gpus:g}", key=lambda g: g.allocated_gpus),
     Column(title="IDLE", text=lambda g: f"{g.idle_gpus:g}", key=lambda g: g.idle_gpus),
-    Column(
-        title="ACTIVE",
-        text=lambda g: _percent(g.active_fraction),
-        key=lambda g: _last(g.active_fraction),
-    ),
-    Column(
-        title="TENSOR",
-        text=lambda g: _percent(g.tensor_fraction),
-        key=lambda g: _last(g.tensor_fraction),
-    ),
+    *_WORK,
     Column(title="W", text=lambda g: _number(g.watts, "{:,.0f}"), key=lambda g: _last(g.watts)),
-    Column(
-        title="$/H", text=lambda g: _number(g.usd_per_hour), key=lambda g: _last(g.usd_per_hour)
-    ),
+    _PRICE,
     Column(
         title="$/H IDLE",
         text=lambda g: f"{g.idle_usd_per_hour:,.2f}",
