@@ -12,7 +12,9 @@ import pytest
 from planner.problem import Interruption, Problem
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.fleet import linear, packing
+from planner.solve.fleet.benders import Benders, suits
 from planner.solve.fleet.columns import Columns
+from planner.solve.fleet.contest import compete
 from planner.solve.fleet.improve import Chosen, chosen
 from planner.solve.fleet.pricing import Pricer
 from planner.solve.fleet.prove import Proof, feasible, prove, within_reach
@@ -161,6 +163,52 @@ def test_in_one_piece_gangs_earn_less_than_the_lp_lets_them() -> None:
     assert found.bound_usd == pytest.approx(52.0)
     packed = packing.bound(c, linear.starts_of(c), found, kept, clock)
     assert packed == pytest.approx(88.0, abs=1e-3)
+
+
+def timeless(seed: int) -> Columns:
+    """The same worlds, where being late costs nothing."""
+    base = world(seed)
+    return read(replace(base, jobs=tuple(replace(j, due=None) for j in base.jobs)))
+
+
+def benders_of(c: Columns) -> Benders:
+    sharp = linear.sharpen(c)
+    return Benders(c, sharp, relaxed(sharp), nothing(c), Clock(Limits(seconds=30.0)))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_whole_modes_and_parts_that_say_no_end_at_what_trying_everything_finds(seed: int) -> None:
+    c = timeless(seed)
+    assert suits(c)
+    found, best = benders_of(c), least(c)
+    found.run(until=30.0)
+    assert found.best.usd == pytest.approx(best)
+    assert best * (1 - 2e-5) <= found.bound_usd <= best + 1e-6
+    assert feasible(c, found.best)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_plan_breaks_a_row_that_is_learnt(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Benders, "offer", lambda *_: None)  # rows then hold for every plan
+    c = timeless(seed)
+    found = benders_of(c)
+    found.run(until=found.clock.seconds + 0.5)
+    every = list(plans(c))
+    for _, held in every:
+        on = np.isin(np.arange(c.modes.size), found.starts.mode[held]).astype(float)
+        for row in [*found.rows, *found.covers]:
+            assert float(row.weight @ on[row.modes]) <= row.most + 1e-6
+    assert found.bound_usd <= min(usd for usd, _ in every) + 1e-6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_those_who_want_the_same_pools_share_them_at_the_least_cost(seed: int) -> None:
+    c = timeless(seed)
+    found, best = benders_of(c), least(c)
+    compete(found, until=10.0)
+    assert found.bound_usd <= best + 1e-6
+    assert best - 1e-6 <= found.best.usd
+    assert feasible(c, found.best)
 
 
 def test_a_seed_and_an_amount_of_work_give_one_proof() -> None:

@@ -21,6 +21,7 @@ from planner.solve.clock import Clock
 from planner.solve.fleet import answer
 from planner.solve.fleet.answer import Named
 from planner.solve.fleet.ascent import Ascent, ascend
+from planner.solve.fleet.benders import suits
 from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced
 from planner.solve.fleet.improve import Improver, chosen
 from planner.solve.fleet.naming import Known
@@ -32,7 +33,8 @@ from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
 PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
-ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
+ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest, or if modes decide
+HANDOVER_SHARE = 0.15  # what a plan costs: `prove` then finds the better ones
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
 FINISHING_SHARE = 0.35  # of the time at most is kept for names, costs and the check together:
@@ -92,12 +94,13 @@ def plan(
     ascent, priced = _ascend(pricer, clock, None if memory is None else memory.prices)
     provable = memory is None and clock.limits.gap is not None and clock.limits.moves is None
     provable = provable and _is_plain(problem) and within_reach(c)
+    share = HANDOVER_SHARE if suits(c) else ANNEAL_SHARE
     improver = Improver(
         columns=c,
         priced=priced,
         value=pricer.values(priced)[0],
         bound_usd=ascent.bound_usd,
-        clock=_with_time_to_finish(clock, reading, ANNEAL_SHARE if provable else 1.0),
+        clock=_with_time_to_finish(clock, reading, share if provable else 1.0),
     )
     if memory is not None:
         improver.resume()

@@ -54,7 +54,7 @@ class Part:
 
 def parts_of(c: Columns, starts: Starts, linear: Linear, kept: Flags) -> list[Part]:
     """The parts whose capacity has a price, the dearest first."""
-    label = _labels(c)
+    label = labels_of(c)
     part = label[c.rows[c.modes["cls"][starts.mode], 0]]
     earns = kept & (linear.value[starts.job] - starts.usd > 1e-9)
     found = []
@@ -66,7 +66,7 @@ def parts_of(c: Columns, starts: Starts, linear: Linear, kept: Flags) -> list[Pa
     return sorted(found, key=lambda each: -each.most_usd)
 
 
-def _labels(c: Columns) -> Ints:
+def labels_of(c: Columns) -> Ints:
     """(R) the lowest row that each is joined with."""
     label = np.arange(c.capacity.shape[0], dtype=np.int32)
     for _ in range(label.size):

@@ -2,13 +2,21 @@
 
 1. `linear.relax`   the time-indexed LP over rounded capacity: the best bound by prices.
 2. `linear.fix`     columns that no better plan holds go, and with them modes and ends of windows.
-3. `polish`         CP-SAT over what is left, from the best plan known.
 
+Where a plan's cost is decided by its modes (`benders.suits`), two threads go on from there, and
+each uses what the other finds:
+
+3. `benders`        whole modes for all jobs, and parts that say no: a better bound, and plans.
+4. `contest`        CP-SAT over the parts whose capacity has a price: better plans.
+
+Otherwise:
+
+3. `polish`         CP-SAT over what is left, from the best plan known.
 4. `packing.bound`  what large gangs cannot fill, pool by pool, over what is left: a better bound.
 
 2 and 3 take turns until their time is used or the plan is proved: a better plan leaves less to 3.
 
-Model of 3, over jobs j, modes m, rows r
+Model of `polish`, over jobs j, modes m, rows r
     x[m]      mode m is chosen;  sum of x[m] over j's modes + out[j] = 1
     s[j]      start, within m's window where x[m]
     hold      in every slot, what the chosen modes take of r fits its capacity (cumulative)
@@ -22,6 +30,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -29,9 +38,12 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from planner.solve.clock import Clock
-from planner.solve.fleet import linear, packing
+from planner.solve.fleet import benders, linear, packing
 from planner.solve.fleet.ascent import usage_of
+from planner.solve.fleet.benders import Benders
 from planner.solve.fleet.columns import WHOLE, Columns, Flags, Floats
+from planner.solve.fleet.contest import compete
+from planner.solve.fleet.cumulative import Taken, hold
 from planner.solve.fleet.improve import Chosen, chosen
 from planner.solve.fleet.linear import Linear, Starts
 
@@ -82,6 +94,8 @@ def prove(
         sharp, padded, lambda _: clock.stop.asked or (work is None and clock.seconds > until)
     )
     proof = Proof(best, min(proved.bound_usd, best.usd), proved.prices[: prices.shape[0]])
+    if work is None and benders.suits(c):
+        return _decomposed(c, sharp, proved, proof, clock)
     whole = bool((c.jobs["pieces"] == WHOLE).all())
     if whole and not c.budgets.size:
         proof = _polished(c, sharp, proved, proof, clock, work)
@@ -90,6 +104,20 @@ def prove(
         usd = packing.bound(sharp, starts, proved, linear.fix(proved, proof.best.usd), clock)
         proof = replace(proof, bound_usd=max(proof.bound_usd, min(usd, proof.best.usd)))
         _tell(proof, "bounding", clock)
+    return proof
+
+
+def _decomposed(c: Columns, sharp: Columns, proved: Linear, proof: Proof, clock: Clock) -> Proof:
+    """Bound and plan at once, until the clock's time is used or they meet."""
+    shared = Benders(c, sharp, proved, proof.best, clock)
+    until = clock.seconds + clock.left
+    with ThreadPoolExecutor(2) as pool:
+        for each in (pool.submit(shared.run, until), pool.submit(compete, shared, until)):
+            each.result()
+    best = shared.best if feasible(c, shared.best) else proof.best
+    usd = max(proof.bound_usd, min(shared.bound_usd, best.usd))
+    proof = replace(proof, best=best, bound_usd=usd)
+    _tell(proof, "proving", clock)
     return proof
 
 
@@ -143,9 +171,7 @@ class _Polish:
     cp: cp_model.CpModel = field(default_factory=cp_model.CpModel)
     on: dict[int, cp_model.IntVar] = field(default_factory=dict)  # by mode
     at: dict[int, cp_model.IntVar] = field(default_factory=dict)  # by job
-    held: defaultdict[int, list[tuple[cp_model.IntervalVar, int]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
+    held: defaultdict[int, Taken] = field(default_factory=lambda: defaultdict(list))
     usd: list[tuple[cp_model.IntVar, float, int]] = field(default_factory=list)  # each, most
 
     def run(self, seconds: float, work: float | None) -> Proof:
@@ -154,7 +180,7 @@ class _Polish:
         for j in range(self.c.job_count):
             self._define_job(j, windows)
         for r, taken in sorted(self.held.items()):
-            self._define_row(r, taken)
+            hold(self.cp, self.c.capacity[r], taken)
         units = self._units()
         self.cp.minimize(sum(var * round(usd * units) for var, usd, _ in self.usd))
         solver = cp_model.CpSolver()
@@ -232,19 +258,6 @@ class _Polish:
             for r in c.rows[m["cls"]]:
                 if r >= 0:
                     self.held[int(r)].append((piece, int(each[a])))
-
-    def _define_row(self, r: int, taken: list[tuple[cp_model.IntervalVar, int]]) -> None:
-        """What is taken of ``r``, and what it lacks of its most, fit together."""
-        lacking = self.c.capacity[r].max() - self.c.capacity[r]
-        edges = [0, *(np.flatnonzero(np.diff(lacking)) + 1).tolist(), lacking.size]
-        for a, b in pairwise(edges):
-            if lacking[a]:
-                away = self.cp.new_fixed_size_interval_var(a, b - a, f"away[{r},{a}]")
-                taken.append((away, int(lacking[a])))
-        unit = math.gcd(*(amount for _, amount in taken))
-        most = int(self.c.capacity[r].max()) // unit  # exact: all that is taken are multiples
-        pieces, amounts = zip(*taken, strict=True)
-        self.cp.add_cumulative(pieces, [amount // unit for amount in amounts], most)
 
     def _units(self) -> float:
         """Parts of a dollar in which the objective is whole."""
