@@ -36,10 +36,10 @@ PARTS = 1000.0  # of a weight of a row, in its largest
 def compete(benders: Benders, until: float) -> None:
     """Turns until the clock's second ``until``; what is found goes to ``benders``."""
     clock, seed = benders.clock, benders.clock.limits.seed
-    while not benders.done and clock.left > 0 and clock.seconds < until:
-        _Contest(benders, benders.live, benders.best).run(
-            min(TURN_SECONDS, until - clock.seconds), seed
-        )
+    over = False
+    while not (over or benders.done) and clock.left > 0 and clock.seconds < until:
+        turn = _Contest(benders, benders.live, benders.best)
+        over = turn.run(min(TURN_SECONDS, until - clock.seconds), seed)
         seed += 1
 
 
@@ -54,8 +54,8 @@ class _Contest:
     held: defaultdict[int, Taken] = field(default_factory=lambda: defaultdict(list))
     usd: list[cp_model.LinearExprT] = field(default_factory=list)
 
-    def run(self, seconds: float, seed: int) -> None:
-        """One turn."""
+    def run(self, seconds: float, seed: int) -> bool:
+        """One turn; whether there is nothing more to find."""
         b, c = self.benders, self.benders.c
         inside = b.contended
         for j in range(c.job_count):
@@ -76,6 +76,7 @@ class _Contest:
             rounding = 0.5 * c.job_count / UNITS
             proved = solver.best_objective_bound / UNITS - rounding
             b.bound_usd = max(b.bound_usd, min(proved, b.best.usd))
+        return bool(status == cp_model.OPTIMAL)
 
     def _define_job(self, j: int, inside: Ints) -> None:
         c, now = self.benders.c, int(self.best.mode[j])

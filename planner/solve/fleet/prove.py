@@ -49,6 +49,7 @@ from planner.solve.fleet.linear import Linear, Starts
 
 WORKERS = 2
 LP_SHARE, POLISH_SHARE = 0.4, 0.5  # of the time that is left, at most
+BRIEF_SHARE = 0.1  # the same of the LP where `benders` goes on: its bound is soon above the LP's
 TURN_SECONDS = 20.0  # of CP-SAT, before what a better plan rules out is dropped again
 MOST_COLUMNS = 400_000  # above, the LP takes longer than it is worth
 DONE = 1e-5  # of the cost: a gap that counts as none
@@ -89,12 +90,13 @@ def prove(
     sharp = linear.sharpen(c)
     padded = np.zeros(sharp.capacity.shape)
     padded[: prices.shape[0]] = prices
-    until = clock.seconds + LP_SHARE * clock.left
+    decomposed = work is None and benders.suits(c)
+    until = clock.seconds + (BRIEF_SHARE if decomposed else LP_SHARE) * clock.left
     proved = linear.relax(
         sharp, padded, lambda _: clock.stop.asked or (work is None and clock.seconds > until)
     )
     proof = Proof(best, min(proved.bound_usd, best.usd), proved.prices[: prices.shape[0]])
-    if work is None and benders.suits(c):
+    if decomposed:
         return _decomposed(c, sharp, proved, proof, clock)
     whole = bool((c.jobs["pieces"] == WHOLE).all())
     if whole and not c.budgets.size:
