@@ -146,7 +146,6 @@ class Benders:
                 self.areas.append((k, flat))
         self.fix()
 
-    @property
     def done(self) -> bool:
         """Whether no plan is cheaper than the best by more than counts."""
         return self.bound_usd >= self.best.usd * (1 - DONE)
@@ -160,14 +159,14 @@ class Benders:
     def run(self, until: float) -> None:
         """Turns until the clock's second ``until``, or until no plan is better than the best."""
         solved = -1
-        while not self.done and self.clock.left > 0 and self.clock.seconds < until:
+        while not self.done() and self.clock.left > 0 and self.clock.seconds < until:
             self.fix()
             known, moved = len(self.areas) + len(self.covers), False
             if known != solved:
                 solved, moved = known, True
                 bound, modes = self._master(until, {})
                 self.bound_usd = max(self.bound_usd, min(bound, self.best.usd))
-                if self.done or modes is None:
+                if self.done() or modes is None:
                     return
                 self._attend(modes, until)
             if self.undecided:
@@ -368,7 +367,8 @@ class Benders:
         free = self.live.modes[~self.contended[self.live.modes]]
         np.minimum.at(other, self.job[free], self.sharp.modes["usd"][free])
         loss = other[self.job[core]] - self.sharp.modes["usd"][core]
-        return modes[modes != core[int(np.argmin(loss))]]
+        rest: Wide = modes[modes != core[int(np.argmin(loss))]]
+        return rest
 
     def _stretch(self, modes: Wide) -> Stretch | None:
         """The most overfilled stretch of any row by the least that ``modes`` take in it."""

@@ -23,7 +23,7 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from planner.solve.fleet.benders import Benders, Live, Row
-from planner.solve.fleet.columns import Floats, Ints
+from planner.solve.fleet.columns import Flags, Floats, Ints
 from planner.solve.fleet.cumulative import Taken, hold
 from planner.solve.fleet.improve import Chosen
 
@@ -37,7 +37,7 @@ def compete(benders: Benders, until: float) -> None:
     """Turns until the clock's second ``until``; what is found goes to ``benders``."""
     clock, seed = benders.clock, benders.clock.limits.seed
     over = False
-    while not (over or benders.done) and clock.left > 0 and clock.seconds < until:
+    while not (over or benders.done()) and clock.left > 0 and clock.seconds < until:
         turn = _Contest(benders, benders.live, benders.best)
         over = turn.run(min(TURN_SECONDS, until - clock.seconds), seed)
         seed += 1
@@ -78,7 +78,7 @@ class _Contest:
             b.bound_usd = max(b.bound_usd, min(proved, b.best.usd))
         return bool(status == cp_model.OPTIMAL)
 
-    def _define_job(self, j: int, inside: Ints) -> None:
+    def _define_job(self, j: int, inside: Flags) -> None:
         c, now = self.benders.c, int(self.best.mode[j])
         job, usd = c.jobs[j], c.modes["usd"]
         ours = [i for i in range(job["first"], job["end"]) if self._lives(i)]
