@@ -62,6 +62,7 @@ MASTER_SECONDS = 4.0
 MASTER_GAP, LEAST_GAP = 0.05, 5e-6  # to which the master is solved: of the gap that is left; least
 FIT_SECONDS, CORE_SECONDS, DROP_SECONDS = 2.0, 1.0, 0.3
 MORE = 2.0  # times as long for what was not decided, once nothing else is left to do
+PRICED = 1e-4  # of the bound: what a part's capacity is worth at least, if jobs want it
 SPARED = 0.002  # of a part's capacity, below what was not decided
 WORKERS = 2
 
@@ -152,9 +153,10 @@ class Benders:
 
     @property
     def contended(self) -> Flags:
-        """(M) modes of the parts whose capacity has a price."""
-        priced = [k for k in np.unique(self.label) if self.linear.prices[self.label == k].any()]
-        return np.isin(self.part, priced)
+        """(M) modes of the parts whose capacity has a price that counts."""
+        usd = (self.sharp.capacity * self.linear.prices).sum(axis=1)
+        worth = np.bincount(self.label, weights=usd)
+        return np.isin(self.part, np.flatnonzero(worth > PRICED * abs(self.bound_usd)))
 
     def run(self, until: float) -> None:
         """Turns until the clock's second ``until``, or until no plan is better than the best."""

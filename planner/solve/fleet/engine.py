@@ -34,7 +34,7 @@ from planner.solve.fleet.state import insert, restore
 MODES = 6000  # from which a problem is a fleet's
 PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
 ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
-HANDOVER_SHARE = 0.3  # the same where modes decide what a plan costs: better plans come from there
+HANDOVER_SHARE = 0.2  # the same where modes decide what a plan costs: better plans come from there
 ASCENT_SHARE = 0.4  # of the time, at most
 NAMING_ROUNDS = 4
 FINISHING_SHARE = 0.35  # of the time at most is kept for names, costs and the check together:

@@ -49,7 +49,7 @@ from planner.solve.fleet.linear import Linear, Starts
 
 WORKERS = 2
 LP_SHARE, POLISH_SHARE = 0.4, 0.5  # of the time that is left, at most
-BRIEF_SHARE = 0.1  # the same of the LP where `benders` goes on: its bound is soon above the LP's
+BRIEF_SHARE = 0.25  # the same of the LP where `benders` goes on: its bound is soon above the LP's
 TURN_SECONDS = 20.0  # of CP-SAT, before what a better plan rules out is dropped again
 MOST_COLUMNS = 400_000  # above, the LP takes longer than it is worth
 DONE = 1e-5  # of the cost: a gap that counts as none
