@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from planner.quotas import caps
 from planner.reasons import guarantees_in_the_way, why_not
 from planner.solve.fleet.columns import Columns, Floats, Ints
 from planner.solve.fleet.naming import Item, Known, Places, layers, name
+from planner.solve.fleet.parting import Cut, works
 from planner.table import build as tabulate
 
 LEAST_PRICE = 1e-4  # USD per GPU-hour that are worth a line
@@ -32,17 +34,32 @@ class Named:
     placed: Mapping[int, Parts]
     failed: tuple[int, ...]
     known: Known
+    cuts: Mapping[int, Cut]  # of jobs that change their mode
 
 
-def named(problem: Problem, c: Columns, mode: Ints, start: Ints, known: Known) -> Named:
-    """Nodes for every job that is placed, as they are ``known`` where they can be."""
-    there = np.flatnonzero(mode >= 0)
-    of_job: dict[int, list[tuple[Item, Places]]] = {j: [] for j in there.tolist()}
+def named(
+    problem: Problem,
+    c: Columns,
+    mode: Ints,
+    start: Ints,
+    known: Known,
+    cuts: Mapping[int, Cut] = MappingProxyType({}),
+) -> Named:
+    """Nodes for every job that is placed, as they are ``known`` where they can be.
+
+    Jobs with ``cuts`` are where these say, whatever ``mode`` and ``start`` do.
+    """
+    whole = mode >= 0
+    whole[list(cuts)] = False
+    there = np.flatnonzero(whole)
+    of_job: dict[int, list[tuple[Item, Places]]] = {j: [] for j in sorted({*there.tolist(), *cuts})}
     m = c.modes[mode[there]]
     columns = (there, mode[there], start[there], m["number"], m["length"], m["profile"])
     items: list[Item] = []
     for row in zip(*(column.tolist() for column in columns), strict=True):
         items += _items(problem, c, *row)
+    for j, cut in cuts.items():
+        items += _pieces(problem, c, j, cut)
     places, known = name(problem, items, known)
     failed: dict[int, None] = {}
     for item, place in zip(items, places, strict=True):
@@ -52,7 +69,7 @@ def named(problem: Problem, c: Columns, mode: Ints, start: Ints, known: Known) -
             of_job[item.job].append((item, place))
     for j in failed:
         del of_job[j]
-    return Named(placed=of_job, failed=tuple(failed), known=known)
+    return Named(placed=of_job, failed=tuple(failed), known=known, cuts=cuts)
 
 
 def segments(problem: Problem, c: Columns, mode: Ints, start: Ints, named: Named) -> list[Segment]:
@@ -60,8 +77,39 @@ def segments(problem: Problem, c: Columns, mode: Ints, start: Ints, named: Named
     return [
         segment
         for j, parts in named.placed.items()
-        for segment in _segments(problem, c, j, int(mode[j]), int(start[j]), parts)
+        for segment in (
+            _changing(problem, c, j, named.cuts[j], parts)
+            if j in named.cuts
+            else _segments(problem, c, j, int(mode[j]), int(start[j]), parts)
+        )
     ]
+
+
+def _pieces(problem: Problem, c: Columns, j: int, cut: Cut) -> Iterator[Item]:
+    job = problem.jobs[j]
+    for i, first, end in ((cut.a, cut.start, cut.change), (cut.b, cut.change, cut.end)):
+        mode = job.modes[int(c.modes["number"][i])]
+        yield Item(job=j, name=job.name, mode=mode, start=first, end=end, replicas=mode.replicas)
+
+
+def _changing(problem: Problem, c: Columns, j: int, cut: Cut, parts: Parts) -> Iterator[Segment]:
+    """The two pieces of a job that changes its mode."""
+    job, brought = problem.jobs[j], ""
+    for n, (i, work) in enumerate(zip(cut[:2], works(problem, c, j, cut), strict=True)):
+        (item, places), number = parts[n], int(c.modes["number"][i])
+        yield Segment(
+            job=job.name,
+            mode=number,
+            replicas=item.replicas,
+            start=item.start,
+            end=item.end,
+            work=work,
+            placement=places,
+            restart_seconds=job.interruption.restart_seconds if n else 0.0,
+            save_seconds=0.0 if n else job.interruption.save_seconds,
+            egress_usd=0.0 if item.mode.pool == brought else float(c.modes["egress_usd"][i]),
+        )
+        brought = item.mode.pool
 
 
 def _items(

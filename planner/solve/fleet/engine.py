@@ -3,7 +3,8 @@
 1. `reading`  the problem in columns.
 2. `ascent`   prices of capacity that prove a bound on every plan.
 3. `improve`  a plan built from those prices, and annealed.
-4. `answer`   nodes named; whom they have no room for goes back to 3 with less of the pool.
+4. `parting`  jobs that change their mode, where that saves.
+5. `answer`   nodes named; whom they have no room for goes back to 3 with less of the pool.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from planner.solve.fleet.benders import suits
 from planner.solve.fleet.columns import WHOLE, Columns, Floats, Ints, Priced
 from planner.solve.fleet.improve import Improver, chosen
 from planner.solve.fleet.naming import Known
+from planner.solve.fleet.parting import Cut, part
 from planner.solve.fleet.pricing import Pricer
 from planner.solve.fleet.prove import prove, within_reach
 from planner.solve.fleet.reading import read
@@ -41,6 +43,7 @@ FINISHING_SHARE = 0.35  # of the time at most is kept for names, costs and the c
 READING = 1.2  # times what reading took, both being a matter of jobs and of how busy the machine is
 MEASURED_SHARE = 0.25  # of the time at most, where one naming is timed, and
 FINISHING = 7.0  # times what it took
+PARTING_SHARE = 0.02  # of the time, for jobs that change their mode
 SQUEEZE = 0.01  # of a pool, each time that its nodes had no room for what it holds by count
 METHOD = "prices by the volume algorithm, annealed ejections"
 
@@ -198,6 +201,10 @@ class _Answer:
     def _on_nodes(self, mode: Ints, start: Ints) -> tuple[Ints, Ints, Named]:
         """Nodes for all; whom they have no room for is put elsewhere, or left out at last."""
         c = self.columns
+        if cuts := self._cuts(mode, start):
+            named = answer.named(self.problem, c, mode, start, self.known, cuts)
+            if not named.failed:
+                return mode, start, named
         named = answer.named(self.problem, c, mode, start, self.known)
         whole = c.capacity.copy()
         for _ in range(NAMING_ROUNDS):
@@ -213,6 +220,16 @@ class _Answer:
             named = answer.named(self.problem, c, mode, start, named.known)
         c.capacity[:] = whole
         return self._filled_up(mode, start, named)
+
+    def _cuts(self, mode: Ints, start: Ints) -> dict[int, Cut]:
+        """Jobs that change their mode, in a share of the time where there is no number of moves."""
+        clock, limits = self.clock, self.clock.limits
+        until = clock.seconds + PARTING_SHARE * limits.seconds
+
+        def enough() -> bool:
+            return clock.stop.asked or (limits.moves is None and clock.seconds > until)
+
+        return part(self.problem, self.columns, mode, start, enough)
 
     def _filled_up(self, mode: Ints, start: Ints, named: Named) -> tuple[Ints, Ints, Named]:
         """With who is left out and has room all the same: nodes were asked for more than enough."""
