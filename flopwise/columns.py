@@ -14,6 +14,8 @@ NUMBERS = frozenset(  # headings of columns that end alike
         *("TOTAL", "LATE", "HOURS"),
         *("COST", "CAPACITY", "PLAN COSTS", "OBJECTIVE", "CHANGE", "BOUND", "GAP"),
         *("WEIGHT", "FAIR", "PLAN", "SLOWEST FAIR", "SLOWEST PLAN"),
+        *("WOULD RUN", "WOULD HOLD", "USD AN HOUR", "WOULD BE", "USD SO FAR", "WOULD COST"),
+        *("ENDED IN BOTH", "SAVED ON THESE", "HOURS SOONER"),
     )
 )
 

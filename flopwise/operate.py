@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
-from flopwise.context import Context, Kubeconfig
-from flopwise.errors import BAD_INPUT, FAILED, Fail
+from flopwise.context import Context, Kubeconfig, connected
+from flopwise.errors import BAD_INPUT, FAILED, NOT_FOUND, Fail
+from flopwise.jobs import Output, OutputOption, print_rows
 
 RAY_KEY = "FLOPWISE_RAY_KEY"  # from which the tokens of Rays are made, the same for all replicas
 
@@ -21,6 +22,24 @@ app = typer.Typer(help="Plan and run the jobs of a cluster.", no_args_is_help=Tr
 @app.callback()
 def root() -> None:
     """Plan and run the jobs of a cluster."""
+
+
+@app.command("report")
+def report(
+    output: OutputOption = Output.TABLE, context: Context = "", kubeconfig: Kubeconfig = ""
+) -> None:
+    """Show what an operator that only observes has seen of each queue, and would have saved."""
+    from flopwise import observed
+    from scheduler.kube.names import GPU_QUEUES
+
+    with connected(context, kubeconfig) as kube:
+        found = observed.rows(kube.list(GPU_QUEUES).items)
+    if not found:
+        raise Fail("found no queue that is observed (operator run --observe-only)", NOT_FOUND)
+    if output is Output.TABLE:
+        typer.echo(observed.as_text(found), nl=False)
+    else:
+        print_rows(found, output)
 
 
 @app.command("run")

@@ -154,17 +154,45 @@ class GpuJobStatus(Part):
     )
 
 
+Signed = Annotated[float, Strict()]
+
+
+class ObservedSide(Part):
+    """A queue in one of two worlds: what the cluster does, and what would be done."""
+
+    jobs: Count = Field(default=0, description="Jobs that hold GPUs now.")
+    gpus: Quantity = Field(default=0.0, description="GPUs that they hold.")
+    usd_per_hour: Quantity = Field(default=0.0, description="Money that they cost by the hour.")
+    usd: Quantity = Field(default=0.0, description="Money since it is observed.")
+    ended: Count = Field(default=0, description="Jobs that ended well since then.")
+
+
+class Observed(Part):
+    """What an operator that only observes has seen of a queue, and what it would have done."""
+
+    since: Instant = Field(description="Since when it is observed.")
+    until: Instant = Field(description="When this was written.")
+    runs: ObservedSide = Field(description="What the cluster does.")
+    would: ObservedSide = Field(description="What would be done.")
+    compared: Count = Field(default=0, description="Jobs that began since and ended well in both.")
+    saved_usd: Signed = Field(default=0.0, description="Over these; below 0: it would cost more.")
+    sooner_hours: Signed = Field(default=0.0, description="That these would have started, in all.")
+
+
 class GpuQueueStatus(Part):
     """How a queue is."""
 
     observed_generation: Generation = Field(
         default=0, description="The metadata.generation that was seen last."
     )
-    conditions: Conditions = Field(default=(), description="Ready.")
+    conditions: Conditions = Field(default=(), description="Ready, and Observed where it is.")
     waiting_jobs: Count = Field(default=0, description="Jobs that wait, in queues below it too.")
     running_jobs: Count = Field(default=0, description="Jobs that hold GPUs, below it too.")
     used: UsedByAccelerator = Field(
         default={}, description="GPUs in use, by accelerator, below it too."
+    )
+    observed: Observed | None = Field(
+        default=None, description="Only observing: this queue alone, in both worlds."
     )
 
 

@@ -10,7 +10,7 @@ that the API server does not know: whoever starts anew finds all of it in the ob
 that was cut off is asked for again. Who does not hold the lease only looks.
 
 Only observing, workloads are never touched: what is decided is played through as if it had been
-done, and told in conditions, metrics and the log.
+done (`scheduler.controller.shadow`), and told in conditions and metrics beside what really is.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from scheduler.controller.actions import (
 from scheduler.controller.carry import Hand, Order
 from scheduler.controller.decide import Decider
 from scheduler.controller.hands import Hands
+from scheduler.controller.keeper import Keeper
 from scheduler.controller.log import Log
 from scheduler.controller.metrics import Metrics
 from scheduler.controller.notes import Note, Notes
@@ -50,15 +51,11 @@ from scheduler.controller.slow import Answer, Slow
 from scheduler.controller.state import (
     Event,
     JobFailed,
-    JobFinished,
-    JobStarted,
-    JobStopped,
     Phase,
     PlanArrived,
     State,
     Tick,
     Tracked,
-    end_of,
     gpus_of,
 )
 from scheduler.controller.summary import Sums, pool_status, queue_status, sums
@@ -136,7 +133,7 @@ class Operator:
         self.metrics = metrics or Metrics()
         self.leader: Leads = leader or Alone()
         self.inbox = Inbox()
-        self.sight = Sight(settings.sight)
+        self.sight = Sight(replace(settings.sight, looks_on=settings.observe_only))
         self.state = _nothing(settings, datetime.now(UTC))
         self.led = False  # we have acted since we started
         self._api = api
@@ -152,6 +149,7 @@ class Operator:
         self._hands = Hands(self._is_done, settings.workers)
         self._notes = Notes(api, self.leader.identity)
         self._slow: Slow | None = None
+        self._keeper = Keeper(self.metrics)  # only observing
         self._told: dict[str, Status] = {}  # what owners know, or are about to
         self._dirty: set[str] = set()
         self._failures: dict[str, int] = {}
@@ -221,6 +219,11 @@ class Operator:
         if not self.led:
             self._begin()
         self._decide(plans)
+        if (onlook := self.sight.onlook) is not None:
+            looked_at = (name for name, one in self.sight.known.items() if one.adopted)
+            real = onlook.real(looked_at, self.state.jobs)
+            if self._keeper.keep(real, self.state, self.state.now):
+                self._summed_at = -1e9  # it is told at once
         self._act()
         self._ask_ray()
         self._sum_up()
@@ -248,12 +251,13 @@ class Operator:
             if (status := read_status(raw)) is not None:
                 self._told[key] = status
         self.state = _nothing(self.settings, datetime.now(UTC))
+        if self.settings.observe_only:
+            self._keeper.open(self.sight.raw[names.GPU_QUEUES.plural].values(), self.state.now)
         if self.settings.plan_every_seconds > 0:
             self._slow = Slow(
                 lambda answer: self.inbox.put(("plan", ""), answer),
                 every_seconds=self.settings.plan_every_seconds,
                 solve_seconds=self.settings.plan_seconds,
-                baseline=self.settings.observe_only,
                 died=self._planner_died,
             )
         self.log.say("acting", jobs=len(self.sight.raw[GPU_JOBS.plural]))
@@ -279,7 +283,7 @@ class Operator:
 
     def _news(self) -> Iterable[Event]:
         if self.settings.observe_only:
-            yield from _played(self.state)
+            yield from self._keeper.played(self.state)
             return
         yield from self._learned(self._dirty, self.state)
 
@@ -358,15 +362,6 @@ class Operator:
             return []
         self.metrics.gap.set(min(answer.plan.gap_fraction, 1e9))
         self.metrics.solve.set(answer.plan.solve_seconds)
-        if answer.baseline_usd is not None:
-            saved = answer.baseline_usd - answer.plan.costs.objective
-            self.metrics.would_save.set(saved)
-            self.log.say(
-                "would save",
-                savedUsd=round(saved, 2),
-                planUsd=round(answer.plan.costs.objective, 2),
-                firstComeFirstServedUsd=round(answer.baseline_usd, 2),
-            )
         return [PlanArrived(at=datetime.now(UTC), plan=answer.plan, grid=answer.grid)]
 
     def _planner_died(self, why: str) -> None:
@@ -572,7 +567,8 @@ class Operator:
         for key, raw in self.sight.raw[names.GPU_QUEUES.plural].items():
             fault = self.sight.faults.get((names.GPU_QUEUES.plural, key), "") or self.state.refused
             held = found.get(raw["metadata"]["name"], Sums())
-            self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, held, fault))
+            observed = self._keeper.told(raw["metadata"]["name"])
+            self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, held, fault, observed))
         for key, raw in self.sight.raw[names.GPU_POOLS.plural].items():
             fault = self.sight.faults.get((names.GPU_POOLS.plural, key), "")
             self._summary(names.GPU_POOLS, key, raw, pool_status(raw, self.state, fault))
@@ -625,19 +621,6 @@ def _nothing(settings: Settings, now: datetime) -> State:
     slots = max(1, int(settings.horizon.total_seconds()) // seconds)
     grid = Grid(start=start, slot_seconds=seconds, slots=slots)
     return State(now=now, grid=grid, pools=(), nodes=(), settings=settings.decisions)
-
-
-def _played(state: State) -> Iterable[Event]:
-    """What would happen if what is decided were done: at once, and as long as it is to take."""
-    for one in state.jobs.values():
-        if one.phase is Phase.LAUNCHING:
-            yield JobStarted(at=state.now, name=one.name)
-        elif one.phase is Phase.STOPPING:
-            yield JobStopped(at=state.now, name=one.name, saved=True)
-        elif one.phase is Phase.RUNNING:
-            end = end_of(one)
-            if end is not None and end <= state.now:
-                yield JobFinished(at=state.now, name=one.name)
 
 
 def _of_object(raw: Any, reason: str, text: str) -> Note:

@@ -75,8 +75,23 @@ class Metrics:
         )
         self.would_save = Gauge(
             "flopwise_would_save_usd",
-            "Only observing: what the plan costs less than first come, first served.",
+            "Only observing: over jobs that began since and have ended well in both worlds.",
+            ["queue"],
             registry=of,
+        )
+        self.observed_jobs = self._observed("jobs", "Jobs that hold GPUs")
+        self.observed_gpus = self._observed("gpus", "GPUs that jobs hold")
+        self.observed_rate = self._observed("usd_per_hour", "Money an hour of what jobs hold")
+        self.observed_usd = self._observed("usd", "Money since it is observed")
+        self.observed_ended = self._observed("ended_jobs", "Jobs that ended well since then")
+
+    def _observed(self, what: str, says: str) -> Gauge:
+        """Of a queue, as the cluster runs it and as it would be run."""
+        return Gauge(
+            f"flopwise_observed_{what}",
+            f"Only observing: {says}.",
+            ["queue", "world"],
+            registry=self.registry,
         )
 
     def text(self) -> bytes:

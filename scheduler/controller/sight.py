@@ -26,6 +26,7 @@ from planner.options import Place, place_of
 from planner.problem import Grid, Job
 from planner.question import job_on
 from scheduler.controller.actions import OVER, Being, Record, Status, Workload, recalled
+from scheduler.controller.onlook import Onlook
 from scheduler.controller.state import (
     Event,
     FleetChanged,
@@ -41,6 +42,7 @@ from scheduler.controller.state import (
 from scheduler.controller.told import read_record, read_status
 from scheduler.kube import adopt, names, phases
 from scheduler.kube.adopt import Adopted, Declined, Places
+from scheduler.kube.holders import Holders
 from scheduler.kube.names import (
     ATTEMPT,
     DRAIN,
@@ -88,6 +90,7 @@ class Settings:
 
     node_lost_seconds: float = 60.0  # not ready for so long, a node is gone
     notice_seconds: float = 30.0  # `scheduler.controller.state.Settings` has the same
+    looks_on: bool = False  # nothing is done to workloads: whoever runs them does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +141,7 @@ class Sight:
         self._labelled: dict[str, str] = {}  # a job's label to the job
         self._words: dict[str, str] = {}  # Ray's own, of a job, where KubeRay has none
         self._away: dict[str, float] = {}  # since when a node is not ready
+        self.onlook = Onlook() if self.settings.looks_on else None
         self._signature: object = None
         self._places: tuple[Place, ...] = ()
         self._near = Near(())
@@ -164,6 +168,7 @@ class Sight:
             self._queues_changed = True
         else:
             self._index(plural, key, raw if raw is not None else old, there=raw is not None)
+            self._fleet_changed |= self.settings.looks_on  # whose pods are whose may be another
 
     def _pod(self, key: str, raw: Raw | None, old: Raw | None) -> None:
         """A pod of ours comes, ends or goes: that may be the last of a Ray that was stopped."""
@@ -227,11 +232,16 @@ class Sight:
 
     def _fleet_events(self, state: State, now: datetime) -> Iterator[Event]:
         self._fleet_changed, self._fleet_at = False, self._clock()
+        pods = self.raw[names.PODS.plural].values()
+        holders = Holders.of(self._looked_at())
         found = machines(
             self.raw[names.NODES.plural].values(),
-            self.raw[names.PODS.plural].values(),
+            pods,
             self.raw[names.RESOURCE_SLICES.plural].values(),
+            ours=lambda pod: is_ours(pod) or bool(holders.job_of(pod)),
         )
+        if self.onlook is not None:
+            self.onlook.see(pods, holders, found, now)
         self._lose(found)
         sound = [each for each in found if each.name not in self.lost]
         self.fleet = fleet(sound, self._pools())
@@ -296,6 +306,15 @@ class Sight:
             )
         return tuple(found)
 
+    def _looked_at(self) -> Iterator[tuple[str, Raw]]:
+        """Workloads of others that are looked at only, by their jobs."""
+        if self.onlook is None:
+            return
+        for plural in WORKLOADS.keys() - {names.RAY_CLUSTERS.plural}:
+            for key, raw in self.raw[plural].items():
+                if QUEUE in _labels(raw) and (plural, key) not in self.faults:
+                    yield _adopted_key(raw), raw
+
     # -- jobs --------------------------------------------------------------------------------------
 
     def _of_job(self, key: str, raw: Raw | None, state: State, now: datetime) -> Iterator[Event]:
@@ -347,7 +366,11 @@ class Sight:
             uid=known.uid,
             generation=known.generation,
         )
-        yield JobArrived(at=now, job=self._recalled(one, status, state.grid))
+        if known.adopted and self.onlook is not None:
+            one = self.onlook.in_place(one, self.fleet, state.grid)
+        else:
+            one = self._recalled(one, status, state.grid)
+        yield JobArrived(at=now, job=one)
 
     def _drafted(self, manifest: GpuJob, grid: Grid) -> Job:
         job = job_on(manifest, grid, _Keys(), self._places, self._near)
@@ -375,7 +398,8 @@ class Sight:
         if known is not None:
             metadata = known.manifest.metadata
             self._labelled.pop(f"{metadata.namespace}/{label_value(metadata.name)}", None)
-            yield JobDeleted(at=now, name=key)
+            if self.onlook is None or not self.onlook.has_ended(key):
+                yield JobDeleted(at=now, name=key)
 
     # -- workloads ---------------------------------------------------------------------------------
 
@@ -397,7 +421,7 @@ class Sight:
 
     def _adopted(self, handle: Handle, raw: Raw, state: State, now: datetime) -> Iterator[Event]:
         metadata = raw["metadata"]
-        name = f"{metadata.get('namespace', '')}/{adopt.adopted_name(raw)}"
+        name = _adopted_key(raw)
         known = self.known.get(name)
         launched = ATTEMPT in (metadata.get("annotations") or {})
         generation = int(metadata.get("generation") or 0)
@@ -410,12 +434,17 @@ class Sight:
         ):
             self._see(name, handle, raw)
             return
-        found = adopt.adopt(raw, self._adopting)
-        if isinstance(found, Adopted):
+        if self.onlook is not None and not same:
+            if phases.phase_of(raw).phase in (phases.Phase.SUCCEEDED, phases.Phase.FAILED):
+                return  # it ended before we looked on
+            self.onlook.begin(name)
+        found = adopt.adopt(raw, self._adopting, looks_on=self.settings.looks_on)
+        if isinstance(found, Adopted) and not self.settings.looks_on:
             found = _one_pod(found)
         if not isinstance(found, Adopted):
             if isinstance(found, Declined) and found.reason != "Kueue":
                 self.faults[handle] = found.message
+                self._fleet_changed |= self.settings.looks_on  # its pods are others'
             self._see(name, handle, None)
             yield from self._gone(name, now)
             return
@@ -453,6 +482,8 @@ class Sight:
         if self.workloads.get(name) != made:
             self.workloads[name] = made
             self.changed.add(name)
+        if self.onlook is not None:
+            self.onlook.follow(name, made.being)
 
     def _workload(self, known: Known, raw: Raw) -> Workload:
         metadata = known.manifest.metadata
@@ -511,6 +542,11 @@ def _is_unheard(raw: Raw) -> bool:
 def _labels(raw: Raw) -> Mapping[str, str]:
     labels: Mapping[str, str] = raw["metadata"].get("labels") or {}
     return labels
+
+
+def _adopted_key(raw: Raw) -> str:
+    """What the job of somebody else's workload is called here."""
+    return f"{raw['metadata'].get('namespace', '')}/{adopt.adopted_name(raw)}"
 
 
 def _owner_ref(raw: Raw) -> Mapping[str, Any]:

@@ -39,7 +39,6 @@ class Answer:
 
     plan: Plan | None = None
     grid: Grid | None = None
-    baseline_usd: float | None = None  # what first come, first served costs, where it was asked for
     error: str = ""
 
 
@@ -52,14 +51,13 @@ class Slow:
         *,
         every_seconds: float = 10.0,
         solve_seconds: float = 5.0,
-        baseline: bool = False,
         died: Callable[[str], object] = sys.stderr.write,
         command: tuple[str, ...] = (sys.executable, "-m", "scheduler.controller.slow"),
         idle_seconds: float = IDLE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell, self._died, self._clock = tell, died, clock
-        self._every, self._seconds, self._baseline = every_seconds, solve_seconds, baseline
+        self._every, self._seconds = every_seconds, solve_seconds
         self._command, self._idle = command, idle_seconds
         self._process: subprocess.Popen[str] | None = None
         self._asked: State | None = None
@@ -119,11 +117,7 @@ class Slow:
         problem = state.problem()
         if not problem.jobs or not problem.pools:
             return None
-        question = {
-            "problem": encode(problem),
-            "seconds": self._seconds,
-            "baseline": self._baseline,
-        }
+        question = {"problem": encode(problem), "seconds": self._seconds}
         try:
             said = self._exchange(json.dumps(question, separators=(",", ":")))
             found = _read(said, problem.grid)
@@ -179,11 +173,7 @@ def _read(said: str, grid: Grid) -> Answer:
         raise CodecError(f"found {said[:60]!r}, allowed: an answer")
     if found.get("error"):
         return Answer(error=str(found["error"]))
-    return Answer(
-        plan=decode(Plan, found.get("plan"), "plan"),
-        grid=grid,
-        baseline_usd=found.get("baselineUsd"),
-    )
+    return Answer(plan=decode(Plan, found.get("plan"), "plan"), grid=grid)
 
 
 # -- the process -----------------------------------------------------------------------------------
@@ -201,13 +191,7 @@ def answered(line: str) -> dict[str, Any]:
         plan = solve(problem, Limits(seconds=asked["seconds"], gap=None))
     except (Unsupported, WrongPlan) as error:
         return {"error": f"{type(error).__name__}: {error}"}
-    found: dict[str, Any] = {"plan": encode(plan)}
-    if asked.get("baseline"):
-        from scheduler.baselines import first_come_first_served, in_reach
-
-        if in_reach(problem):
-            found["baselineUsd"] = first_come_first_served(problem).costs.objective
-    return found
+    return {"plan": encode(plan)}
 
 
 def serve(questions: IO[str], answers: IO[str]) -> None:

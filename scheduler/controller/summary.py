@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from planner.manifests.schema import iso
+from scheduler.controller.keeper import in_words
 from scheduler.controller.state import PENDING, State, gpus_of
 
 Raw = dict[str, Any]
@@ -41,10 +42,20 @@ def sums(state: State) -> dict[str, Sums]:
     return dict(found)
 
 
-def queue_status(raw: Mapping[str, Any], found: Sums, fault: str = "") -> Raw:
-    """Of a GpuQueue."""
+def queue_status(
+    raw: Mapping[str, Any], found: Sums, fault: str = "", observed: Raw | None = None
+) -> Raw:
+    """Of a GpuQueue.
+
+    ``observed``: where it is only looked at, what it does and would do (`keeper.written`).
+    """
+    head = _head(raw, fault)
+    if observed is not None:
+        said = in_words(observed)
+        head["conditions"].append(_condition(raw, "Observed", "True", "ObserveOnly", said))
     return {
-        **_head(raw, fault),
+        **head,
+        "observed": observed,
         "waitingJobs": found.waiting,
         "runningJobs": found.running,
         "used": {k: found.used[k] for k in sorted(found.used) if found.used[k]},
@@ -80,17 +91,22 @@ def pool_status(raw: Mapping[str, Any], state: State, fault: str = "") -> Raw:
 
 def _head(raw: Mapping[str, Any], fault: str) -> Raw:
     generation = int(raw["metadata"].get("generation") or 0)
-    state = "False" if fault else "True"
-    old: Raw = ((raw.get("status") or {}).get("conditions") or ({},))[0]
+    reason = "Invalid" if fault else "Ready"
+    ready = _condition(raw, "Ready", "False" if fault else "True", reason, fault)
+    return {"observedGeneration": generation, "conditions": [ready]}
+
+
+def _condition(raw: Mapping[str, Any], kind: str, state: str, reason: str, message: str) -> Raw:
+    conditions = (raw.get("status") or {}).get("conditions") or ()
+    old: Raw = next((each for each in conditions if each.get("type") == kind), {})
     since = iso(datetime.now(UTC).replace(microsecond=0))
     if old.get("status") == state:
         since = old.get("lastTransitionTime", since)
-    ready = {
-        "type": "Ready",
+    return {
+        "type": kind,
         "status": state,
-        "reason": "Invalid" if fault else "Ready",
-        "message": fault,
+        "reason": reason,
+        "message": message,
         "lastTransitionTime": since,
-        "observedGeneration": generation,
+        "observedGeneration": int(raw["metadata"].get("generation") or 0),
     }
-    return {"observedGeneration": generation, "conditions": [ready]}

@@ -183,23 +183,20 @@ class Places:
         return self._known[key]
 
 
-def adopt(raw: Raw, places: Places, assumed: Assumed = NOTHING_SAID) -> Adopted | Declined | None:
-    """The workload as a job; why it is left alone; or None where it is nothing to us."""
+def adopt(
+    raw: Raw, places: Places, assumed: Assumed = NOTHING_SAID, *, looks_on: bool = False
+) -> Adopted | Declined | None:
+    """The workload as a job; why it is left alone; or None where it is nothing to us.
+
+    ``looks_on``: nothing is done to it, so that whoever runs it may, Kueue too.
+    """
     metadata = raw["metadata"]
     labels = metadata.get("labels") or {}
     if QUEUE not in labels:
         return None
     place = f"{raw['kind']} {metadata.get('namespace', 'default')}/{metadata['name']}"
-    if KUEUE_QUEUE in labels or KUEUE_QUEUE in (metadata.get("annotations") or {}):
-        return Declined(place=place, reason="Kueue", message="it is in a queue of Kueue's")
-    if not is_suspended(raw) and PINNED not in (metadata.get("annotations") or {}):
-        message = "it was never suspended, and runs already; allowed: created with suspend: true"
-        return Declined(place=place, reason="NotSuspended", message=message)
-    if raw["kind"] == RAY_JOBS.kind and not raw["spec"].get("shutdownAfterJobFinishes"):
-        message = (
-            "spec.shutdownAfterJobFinishes: found false, allowed: true (KubeRay suspends no other)"
-        )
-        return Declined(place=place, reason="Invalid", message=message)
+    if not looks_on and (declined := _not_ours(raw, place)) is not None:
+        return declined
     written = _unpinned(raw) if PINNED in (metadata.get("annotations") or {}) else raw
     parts = [part for part in _parts(written) if _gpus(part)]
     shape = _shape(parts, places.fleet)
@@ -207,6 +204,23 @@ def adopt(raw: Raw, places: Places, assumed: Assumed = NOTHING_SAID) -> Adopted 
         reason = "Uneven" if parts else "NoGpus"
         return Declined(place=place, reason=reason, message=shape)
     return _as_job(raw, place, parts, shape, places, assumed)
+
+
+def _not_ours(raw: Raw, place: str) -> Declined | None:
+    """Why it could not be carried out, whatever it asks for."""
+    metadata = raw["metadata"]
+    notes = metadata.get("annotations") or {}
+    if KUEUE_QUEUE in (metadata.get("labels") or {}) or KUEUE_QUEUE in notes:
+        return Declined(place=place, reason="Kueue", message="it is in a queue of Kueue's")
+    if not is_suspended(raw) and PINNED not in notes:
+        message = "it was never suspended, and runs already; allowed: created with suspend: true"
+        return Declined(place=place, reason="NotSuspended", message=message)
+    if raw["kind"] == RAY_JOBS.kind and not raw["spec"].get("shutdownAfterJobFinishes"):
+        message = (
+            "spec.shutdownAfterJobFinishes: found false, allowed: true (KubeRay suspends no other)"
+        )
+        return Declined(place=place, reason="Invalid", message=message)
+    return None
 
 
 def is_suspended(raw: Raw) -> bool:

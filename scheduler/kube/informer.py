@@ -210,7 +210,7 @@ _NODE_SPEC = ("taints", "unschedulable", "providerID")
 
 
 def slim_pod(raw: Raw) -> Raw:
-    """A pod's requests, where it is, and whose it is."""
+    """A pod's requests, where it is and since when, and whose it is."""
     spec = raw.get("spec") or {}
     kept = {k: v for k, v in spec.items() if k in _POD_SPEC}
     for part in ("containers", "initContainers"):
@@ -220,10 +220,12 @@ def slim_pod(raw: Raw) -> Raw:
                 for each in kept[part]
             ]
     metadata = _metadata(raw["metadata"], "labels", "ownerReferences")
+    status = raw.get("status") or {}
+    began = {"startTime": status["startTime"]} if "startTime" in status else {}
     return {
         "metadata": metadata,
         "spec": kept,
-        "status": {"phase": (raw.get("status") or {}).get("phase", "")},
+        "status": {"phase": status.get("phase", ""), **began},
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -526,6 +527,52 @@ def test_only_observing_it_writes_nothing_but_the_status_of_what_is_its_own(
         "coordination.k8s.io/leases",
         "events.k8s.io/events",
     }
+
+
+def test_only_observing_it_sets_what_the_cluster_does_beside_what_it_would_do(
+    kinds: Cluster, operators: Operators, fleet: str, nodes: AddNodes
+) -> None:
+    # Kubernetes' own scheduler runs theirs on 4 of 8 GPUs at $2 an hour each, as it likes.
+    nodes("h100", 1, **of_pool(fleet))
+    operator = operators.start("--observe-only", "--lease-seconds=15", "--renew-seconds=10")
+    operators.wait_until_ready(operator)
+    theirs = suspended_job("theirs", fleet, gpus=4)
+    theirs["spec"]["suspend"] = False
+    add_job(kinds, fleet, theirs)
+
+    def observed() -> Object:
+        status = kinds.api.get(f"{FLOPWISE}/gpuqueues/{fleet}").get("status", {})
+        return dict(status.get("observed") or {})
+
+    eventually(lambda: observed().get("runs", {}).get("jobs") == 1, "what runs is told", 60)
+    runs = observed()["runs"]
+    assert (runs["gpus"], runs["usdPerHour"]) == (4, 8.0)
+    (pod,) = kinds.api.get(f"/api/v1/namespaces/{fleet}/pods")["items"]
+    at = f"/api/v1/namespaces/{fleet}/pods/{pod['metadata']['name']}/status"
+    kinds.api.patch(at, {"status": {"phase": "Succeeded"}})
+    eventually(lambda: observed().get("compared") == 1, "it ended in both worlds", 60)
+    status = kinds.api.get(f"{FLOPWISE}/gpuqueues/{fleet}")["status"]
+    assert [each["type"] for each in status["conditions"]] == ["Ready", "Observed"]
+    assert job_of(kinds, fleet, "theirs")["metadata"].get("annotations", {}).keys() == {
+        "flopwise.dev/hours"
+    }
+    said = flopwise("operator", "report", f"--kubeconfig={kinds.kubeconfig}", "-o", "json")
+    (row,) = [each for each in json.loads(said) if each["queue"] == fleet]
+    assert (row["compared"], row["ended"]) == (1, 1)
+    assert row["usd"] > 0.0
+
+
+def flopwise(*arguments: str) -> str:
+    """What a command prints."""
+    made = subprocess.run(
+        [sys.executable, "-m", "flopwise", *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=120,
+    )
+    return made.stdout
 
 
 def unruly(kube: Kube, rng: random.Random) -> Kube:
