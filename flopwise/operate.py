@@ -6,13 +6,17 @@ import os
 import signal
 import socket
 from datetime import timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flopwise.context import Context, Kubeconfig, connected
 from flopwise.errors import BAD_INPUT, FAILED, NOT_FOUND, Fail
 from flopwise.jobs import Output, OutputOption, print_rows
+
+if TYPE_CHECKING:
+    from telemetry.scrape import Prometheus
 
 RAY_KEY = "FLOPWISE_RAY_KEY"  # from which the tokens of Rays are made, the same for all replicas
 
@@ -98,6 +102,17 @@ def run(  # what an operator can be told
     head_memory: Annotated[
         str, typer.Option("--head-memory", help="Memory of the head of each Ray.")
     ] = "4Gi",
+    prometheus: Annotated[
+        str,
+        typer.Option(metavar="URL", help="That keeps what the GPUs do: who is idle, what is bad."),
+    ] = "",
+    token_file: Annotated[
+        Path | None, typer.Option(help="With --prometheus: a file with its bearer token.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What `calibrate` wrote; read anew when it changes."),
+    ] = None,
     context: Context = "",
     kubeconfig: Kubeconfig = "",
 ) -> None:
@@ -139,6 +154,8 @@ def run(  # what an operator can be told
         workers=workers,
         plan_every_seconds=plan_every_seconds,
         plan_seconds=plan_seconds,
+        source=_source(prometheus, token_file),
+        calibration=calibration,
         decisions=state.Settings(notice_seconds=notice_seconds),
         sight=sight.Settings(node_lost_seconds=node_lost_seconds, notice_seconds=notice_seconds),
         launch=launch.Settings(
@@ -175,3 +192,15 @@ def run(  # what an operator can be told
     if not kept:
         raise Fail("the lease was lost", FAILED)
     log.say("ended")
+
+
+def _source(prometheus: str, token_file: Path | None) -> Prometheus | None:
+    from telemetry.scrape import Prometheus
+
+    if not prometheus:
+        return None
+    try:
+        token = token_file.read_text(encoding="utf-8").strip() if token_file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fail(f"--token-file: {token_file}: {error}", BAD_INPUT) from None
+    return Prometheus(url=prometheus, token=token)

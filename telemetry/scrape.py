@@ -35,7 +35,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from telemetry.owners import JOBS, MODEL, PROJECT, TEAM, Pod, owner_of
 from telemetry.plain import plain
-from telemetry.samples import GpuSample
+from telemetry.samples import GpuSample, Health
 from telemetry.uses import NOBODY, Owner, Use
 
 CALL_SECONDS = 60.0
@@ -122,7 +122,8 @@ _OURS = {
 }
 _INFO = "flopwise_gpu_info"
 _SHARE = "flopwise_gpu_owner_share_ratio"
-NAMES = (*_DCGM, *_OURS, _INFO, _SHARE)
+_HEALTH = "flopwise_gpu_health"
+NAMES = (*_DCGM, *_OURS, _INFO, _SHARE, _HEALTH)
 # DCGM marks what it does not know by the highest numbers of 32 bits, and by 2^47.
 _DCGM = {
     name: replace(one, blank=2.0**47 if one.field == "energy_joules" else 0x7FFFFFF0)
@@ -290,8 +291,9 @@ class _Told:
         self._identity: dict[str, dict[str, str]] = {}
         self._labels: dict[_Key, Mapping[str, str]] = {}
         self._shares: dict[_Key, dict[Owner, float]] = {}
+        self._health: dict[_Key, Health] = {}
         found = list(series)
-        ours = [one for one in found if one.name in _OURS or one.name in (_INFO, _SHARE)]
+        ours = [one for one in found if one.name in _OURS or one.name in (_INFO, _SHARE, _HEALTH)]
         for one in ours:
             self._add_ours(one)
         known = {uuid for _, uuid in self.measures} | {
@@ -317,6 +319,9 @@ class _Told:
             if 0 <= one.value <= 1:
                 owner = Owner(**{f: _owner_label(one.labels, label) for label, f in _OWNER.items()})
                 self._shares.setdefault((one.time, uuid), {})[owner] = one.value
+        elif one.name == _HEALTH:
+            if one.value == 1.0 and (state := one.labels.get("state", "")) in list(Health):
+                self._health[one.time, uuid] = Health(state)
         else:
             self._measure((one.time, uuid), _OURS[one.name], one.value)
 
@@ -378,7 +383,8 @@ class _Told:
         number = identity.pop("gpu_instance_id", "")
         if re.fullmatch(r"[0-9]{1,9}", number):
             identity["gpu_instance_id"] = int(number)
-        return GpuSample(time=time, node=node, uuid=uuid, name=name, **identity, **measures)
+        said = {**identity, **measures, "health": self._health.get(key)}
+        return GpuSample(time=time, node=node, uuid=uuid, name=name, **said)
 
     def _owner(self, key: _Key, pods: Mapping[tuple[str, str], Owner]) -> Owner:
         labels = self._labels.get(key, {})

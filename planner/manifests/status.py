@@ -55,6 +55,7 @@ class JobCondition(StrEnum):
     RUNNING = "Running"
     LAUNCHED = "Launched"
     PLANNED = "Planned"
+    IDLE_WORKLOAD = "IdleWorkload"
 
 
 class Condition(Part):
@@ -142,7 +143,8 @@ class GpuJobStatus(Part):
     )
     conditions: Conditions = Field(
         default=(),
-        description="Succeeded, Failed, Preempted, Running, Launched and Planned, in this order.",
+        description="Succeeded, Failed, Preempted, Running, Launched, Planned and IdleWorkload, "
+        "in this order.",
     )
     plan: JobPlan | None = Field(default=None, description="Where and when it runs.")
     launched: Launched | None = Field(default=None, description="What carries it.")

@@ -93,6 +93,7 @@ class Status:
     usd_per_hour: float = 0.0  # money of what it holds
     full_usd_per_hour: float = 0.0  # with what is sunk
     started: datetime | None = None
+    idle_since: datetime | None = None  # all its GPUs do nothing
     record: Record = Record()
 
 
@@ -284,6 +285,7 @@ def status_of(one: Tracked, state: State) -> Status:
         usd_per_hour=0.0 if mode is None else mode.replicas * mode.usd_per_replica_hour,
         full_usd_per_hour=(0.0 if mode is None else mode.replicas * mode.full_usd_per_replica_hour),
         started=one.started,
+        idle_since=one.idle_since,
         record=record_of(one, state.grid),
     )
 

@@ -32,10 +32,11 @@ from scheduler.controller import preempt
 from scheduler.controller.desk import Desk, order_of, phase_without
 from scheduler.controller.intake import take_in
 from scheduler.controller.passes import Pass, class_of
-from scheduler.controller.state import PENDING, Cause, Event, Phase, State, Tracked, Why
+from scheduler.controller.state import PENDING, Cause, Event, Phase, State, Tracked, Why, is_idle
 
 Covered = dict[str, frozenset[str]]
 
+RESTS = (Cause.BACK_OFF, Cause.IDLE)  # a new slot changes nothing for it
 NO_ROOM = (Reason.CAPACITY, Reason.QUEUE_LIMIT, Reason.KEPT_BACK)  # not BUDGET: it is spent
 
 
@@ -127,7 +128,7 @@ def _is_due(one: Tracked, slot: int) -> bool:
     """Whether a promised start has come; or another slot may have room for what had none."""
     if one.phase is Phase.RESERVED:
         return one.segments[0].start <= slot
-    return one.why.reason not in (Reason.NO_OPTION, Reason.DEPENDENCY, Cause.BACK_OFF)
+    return one.why.reason not in (Reason.NO_OPTION, Reason.DEPENDENCY, *RESTS)
 
 
 # -- one job ---------------------------------------------------------------------------------------
@@ -178,7 +179,7 @@ def _case(found: Pass, one: Tracked) -> Case | Why:
     if one.job.queue and one.job.queue not in found.desk.rules:
         message = f"queue {one.job.queue} does not exist"
         return Why(reason=Reason.NO_OPTION, message=message, binds=(one.job.queue,))
-    if one.not_before is not None and one.not_before > found.state.now:
+    if is_idle(one) or (one.not_before is not None and one.not_before > found.state.now):
         return one.why
     after = _open_after(found, one)
     failed = [n for n in after if n in found.jobs and found.jobs[n].phase is Phase.FAILED]

@@ -24,6 +24,7 @@ from planner.ways import Way, columns_of
 from scheduler.controller.quotas import Claim, Order, covered
 from scheduler.controller.state import (
     ENDED,
+    Cause,
     Phase,
     State,
     Tracked,
@@ -32,7 +33,10 @@ from scheduler.controller.state import (
     work_left,
 )
 
-HOPELESS = (Reason.NO_OPTION, Reason.WINDOW, Reason.DEPENDENCY, Reason.BUDGET, Reason.NOT_WORTH)
+HOPELESS = (
+    *(Reason.NO_OPTION, Reason.WINDOW, Reason.DEPENDENCY, Reason.BUDGET, Reason.NOT_WORTH),
+    Cause.IDLE,
+)
 
 
 Size = tuple[int, float, int, float]  # pool, money, slots, GPUs

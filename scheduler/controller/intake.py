@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from planner.manifests.schema import IdleAction
+from planner.problem import Queue
 from planner.quotas import too_many_keepers
 from scheduler.controller import planned
 from scheduler.controller.desk import phase_without
@@ -23,18 +25,21 @@ from scheduler.controller.state import (
     JobDeleted,
     JobFailed,
     JobFinished,
+    JobIdle,
     JobStarted,
     JobStopped,
     NodeChanged,
     NodeLost,
     Phase,
     PlanArrived,
+    QueueRules,
     QueuesChanged,
     Settings,
     Tick,
     Tracked,
     Why,
     end_of,
+    is_idle,
     work_at_risk,
     work_done,
 )
@@ -52,7 +57,7 @@ def take_in(found: Pass, event: Event) -> None:
             _arrived(found, event.job)
         case JobChanged():
             _changed(found, event)
-        case JobDeleted() | JobStarted() | JobCheckpointed() | JobStopped():
+        case JobDeleted() | JobStarted() | JobCheckpointed() | JobStopped() | JobIdle():
             _moved(found, event)
         case JobFinished() | JobFailed():
             _ended(found, event)
@@ -87,6 +92,8 @@ def _changed(found: Pass, event: JobChanged) -> None:
     ):
         return
     if not one.holds:
+        if is_idle(one) and event.generation != one.generation:
+            one = replace(one, why=Why(reason=Cause.ARRIVED))  # its owner has seen to it
         found.unreserve(replace(one, job=event.job, generation=event.generation))
         return
     new = event.job
@@ -103,7 +110,9 @@ def _changed(found: Pass, event: JobChanged) -> None:
     found.put(replace(one, job=started, generation=event.generation))
 
 
-def _moved(found: Pass, event: JobDeleted | JobStarted | JobCheckpointed | JobStopped) -> None:
+def _moved(
+    found: Pass, event: JobDeleted | JobStarted | JobCheckpointed | JobStopped | JobIdle
+) -> None:
     one = found.jobs.get(event.name)
     if one is None:
         return
@@ -115,9 +124,32 @@ def _moved(found: Pass, event: JobDeleted | JobStarted | JobCheckpointed | JobSt
         case JobCheckpointed():
             if one.holds:
                 found.put(replace(one, checkpointed=event.at))
+        case JobIdle():
+            if one.phase is Phase.RUNNING and not one.deleted:
+                _idle(found, one, event)
         case JobStopped():
             if one.holds:
                 _stopped(found, one, event.at, saved=event.saved)
+
+
+def _idle(found: Pass, one: Tracked, event: JobIdle) -> None:
+    """What its queue says of a job that leaves its GPUs idle; what may not be stopped is not."""
+    rules = found.desk.rules.get(one.job.queue) or QueueRules(queue=Queue(name=""))
+    since = event.since
+    if since is not None and one.started is not None:
+        since = max(since, one.started)
+    idle_seconds = 0.0 if since is None else (event.at - since).total_seconds()
+    if rules.idle_action is IdleAction.NEVER or idle_seconds < rules.idle_seconds:
+        since = None
+    if since is None or rules.idle_action is IdleAction.WARN or not one.job.preemptible:
+        if one.idle_since != since:
+            found.put(replace(one, idle_since=since))
+        return
+    message = (
+        f"its GPUs did nothing for {idle_seconds / 60:.0f} minutes, queue {one.job.queue} allows "
+        f"{rules.idle_seconds / 60:.0f}; it goes on once it was changed"
+    )
+    found.stop(replace(one, idle_since=since), Why(reason=Cause.IDLE, message=message))
 
 
 def _deleted(found: Pass, one: Tracked) -> None:
@@ -155,6 +187,7 @@ def _resting(one: Tracked, at: datetime, *, saved: bool) -> Tracked:
         since=at,
         started=None,
         checkpointed=None,
+        idle_since=None,
         work_done=max(0.0, safe),
     )
 

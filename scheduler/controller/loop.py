@@ -24,8 +24,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
+from cost_models.calibration import drifts
 from planner.problem import Grid
 from scheduler.controller import state as states
 from scheduler.controller.actions import (
@@ -37,6 +39,7 @@ from scheduler.controller.actions import (
     Status,
     diff,
     learned,
+    status_of,
 )
 from scheduler.controller.carry import Hand, Order
 from scheduler.controller.decide import Decider
@@ -45,12 +48,14 @@ from scheduler.controller.keeper import Keeper
 from scheduler.controller.log import Log
 from scheduler.controller.metrics import Metrics
 from scheduler.controller.notes import Note, Notes
+from scheduler.controller.readings import Measured, Reading, Readings, Source, windows_of
 from scheduler.controller.sight import WORKLOADS, Known, Sight
 from scheduler.controller.sight import Settings as SightSettings
 from scheduler.controller.slow import Answer, Slow
 from scheduler.controller.state import (
     Event,
     JobFailed,
+    JobIdle,
     Phase,
     PlanArrived,
     State,
@@ -59,7 +64,7 @@ from scheduler.controller.state import (
     gpus_of,
 )
 from scheduler.controller.summary import Sums, pool_status, queue_status, sums
-from scheduler.controller.told import EVICTED, read_status, status_patch, word
+from scheduler.controller.told import EVICTED, idle_in_words, read_status, status_patch, word
 from scheduler.kube import errors, names, ray_status
 from scheduler.kube import launch as starting
 from scheduler.kube.client import Kube
@@ -92,6 +97,8 @@ class Settings:
     sight: SightSettings = field(default_factory=SightSettings)
     ray_key: bytes = b""  # that the tokens of Rays are made from; empty: one of this process alone
     launch: starting.Settings = field(default_factory=starting.Settings)
+    source: Source | None = None  # of what the GPUs do; None: nobody tells
+    calibration: Path | None = None  # a file of what was measured, read when it changes
 
 
 class Leads(Protocol):
@@ -150,6 +157,8 @@ class Operator:
         self._notes = Notes(api, self.leader.identity)
         self._slow: Slow | None = None
         self._keeper = Keeper(self.metrics)  # only observing
+        self._readings: Readings | None = None
+        self._measured = Measured(settings.calibration)
         self._told: dict[str, Status] = {}  # what owners know, or are about to
         self._dirty: set[str] = set()
         self._failures: dict[str, int] = {}
@@ -190,6 +199,8 @@ class Operator:
             informer.stop()
         if self._slow is not None:
             self._slow.end()
+        if self._readings is not None:
+            self._readings.end()
         self._notes.end()
         self._hands.end(2.0 / max(1, self.settings.workers))
 
@@ -218,6 +229,7 @@ class Operator:
             return
         if not self.led:
             self._begin()
+        self._calibrate()
         self._decide(plans)
         if (onlook := self.sight.onlook) is not None:
             looked_at = (name for name, one in self.sight.known.items() if one.adopted)
@@ -241,6 +253,8 @@ class Operator:
                     self._finish(lane, *value)
                 case ("plan", _):
                     plans += self._planned(value)
+                case ("reading", _):
+                    plans += self._heard(value)
                 case (plural, name) if plural != "stop":
                     self.sight.take(plural, name, value)
         return plans
@@ -259,6 +273,12 @@ class Operator:
                 every_seconds=self.settings.plan_every_seconds,
                 solve_seconds=self.settings.plan_seconds,
                 died=self._planner_died,
+            )
+        if self.settings.source is not None:
+            self._readings = Readings(
+                self.settings.source,
+                lambda: windows_of(self.state.queues),
+                lambda reading: self.inbox.put(("reading", ""), reading),
             )
         self.log.say("acting", jobs=len(self.sight.raw[GPU_JOBS.plural]))
         self.metrics.leading.set(1)
@@ -320,6 +340,7 @@ class Operator:
 
     def _tell_of(self, old: Tracked | None, new: Tracked | None) -> None:
         """The log, the metrics and the Events of one job that has changed."""
+        self._tell_of_idle(old, new)
         if new is None or (old is not None and old.phase is new.phase and old.why == new.why):
             return
         if new.phase is Phase.LAUNCHING and (old is None or old.attempt < new.attempt):
@@ -340,6 +361,14 @@ class Operator:
         waits = new.phase in (Phase.WAITING, Phase.SUSPENDED, Phase.FAILED)
         if known is not None and (waits or new.why.reason in EVICTED) and new.why.message:
             self._note(known, word(new.why.reason), new.why.message, warning=waits)
+
+    def _tell_of_idle(self, old: Tracked | None, new: Tracked | None) -> None:
+        if new is None or new.idle_since is None or (old is not None and old.idle_since):
+            return
+        text = idle_in_words(status_of(new, self.state))
+        self.log.warning("idle", job=new.name, what=text)
+        if (known := self.sight.known.get(new.name)) is not None:
+            self._note(known, "IdleWorkload", text, warning=True)
 
     def _note(self, known: Known, reason: str, text: str, *, warning: bool = False) -> None:
         if self.settings.observe_only and known.adopted:
@@ -363,6 +392,30 @@ class Operator:
         self.metrics.gap.set(min(answer.plan.gap_fraction, 1e9))
         self.metrics.solve.set(answer.plan.solve_seconds)
         return [PlanArrived(at=datetime.now(UTC), plan=answer.plan, grid=answer.grid)]
+
+    def _heard(self, reading: Reading) -> list[Event]:
+        """What the GPUs do: who leaves theirs idle, and which nodes are given nothing new."""
+        self.metrics.readings.set(0.0 if reading.error else 1.0)
+        if reading.error:
+            self.log.warning("nothing is told of the GPUs", why=reading.error)
+            return []
+        self.sight.distrust(reading.bad)
+        since = {
+            self.sight.job_of_pod(each.owner.namespace, each.owner.job, each.owner.pod): each.since
+            for each in reading.idle
+        }
+        running = (n for n, one in self.state.jobs.items() if one.phase is Phase.RUNNING)
+        return [JobIdle(at=datetime.now(UTC), name=n, since=since.get(n)) for n in running]
+
+    def _calibrate(self) -> None:
+        found = self._measured.changed()
+        if isinstance(found, str):
+            self.log.warning("the calibration is not used", why=found)
+        elif found is not None:
+            self.sight.calibrate(found)
+            self.log.say("calibrated", measurements=len(found.measurements))
+            for drift in drifts(found.measurements):
+                self.log.warning("a drift", subject=str(drift.subject), what=str(drift))
 
     def _planner_died(self, why: str) -> None:
         self.metrics.restarts.inc()

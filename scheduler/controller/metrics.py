@@ -70,6 +70,9 @@ class Metrics:
             "flopwise_planner_restarts", "Of the process that plans the whole queue.", registry=of
         )
         self.leading = Gauge("flopwise_leader", "1: this operator acts.", registry=of)
+        self.readings = Gauge(
+            "flopwise_readings_up", "1: what the GPUs do was told at the last look.", registry=of
+        )
         self.would_launch = Gauge(
             "flopwise_would_launch", "Only observing: launches that would have been.", registry=of
         )

@@ -18,7 +18,15 @@ from planner import churn
 from planner.plan import Plan, Segment, Status, Unplaced
 from planner.problem import Demand, Grid, Problem
 from scheduler.controller.passes import Pass
-from scheduler.controller.state import Cause, Phase, PlanArrived, Tracked, Why, notice_seconds
+from scheduler.controller.state import (
+    Cause,
+    Phase,
+    PlanArrived,
+    Tracked,
+    Why,
+    is_idle,
+    notice_seconds,
+)
 
 Places = dict[str, tuple[Segment, ...]]
 
@@ -92,7 +100,12 @@ def _keeps(found: Pass, place: Segment) -> bool:
 
 def _place(found: Pass, one: Tracked, segments: tuple[Segment, ...]) -> Segment | None:
     """What the plan has for a job that waits, from now on and as long as it takes from now on."""
-    if not segments or one.deleted or (one.not_before or found.state.now) > found.state.now:
+    if (
+        not segments
+        or one.deleted
+        or is_idle(one)
+        or (one.not_before or found.state.now) > found.state.now
+    ):
         return None
     if one.pinned and not {p.node for s in segments for p in s.placement} <= set(one.pinned):
         return None

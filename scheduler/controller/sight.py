@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from cost_models.calibration import NONE, Calibration
 from planner.fleet import queue_of, usd_per_gpu_hour
 from planner.manifests.errors import Fault
 from planner.manifests.read import of_object
@@ -145,6 +146,8 @@ class Sight:
         self._signature: object = None
         self._places: tuple[Place, ...] = ()
         self._near = Near(())
+        self._calibration = NONE
+        self._bad: Mapping[str, str] = {}  # nodes that get nothing new, and why
         self._adopting = Places(NO_FLEET)
 
     # -- taking in ---------------------------------------------------------------------------------
@@ -197,6 +200,27 @@ class Sight:
             if not owned:
                 del self._owned[uid]
 
+    def calibrate(self, calibration: Calibration) -> None:
+        """From now on, what jobs are promised is corrected by what was measured."""
+        if calibration != self._calibration:
+            self._calibration, self._signature, self._fleet_changed = calibration, None, True
+
+    def distrust(self, bad: Mapping[str, str]) -> None:
+        """These nodes have GPUs out of order, and why: what runs there goes on, nothing begins."""
+        if bad != self._bad:
+            self._bad, self._fleet_changed = dict(bad), True
+
+    def job_of_pod(self, namespace: str, job: str, pod: str) -> str:
+        """The job that a pod is of, by its label of that name or by its name; or empty."""
+        if found := self._labelled.get(f"{namespace}/{job}"):
+            return found
+        whose = [
+            (len(key), name)
+            for (_, key), name in self._job_of.items()
+            if f"{namespace}/{pod}".startswith(f"{key}-")
+        ]
+        return max(whose, default=(0, ""))[1]
+
     @property
     def is_due(self) -> bool:
         """Whether there is something that a state has not been told of."""
@@ -243,7 +267,11 @@ class Sight:
         if self.onlook is not None:
             self.onlook.see(pods, holders, found, now)
         self._lose(found)
-        sound = [each for each in found if each.name not in self.lost]
+        sound = [
+            replace(each, away=each.away or self._bad.get(each.name, ""))
+            for each in found
+            if each.name not in self.lost
+        ]
         self.fleet = fleet(sound, self._pools())
         pools, nodes = self.fleet.on(state.grid)
         signature = (
@@ -251,7 +279,10 @@ class Sight:
             tuple(pool.windows[0].usd_per_node_hour if pool.windows else 0.0 for pool in pools),
             frozenset((m.name, m.taints, frozenset(m.labels.items())) for m in sound),
         )
-        self._places = tuple(map(place_of, self.fleet.pools, pools))
+        self._places = tuple(
+            place_of(manifest, pool, self._calibration)
+            for manifest, pool in zip(self.fleet.pools, pools, strict=True)
+        )
         self._near = Near(self.fleet.pools)
         self._adopting = Places(self.fleet)
         if signature != self._signature:  # jobs have other ways to run now
@@ -301,7 +332,11 @@ class Sight:
             rules = made.spec.preemption
             found.append(
                 QueueRules(
-                    queue=queue_of(made), within_queue=rules.within_queue, reclaim=rules.reclaim
+                    queue=queue_of(made),
+                    within_queue=rules.within_queue,
+                    reclaim=rules.reclaim,
+                    idle_seconds=made.spec.idle.after_seconds,
+                    idle_action=made.spec.idle.action,
                 )
             )
         return tuple(found)

@@ -32,7 +32,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from planner.guarantees import with_guarantees
-from planner.manifests.schema import Preempts
+from planner.manifests.schema import IdleAction, Preempts
 from planner.plan import Plan, Price, QueuePrice, Segment
 from planner.problem import (
     GPU_MILLI,
@@ -78,6 +78,7 @@ class Cause(StrEnum):
     RECLAIMED = "reclaimed"  # what it ran on was lent, and is wanted back
     MOVED = "moved"  # it pays to run it elsewhere
     NODE_LOST = "node-lost"
+    IDLE = "idle"  # it left its GPUs idle for as long as its queue allows
     DELETED = "deleted"
     FAILED = "failed"
     FINISHED = "finished"
@@ -117,6 +118,7 @@ class Tracked:
     pinned: tuple[str, ...] = ()  # nodes that its owner allows; empty: any
     foreign: bool = False  # started by somebody else: it is counted, never touched
     deleted: bool = False  # its owner wants it gone
+    idle_since: datetime | None = None  # all its GPUs do nothing since then
     uid: str = ""  # of the object it stands for; another uid is another job
     generation: int = 0  # of the object, as it was read
 
@@ -147,6 +149,8 @@ class QueueRules:
     queue: Queue
     within_queue: Preempts = Preempts.LOWER_PRIORITY
     reclaim: Preempts = Preempts.ANY
+    idle_seconds: float = 1800.0  # a job whose GPUs are idle for so long is warned or suspended
+    idle_action: IdleAction = IdleAction.WARN
 
     @property
     def planned(self) -> Queue:
@@ -246,6 +250,14 @@ class JobCheckpointed(Tick):
     """A running job has saved what it did."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobIdle(Tick):
+    """All GPUs of a running job do nothing since then; None: it works, as far as is known."""
+
+    name: str
+    since: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -504,7 +516,12 @@ def _problem(state: State) -> Problem:
 
 
 def _open(one: Tracked) -> bool:
-    return one.phase not in ENDED and not one.deleted
+    return one.phase not in ENDED and not one.deleted and not is_idle(one)
+
+
+def is_idle(one: Tracked) -> bool:
+    """Whether it was stopped for leaving its GPUs idle, and waits for its owner to change it."""
+    return one.phase is Phase.SUSPENDED and one.why.reason == Cause.IDLE
 
 
 def _running(one: Tracked, state: State) -> Running | None:

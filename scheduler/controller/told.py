@@ -20,7 +20,7 @@ from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import HOLDING, Cause, Phase
 
 Raw = dict[str, Any]
-EVICTED = (Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST)
+EVICTED = (Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST, Cause.IDLE)
 OBSERVED = "ObserveOnly"
 MOST_MESSAGE = 4096
 SHOWN_NODES = 1000
@@ -123,7 +123,10 @@ def conditions(
     return found
 
 
-_RARE = (JobCondition.SUCCEEDED, JobCondition.FAILED, JobCondition.PREEMPTED)
+_RARE = (
+    *(JobCondition.SUCCEEDED, JobCondition.FAILED, JobCondition.PREEMPTED),
+    JobCondition.IDLE_WORKLOAD,
+)
 
 
 def _claims(status: Status, observe_only: bool) -> Iterator[tuple[JobCondition, bool, str, str]]:
@@ -145,6 +148,18 @@ def _claims(status: Status, observe_only: bool) -> Iterator[tuple[JobCondition, 
         yield JobCondition.LAUNCHED, holds, str(phase), launched
     planned = holds or phase in (Phase.RESERVED, Phase.DONE)
     yield JobCondition.PLANNED, planned, reason, said
+    idle = status.idle_since is not None
+    yield JobCondition.IDLE_WORKLOAD, idle, "Idle" if idle else "Works", idle_in_words(status)
+
+
+def idle_in_words(status: Status) -> str:
+    """Since when a job's GPUs do nothing, and what that costs; empty where they work."""
+    if status.idle_since is None:
+        return ""
+    return (
+        f"its {status.gpus:g} GPUs do nothing since {iso(status.idle_since)}, "
+        f"at ${status.full_usd_per_hour:,.2f} an hour"
+    )
 
 
 def _in_words(status: Status) -> str:

@@ -39,7 +39,8 @@ def at(count: float) -> datetime:
 
 def queue(name: str, **fields: Any) -> QueueRules:
     """A queue; ``guaranteed``, ``lendable`` and ``limit`` as dicts; policies by their names."""
-    of_rules = {k: fields.pop(k) for k in ("within_queue", "reclaim") if k in fields}
+    rules = ("within_queue", "reclaim", "idle_seconds", "idle_action")
+    of_rules = {k: fields.pop(k) for k in rules if k in fields}
     made: dict[str, Any] = {
         k: tuple(v.items()) if isinstance(v, Mapping) else v for k, v in fields.items()
     }

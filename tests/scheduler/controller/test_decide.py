@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from planner.manifests.schema import IdleAction
 from planner.plan import Reason
 from planner.problem import Interruption, Job
 from scheduler.controller.state import (
@@ -11,12 +12,13 @@ from scheduler.controller.state import (
     JobChanged,
     JobDeleted,
     JobFailed,
+    JobIdle,
     NodeChanged,
     NodeLost,
     Phase,
 )
 from tests.planner.worlds import job, mode, pool
-from tests.scheduler.controller.play import SLOTS, Player, at, world
+from tests.scheduler.controller.play import SLOTS, Player, at, queue, world
 
 ROW = pool("row", nodes=4, gpus=8, slots=SLOTS)
 
@@ -265,3 +267,58 @@ def test_work_that_outlasts_the_grid_runs_to_its_end() -> None:
     assert play.phase("long") is Phase.RUNNING
     play.pass_time(40.5, when=39.5)
     assert play.phase("long") is Phase.DONE
+
+
+# -- idle GPUs -------------------------------------------------------------------------------------
+
+
+def idle_play(action: IdleAction, **fields: object) -> Player:
+    """A job of all nodes in a queue that allows half an hour, an hour after its start."""
+    play = Player(world(ROW, queues=[queue("q", idle_seconds=1800.0, idle_action=action)]))
+    play.run(gang("a", 4, 10, queue="q", **fields))
+    play.tick(1.0)
+    return play
+
+
+def test_a_job_that_leaves_its_gpus_idle_is_said_to_and_works_again_when_it_does() -> None:
+    play = idle_play(IdleAction.WARN)
+    play.tell(JobIdle(at=at(1.0), name="a", since=at(0.75)))  # a quarter of an hour only
+    assert play.state.jobs["a"].idle_since is None
+    play.tell(JobIdle(at=at(1.0), name="a", since=at(0.25)))
+    warned = play.state.jobs["a"]
+    assert (warned.phase, warned.idle_since) == (Phase.RUNNING, at(0.25))
+    play.tell(JobIdle(at=at(1.1), name="a", since=None))
+    assert play.state.jobs["a"].idle_since is None
+
+
+def test_where_its_queue_says_so_an_idle_job_is_suspended_until_its_owner_changes_it() -> None:
+    play = idle_play(IdleAction.SUSPEND)
+    play.tell(JobIdle(at=at(1.0), name="a", since=at(0.25)))
+    assert (play.phase("a"), play.state.jobs["a"].why.reason) == (Phase.STOPPING, Cause.IDLE)
+    play.stop("a", 1.1, saved=True)
+    play.tick(3.0)
+    assert play.phase("a") is Phase.SUSPENDED  # though all nodes are free
+    assert play.arrive(gang("b", 4, 1), 3.0).phase is Phase.LAUNCHING
+    assert "a" not in play.state.problem().job_by_name
+    play.finish("b", 4.0)
+    assert play.phase("a") is Phase.SUSPENDED
+    same = play.state.jobs["a"].job
+    play.tell(JobChanged(at=at(4.0), job=same, generation=1))
+    assert play.phase("a") is Phase.LAUNCHING
+
+
+def test_a_job_that_may_not_be_stopped_and_one_of_a_queue_that_never_minds_go_on() -> None:
+    play = idle_play(IdleAction.SUSPEND, preemptible=False)
+    play.tell(JobIdle(at=at(1.0), name="a", since=at(0.25)))
+    assert (play.phase("a"), play.state.jobs["a"].idle_since) == (Phase.RUNNING, at(0.25))
+    never = idle_play(IdleAction.NEVER)
+    never.tell(JobIdle(at=at(1.0), name="a", since=at(0.25)))
+    assert (never.phase("a"), never.state.jobs["a"].idle_since) == (Phase.RUNNING, None)
+
+
+def test_a_job_is_not_idle_for_what_its_gpus_did_before_it_came() -> None:
+    play = Player(world(ROW))
+    play.arrive(gang("a", 1, 10), 1.0)
+    play.start("a", 1.0)
+    play.tell(JobIdle(at=at(1.25), name="a", since=at(0)))
+    assert play.state.jobs["a"].idle_since is None

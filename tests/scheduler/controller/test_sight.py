@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
+from cost_models.calibration import Calibration, Measurement, Subject
 from planner.problem import Grid
 from scheduler.controller.actions import Being
 from scheduler.controller.decide import run
@@ -179,3 +182,61 @@ def test_a_pool_that_has_no_price_is_left_out_and_said_to_be() -> None:
     world.tell()
     assert [p.name for p in world.state.pools] == ["h100"]
     assert "spec.price" in world.sight.faults["gpupools", "/odd"]
+
+
+def training() -> dict[str, Any]:
+    raw = gpu_job()
+    raw["spec"] = {"training": {"model": "llama-3.1-8b", "tokens": 1e9, "gpus": 8}}
+    return raw
+
+
+def test_what_was_measured_corrects_what_a_job_is_promised() -> None:
+    # Half as fast as promised, of this very subject: the factor says how far that is believed.
+    world = World()
+    world.sight.take("gpujobs", "ml/train", training())
+    world.tell()
+    before = world.state.jobs["ml/train"].job.modes[0].work_per_replica_hour
+    subject = Subject(model="llama-3.1-8b", accelerator=H100, precision="bf16", method="Full")
+    slow = Measurement(
+        subject=subject,
+        job="other",
+        time=NOW,
+        gpus=8,
+        unit="tokens",
+        promised_per_gpu_second=2.0,
+        measured_per_gpu_second=1.0,
+    )
+    measured = Calibration((slow,))
+    world.sight.calibrate(measured)
+    world.sight.take("gpujobs", "ml/next", training() | {"metadata": gpu_job("next")["metadata"]})
+    world.tell()
+    after = world.state.jobs["ml/next"].job.modes[0].work_per_replica_hour
+    assert after / before == pytest.approx(measured.factor(subject).value)
+    assert after < 0.7 * before
+
+
+def test_a_node_with_a_bad_gpu_gets_nothing_new_and_what_runs_there_goes_on() -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/train", gpu_job())
+    world.tell()
+    bad = {name: f"its GPU {name}/0: Xid 79" for name in ("n0", "n1")}
+    world.sight.distrust(bad)
+    world.tell()
+    world.sight.take("gpujobs", "ml/next", gpu_job("next"))
+    world.tell()
+    assert {n.name: n.cordoned for n in world.state.nodes} == bad
+    assert world.phase("ml/train") is Phase.LAUNCHING
+    assert world.phase("ml/next") is Phase.WAITING
+    world.sight.distrust({})
+    world.tell()
+    assert world.phase("ml/next") is Phase.LAUNCHING
+
+
+def test_a_pod_s_job_is_known_by_its_label_or_by_its_name() -> None:
+    world = World()
+    world.sight.take("jobs", "ml/theirs", batch_job())
+    world.tell()
+    assert world.sight.job_of_pod("ml", "theirs.job", "x") == "ml/theirs.job"
+    assert world.sight.job_of_pod("ml", "", "theirs-0-abcde") == "ml/theirs.job"
+    assert world.sight.job_of_pod("ml", "", "others-0-abcde") == ""
+    assert world.sight.job_of_pod("elsewhere", "", "theirs-0-abcde") == ""

@@ -140,3 +140,17 @@ def test_what_was_held_is_of_the_schema() -> None:
     (one,) = made.runs
     assert (one.pool, one.gpus, one.start, one.end) == ("h100", 8.0, NOW, None)
     assert (one.usd_per_hour, one.full_usd_per_hour) == (16.0, 20.0)
+
+
+def test_a_job_that_leaves_its_gpus_idle_is_told_since_when_and_what_they_cost() -> None:
+    idle = status(
+        Phase.RUNNING, Why(reason=Cause.PLACED), gpus=8.0, full_usd_per_hour=16.0, idle_since=NOW
+    )
+    (found,) = [c for c in conditions(idle, (), NOW) if c["type"] == "IdleWorkload"]
+    assert (found["status"], found["message"]) == (
+        "True",
+        "its 8 GPUs do nothing since 2026-12-01T00:00:00Z, at $16.00 an hour",
+    )
+    works = status(Phase.RUNNING, Why(reason=Cause.PLACED))
+    assert "IdleWorkload" not in said(works)
+    assert said(works, (found,))["IdleWorkload"] == ("False", "Works")

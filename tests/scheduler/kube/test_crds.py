@@ -247,5 +247,6 @@ def test_pools_and_queues_are_the_clusters_and_jobs_a_namespaces() -> None:
 def test_a_jobs_conditions_stand_with_what_ends_it_first() -> None:
     # The column State is the first that holds: a job that failed while it ran has failed.
     assert list(JobCondition) == [
-        *("Succeeded", "Failed", "Preempted", "Running", "Launched", "Planned")
+        *("Succeeded", "Failed", "Preempted", "Running", "Launched", "Planned"),
+        "IdleWorkload",
     ]
