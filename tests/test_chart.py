@@ -23,6 +23,7 @@ OF_KUBERNETES = {
     *("resources", "podSecurityContext", "securityContext", "tolerations", "affinity"),
     *("topologySpreadConstraints", "imagePullSecrets"),
     *("networkPolicy.metricsFrom", "networkPolicy.extraEgress", "extraEnv"),
+    *("extraVolumes", "extraVolumeMounts"),
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 from telemetry import scrape
 from telemetry.exporter import Exporter, Snapshot, serve
 from telemetry.owners import Basis, Share
-from telemetry.samples import GpuSample
+from telemetry.samples import GpuSample, Health
 from telemetry.scrape import Prometheus, ScrapeError, exposition, read_exporter, read_metric
 from telemetry.uses import NOBODY, Owner, Use
 from tests.telemetry.prometheus import prometheus
@@ -447,3 +447,12 @@ def test_a_page_of_a_hundred_megabytes_costs_no_more_than_its_size(web: Web) -> 
     filler = b'other_metric{a="b"} 1\n' * 2**16  # 1.4 MB of what nobody asked for
     web.body = PAGE.encode() + filler * 70
     assert read_exporter(web.url, NOW) == (READ,)
+
+
+def test_what_our_collector_thinks_of_a_gpu_is_read() -> None:
+    page = "\n".join(
+        f'flopwise_gpu_health{{uuid="GPU-a",state="{state}"}} {int(state == "cordon")}'
+        for state in ("fine", "watch", "cordon")
+    )
+    (use,) = exposition(f'flopwise_gpu_power_watts{{uuid="GPU-a"}} 70\n{page}\n', NOW)
+    assert use.sample.health is Health.CORDON

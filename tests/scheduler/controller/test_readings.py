@@ -75,9 +75,7 @@ def test_a_source_that_says_nothing_makes_nobody_idle_and_is_said() -> None:
     assert "status 503" in found.error
 
 
-def test_a_gpu_that_fell_off_the_bus_costs_its_node_new_work_a_program_s_fault_does_not() -> (
-    None
-):
+def test_a_gpu_that_fell_off_the_bus_costs_its_node_new_work_a_program_s_fault_does_not() -> None:
     # Xid 79 is the driver's; 31 is a page fault of the program's own.
     fell = sample(NOW, "GPU-b", last_xid=79)
     assert "GPU-b: Xid 79" in bad_nodes([sample(NOW), fell])["n0"]
