@@ -78,8 +78,9 @@ def _arrived(found: Pass, job: Tracked) -> None:
         found.put(job)
         found.fresh.add(job.name)
         return
-    last = job.segments[-1]  # it is there, however long it was to be
-    last = replace(last, end=min(max(last.end, found.slot + 1), found.state.grid.slots))
+    last = job.segments[-1]  # it is there now, whatever clock said when it began, and however long
+    end = min(max(last.end, found.slot + 1), found.state.grid.slots)
+    last = replace(last, start=min(last.start, found.slot), end=end)
     found.hold(replace(job, segments=(*job.segments[:-1], last)), (found.slot, last.end))
 
 

@@ -104,6 +104,8 @@ class Leader:
         try:
             lease = self._api.get(names.LEASES, self._name, self._namespace)
         except NotFound:
+            if not self._may_create():
+                return False
             self._api.create(names.LEASES, self._made({}, transitions=0))
             return True
         spec = lease.get("spec") or {}
@@ -116,6 +118,12 @@ class Leader:
         transitions = int(spec.get("leaseTransitions") or 0) + (holder != self.identity)
         self._api.replace(names.LEASES, self._made(lease, transitions=transitions))
         return True
+
+    def _may_create(self) -> bool:
+        """Whether nobody can still act by a lease that somebody has deleted."""
+        said, at = self._seen
+        is_other = said is not None and said[0] not in ("", self.identity)
+        return not is_other or self._clock() - at > self.terms.lease_seconds
 
     def _is_over(self, spec: Raw) -> bool:
         """Whether its holder has been silent for too long, by our clock."""

@@ -624,7 +624,9 @@ class Operator:
             self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, held, fault, observed))
         for key, raw in self.sight.raw[names.GPU_POOLS.plural].items():
             fault = self.sight.faults.get((names.GPU_POOLS.plural, key), "")
-            self._summary(names.GPU_POOLS, key, raw, pool_status(raw, self.state, fault))
+            remark = self.sight.remarks.get(f"GpuPool {raw['metadata']['name']}", "")
+            status = pool_status(raw, self.state, fault, remark)
+            self._summary(names.GPU_POOLS, key, raw, status)
 
     def _summary(self, resource: names.Resource, key: str, raw: Any, status: Any) -> None:
         handle = f"{resource.plural}{key}"

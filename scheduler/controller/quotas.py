@@ -81,6 +81,24 @@ class Tree:
         yield from sorted(self.by_name, key=lambda name: (-len(self.path(name)), name))
 
 
+def misplaced(parents: Mapping[str, str]) -> dict[str, str]:
+    """Queues whose parent makes no tree, and why; ``parents``: of each queue, empty for a root."""
+    found = {}
+    for name, parent in parents.items():
+        above, seen = parent, {name}
+        while above in parents and above not in seen:
+            seen.add(above)
+            above = parents[above]
+        if parent and parent not in parents:
+            why = f"found {parent}, which does not exist; allowed: a GpuQueue, or none"
+        elif parent and above == name:
+            why = f"found {parent}, which is under it; allowed: a GpuQueue that is not"
+        else:
+            continue
+        found[name] = f"spec.parent: {why}. It is a root meanwhile"
+    return found
+
+
 def borrowed(state: State) -> tuple[Borrowed, ...]:
     """What each queue holds beside its guarantee, where it holds or is guaranteed any."""
     pools = {pool.name: pool for pool in state.pools}

@@ -28,6 +28,7 @@ from planner.problem import Grid, Job
 from planner.question import job_on
 from scheduler.controller.actions import OVER, Being, Record, Status, Workload, recalled
 from scheduler.controller.onlook import Onlook
+from scheduler.controller.quotas import misplaced
 from scheduler.controller.state import (
     Event,
     FleetChanged,
@@ -131,6 +132,7 @@ class Sight:
         self.fleet = NO_FLEET
         self.lost: frozenset[str] = frozenset()
         self.faults: dict[Handle, str] = {}  # objects that are left alone, and why
+        self.remarks: dict[str, str] = {}  # on pools that are used all the same: "GpuPool a"
         self.changed: set[str] = set()  # jobs whose workload is another than it was
         self._clock = clock
         self._fleet_at = -1e9
@@ -273,6 +275,7 @@ class Sight:
             if each.name not in self.lost
         ]
         self.fleet = fleet(sound, self._pools())
+        self.remarks = {each.place: f"{each.path}: {each.message}" for each in self.fleet.faults}
         pools, nodes = self.fleet.on(state.grid)
         signature = (
             tuple(replace(pool, windows=()) for pool in pools),
@@ -321,6 +324,18 @@ class Sight:
             self._objects.update(dict.fromkeys((plural, key) for key in self.raw[plural]))
 
     def _queues(self) -> tuple[QueueRules, ...]:
+        found = self._read_queues()
+        wrong = misplaced({rules.queue.name: rules.queue.parent for rules in found})
+        for name, why in wrong.items():
+            self.faults[names.GPU_QUEUES.plural, f"/{name}"] = why
+        return tuple(
+            replace(rules, queue=replace(rules.queue, parent=""))
+            if rules.queue.name in wrong
+            else rules
+            for rules in found
+        )
+
+    def _read_queues(self) -> list[QueueRules]:
         found = []
         for key, raw in sorted(self.raw[names.GPU_QUEUES.plural].items()):
             handle = names.GPU_QUEUES.plural, key
@@ -339,7 +354,7 @@ class Sight:
                     idle_action=made.spec.idle.action,
                 )
             )
-        return tuple(found)
+        return found
 
     def _looked_at(self) -> Iterator[tuple[str, Raw]]:
         """Workloads of others that are looked at only, by their jobs."""

@@ -70,8 +70,11 @@ def _path(queue: str, parents: Mapping[str, str]) -> list[str]:
     return found
 
 
-def pool_status(raw: Mapping[str, Any], state: State, fault: str = "") -> Raw:
-    """Of a GpuPool: what is ready of it, and what nothing uses."""
+def pool_status(raw: Mapping[str, Any], state: State, fault: str = "", remark: str = "") -> Raw:
+    """Of a GpuPool: what is ready of it, and what nothing uses.
+
+    ``remark``: what is odd about it, although it is used.
+    """
     name = raw["metadata"]["name"]
     ready = [node for node in state.nodes if node.pool == name and not node.cordoned]
     sound = sum(not device.unhealthy for node in ready for device in node.devices)
@@ -82,17 +85,17 @@ def pool_status(raw: Mapping[str, Any], state: State, fault: str = "") -> Raw:
     )
     total = sum(len(node.devices) for node in ready)
     return {
-        **_head(raw, fault or ("" if ready else "no node that is ready")),
+        **_head(raw, fault or ("" if ready else remark or "no node that is ready"), remark),
         "nodes": len(ready),
         "gpus": total,
         "freeGpus": max(0.0, sound - held),
     }
 
 
-def _head(raw: Mapping[str, Any], fault: str) -> Raw:
+def _head(raw: Mapping[str, Any], fault: str, remark: str = "") -> Raw:
     generation = int(raw["metadata"].get("generation") or 0)
     reason = "Invalid" if fault else "Ready"
-    ready = _condition(raw, "Ready", "False" if fault else "True", reason, fault)
+    ready = _condition(raw, "Ready", "False" if fault else "True", reason, fault or remark)
     return {"observedGeneration": generation, "conditions": [ready]}
 
 

@@ -9,6 +9,7 @@ from planner.plan import Reason
 from planner.problem import Interruption, Job
 from scheduler.controller.state import (
     Cause,
+    JobArrived,
     JobChanged,
     JobDeleted,
     JobFailed,
@@ -267,6 +268,18 @@ def test_work_that_outlasts_the_grid_runs_to_its_end() -> None:
     assert play.phase("long") is Phase.RUNNING
     play.pass_time(40.5, when=39.5)
     assert play.phase("long") is Phase.DONE
+
+
+def test_what_runs_by_a_record_of_a_clock_that_was_ahead_holds_its_nodes_now() -> None:
+    # Its operator's clock was two hours ahead: it is on its nodes all the same.
+    play = Player(world(ROW))
+    play.run(gang("a", 4, 3))
+    there = play.state.jobs["a"]
+    ahead = replace(there.segments[0], start=2, end=5)
+    after = Player(world(ROW))
+    after.tell(JobArrived(at=at(0), job=replace(there, segments=(ahead,))))
+    assert after.arrive(gang("b", 1, 1)).phase is Phase.RESERVED
+    assert after.starts("b") == 5.0
 
 
 # -- idle GPUs -------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -115,6 +116,39 @@ def test_a_lease_that_is_given_up_is_taken_at_once() -> None:
     a.attempt()
     a.stop()
     assert not a.is_leader()
+    assert b.attempt()
+
+
+def test_a_lease_that_is_deleted_is_made_anew_by_its_holder_and_by_no_other_in_its_time() -> None:
+    api, clock = Leases(), Time()
+    a, b = candidate(api, clock, "a"), candidate(api, clock, "b")
+    a.attempt()
+    b.attempt()  # sees a's write at 0 s
+    del api.kept["flopwise"]
+    clock.seconds = 1.0
+    assert not b.attempt()  # a acts until 10 s, and knows nothing of it yet
+    assert a.attempt()
+    assert not b.attempt()
+    del api.kept["flopwise"]
+    clock.seconds = 16.1  # a is gone too: more than 15 s after its last write that b has seen
+    assert b.attempt()
+
+
+def test_a_wall_clock_that_jumps_and_a_renew_time_that_is_none_change_nothing() -> None:
+    # What counts is when a candidate saw a change, by a clock that does not jump.
+    api, clock = Leases(), Time()
+    a, b = candidate(api, clock, "a"), candidate(api, clock, "b")
+    for number, hours in enumerate((0, 1, -1, 0)):
+        wall = datetime(2026, 12, 1, 12 + hours, number, tzinfo=UTC)
+        a._now = lambda wall=wall: wall  # type: ignore[misc]  # bound as it is now
+        clock.seconds += 2
+        assert a.attempt()
+        assert not b.attempt()
+        assert (a.is_leader(), b.is_leader()) == (True, False)
+    spec = api.kept["flopwise"]["spec"]
+    spec |= {"renewTime": "yesterday", "acquireTime": None, "leaseTransitions": None}
+    assert not b.attempt()
+    clock.seconds += 15.1
     assert b.attempt()
 
 

@@ -13,6 +13,7 @@ from scheduler.controller.actions import Being
 from scheduler.controller.decide import run
 from scheduler.controller.sight import Settings, Sight
 from scheduler.controller.state import Event, JobArrived, Phase, State
+from scheduler.controller.summary import pool_status
 from scheduler.controller.told import record_text
 from scheduler.kube.names import ATTEMPT, RECORD
 from tests.scheduler.kube.objects import node, pod
@@ -240,3 +241,101 @@ def test_a_pod_s_job_is_known_by_its_label_or_by_its_name() -> None:
     assert world.sight.job_of_pod("ml", "", "theirs-0-abcde") == "ml/theirs.job"
     assert world.sight.job_of_pod("ml", "", "others-0-abcde") == ""
     assert world.sight.job_of_pod("elsewhere", "", "theirs-0-abcde") == ""
+
+
+def gpu_queue(name: str, **spec: Any) -> dict[str, Any]:
+    head = {"apiVersion": "flopwise.dev/v1alpha1", "kind": "GpuQueue"}
+    return head | {"metadata": {"name": name}, "spec": spec}
+
+
+def test_queues_in_a_ring_and_one_without_its_parent_are_roots_and_said_to_be() -> None:
+    # a is under b and b under a; c is under d, which is not there, and e under c, as it should be.
+    world = World()
+    for name, parent in (("a", "b"), ("b", "a"), ("c", "d"), ("e", "c")):
+        guaranteed = {"h100": 8} if name == "a" else {}
+        raw = gpu_queue(name, parent=parent, guaranteed=guaranteed)
+        world.sight.take("gpuqueues", f"/{name}", raw)
+    job = gpu_job()
+    job["spec"]["queue"] = "a"
+    world.sight.take("gpujobs", "ml/train", job)
+    world.tell()
+    parents = {rules.queue.name: rules.queue.parent for rules in world.state.queues}
+    assert parents == {"a": "", "b": "", "c": "", "e": "c"}
+    assert "found b, which is under it" in world.sight.faults["gpuqueues", "/a"]
+    assert "found d, which does not exist" in world.sight.faults["gpuqueues", "/c"]
+    assert ("gpuqueues", "/e") not in world.sight.faults
+    assert world.phase("ml/train") is Phase.LAUNCHING
+    world.sight.take("gpuqueues", "/d", gpu_queue("d"))
+    world.tell()
+    assert ("gpuqueues", "/c") not in world.sight.faults
+
+
+def test_a_job_of_a_queue_that_is_not_there_waits_and_is_told_so() -> None:
+    world = World()
+    raw = batch_job()
+    raw["metadata"]["labels"]["flopwise.dev/queue"] = "nowhere"
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.tell()
+    one = world.state.jobs["ml/theirs.job"]
+    assert (one.phase, one.why.message) == (Phase.WAITING, "queue nowhere does not exist")
+    world.sight.take("gpuqueues", "/nowhere", gpu_queue("nowhere"))
+    world.tell()
+    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+
+
+def test_pools_that_share_nodes_are_told_who_has_them() -> None:
+    world = World()
+    other = gpu_pool()
+    other["metadata"] = {"name": "other"}
+    world.sight.take("gpupools", "/other", other)
+    world.tell()
+    assert {node.pool for node in world.state.nodes} == {"h100"}
+    remark = world.sight.remarks["GpuPool other"]
+    assert "which GpuPool h100 has" in remark
+    (ready,) = pool_status(other, world.state, "", remark)["conditions"]
+    assert (ready["status"], ready["message"]) == ("False", remark)  # it has no node of its own
+
+
+def ray_job(stage: str = "Running", suspend: bool = False, **status: Any) -> dict[str, Any]:
+    """What our GpuJob ``train`` was launched as; KubeRay without a token has no word of it."""
+    owner = {"kind": "GpuJob", "apiVersion": "flopwise.dev/v1alpha1", "name": "train"}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {
+            "name": "train",
+            "namespace": "ml",
+            "uid": "uid-ray",
+            "ownerReferences": [{**owner, "uid": "uid-train", "controller": True}],
+            "annotations": {ATTEMPT: "1"},
+        },
+        "spec": {"suspend": suspend},
+        "status": {"jobDeploymentStatus": stage, **status},
+    }
+
+
+def ray_pod(name: str = "worker") -> dict[str, Any]:
+    return pod(name, "n0", labels={"flopwise.dev/job": "train"}) | {
+        "metadata": {"name": name, "namespace": "ml", "labels": {"flopwise.dev/job": "train"}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("stage", "lingers"),
+    [("Running", True), ("Complete", False), ("Failed", False), ("Suspended", False)],
+)
+def test_a_ray_job_that_ended_and_of_whose_end_kuberay_never_hears_lingers(
+    stage: str, lingers: bool
+) -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/train", gpu_job())
+    world.sight.take("rayjobs", "ml/train", ray_job(stage))
+    world.sight.take("pods", "ml/worker", ray_pod())
+    world.tell()
+    world.sight.hear("ml/train", "SUCCEEDED")  # Ray's own word, that the operator asked for
+    world.tell()
+    found = world.sight.workloads["ml/train"]
+    assert (found.being, found.lingers) == (Being.SUCCEEDED, lingers)
+    world.sight.take("pods", "ml/worker", None)  # somebody has taken them away
+    world.tell()
+    assert not world.sight.workloads["ml/train"].lingers
