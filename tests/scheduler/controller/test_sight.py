@@ -339,3 +339,73 @@ def test_a_ray_job_that_ended_and_of_whose_end_kuberay_never_hears_lingers(
     world.sight.take("pods", "ml/worker", None)  # somebody has taken them away
     world.tell()
     assert not world.sight.workloads["ml/train"].lingers
+
+
+# -- only looking on -------------------------------------------------------------------------------
+
+
+def onlooker() -> World:
+    world = World()
+    world.sight = Sight(Settings(looks_on=True), world.clock)
+    world.sight.take("gpupools", "/h100", gpu_pool())
+    for name in ("n0", "n1"):
+        world.sight.take("nodes", f"/{name}", node(name))
+    return world
+
+
+def their_pod(began: str, phase: str = "Running") -> dict[str, Any]:
+    raw = pod("theirs-x", "n1", gpus=8, phase=phase)
+    raw["metadata"] |= {
+        "namespace": "ml",
+        "ownerReferences": [{"kind": "Job", "name": "theirs", "uid": "uid-theirs"}],
+    }
+    raw["status"]["startTime"] = began
+    return raw
+
+
+def test_a_job_that_somebody_else_runs_is_decided_on_and_what_it_really_holds_is_known() -> None:
+    # Its owner never suspended it, and Kueue has it too: where nothing is done, that is theirs.
+    world = onlooker()
+    world.tell()
+    raw = batch_job(suspend=False)
+    raw["metadata"]["creationTimestamp"] = "2026-12-01T00:00:01Z"
+    raw["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "theirs"
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.sight.take("pods", "ml/theirs-x", their_pod("2026-12-01T00:00:02Z"))
+    world.tell()
+    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+    assert all(not d.unhealthy for n in world.state.nodes for d in n.devices)  # not of others
+    assert world.sight.onlook is not None
+    real = world.sight.onlook.real(["ml/theirs.job"], world.state.jobs)
+    assert [(h.job, h.node, h.gpus) for h in real.holdings] == [("ml/theirs.job", "n1", 8.0)]
+
+
+def test_a_job_that_ran_before_we_looked_on_is_where_it_is() -> None:
+    world = onlooker()
+    raw = batch_job(suspend=False)
+    raw["metadata"]["creationTimestamp"] = "2026-11-30T23:00:00Z"
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.sight.take("pods", "ml/theirs-x", their_pod("2026-11-30T23:00:05Z"))
+    world.tell()
+    one = world.state.jobs["ml/theirs.job"]
+    assert (one.phase, one.nodes) == (Phase.RUNNING, ("n1",))
+    assert one.started == datetime(2026, 11, 30, 23, 0, 5, tzinfo=UTC)
+
+
+def test_a_job_that_has_ended_by_itself_stays_in_the_world_that_would_be() -> None:
+    world = onlooker()
+    world.tell()
+    raw = batch_job(suspend=False)
+    raw["metadata"]["creationTimestamp"] = "2026-12-01T00:00:01Z"
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.tell()
+    done = batch_job(suspend=False, version=2)
+    done["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
+    world.sight.take("jobs", "ml/theirs", done)
+    assert world.tell() == []
+    world.sight.take("jobs", "ml/theirs", None)
+    assert world.tell() == []
+    assert world.sight.onlook is not None
+    real = world.sight.onlook.real([], world.state.jobs)
+    assert real.over == {"ml/theirs.job": Being.SUCCEEDED}
+    assert world.sight.onlook.real([], {}).over == {}
