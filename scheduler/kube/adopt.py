@@ -45,6 +45,7 @@ from scheduler.kube.names import (
     JOB_SETS,
     JOBS,
     KUEUE_QUEUE,
+    LABEL_CHARACTERS,
     MIG_PREFIX,
     PINNED,
     PROJECT,
@@ -379,7 +380,8 @@ def _object(raw: Raw, spec: Raw) -> Raw:
 def adopted_name(raw: Raw) -> str:
     """What the job is called: ``train.rayjob``, so that no two kinds are in one another's way."""
     kind = raw["kind"].lower()
-    return f"{label_value(raw['metadata']['name'])[: 62 - len(kind)].rstrip('-.')}.{kind}"
+    room = LABEL_CHARACTERS - len(kind) - 1
+    return f"{label_value(raw['metadata']['name'], room)}.{kind}"
 
 
 def _annotated(annotations: Mapping[str, str], place: str, faults: list[Fault]) -> Raw:

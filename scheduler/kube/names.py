@@ -128,10 +128,13 @@ def child_name(name: str, characters: int = RAYJOB_NAME_CHARACTERS) -> str:
     return f"{fit[: characters - _HASH_CHARACTERS - 1].rstrip('-')}-{mark}"
 
 
-def label_value(text: str) -> str:
-    """``text`` where it is a label's value; else its start and a hash of the whole."""
-    if len(text) <= LABEL_CHARACTERS and re.fullmatch(r"([A-Za-z0-9]([-\w.]*[A-Za-z0-9])?)?", text):
+def label_value(text: str, characters: int = LABEL_CHARACTERS) -> str:
+    """``text`` where it is a label's value; else its start and a hash of the whole.
+
+    Of at most so many characters.
+    """
+    if len(text) <= characters and re.fullmatch(r"([A-Za-z0-9]([-\w.]*[A-Za-z0-9])?)?", text):
         return text
     mark = hashlib.sha256(text.encode()).hexdigest()[:_HASH_CHARACTERS]
-    fit = re.sub(r"[^-A-Za-z0-9.]", "-", text)[: LABEL_CHARACTERS - _HASH_CHARACTERS - 1]
+    fit = re.sub(r"[^-A-Za-z0-9.]", "-", text)[: characters - _HASH_CHARACTERS - 1]
     return f"{fit.strip('-.') or 'x'}-{mark}"

@@ -20,8 +20,6 @@ import pytest
 
 from scheduler.controller import loop
 from scheduler.controller.log import Log
-from scheduler.kube import errors
-from scheduler.kube.client import Kube
 from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Capabilities
 from tests.cluster.api import Object, Refused, eventually
@@ -30,6 +28,7 @@ from tests.cluster.conftest import AddNodes, Helm
 from tests.cluster.process import Process
 from tests.cluster.rights import refused, used
 from tests.cluster.test_chart import rendered
+from tests.cluster.unruly import Fate, Unruly
 
 pytestmark = pytest.mark.cluster
 
@@ -370,18 +369,7 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         operator.kill()
     operators.start()
     eventually(lambda: done(kinds, fleet) == 10 * kills, "all jobs have run", 120 + 2 * kills)
-    found = all_jobs(kinds, fleet)
-    assert len(found) == 10 * kills
-    assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
-    created = Counter(
-        entry["objectRef"]["name"]
-        for entry in kinds.audit(since=since)
-        if entry["verb"] == "create"
-        and entry.get("objectRef", {}).get("resource") == "jobs"
-        and entry["objectRef"].get("namespace") == fleet
-        and entry["responseStatus"]["code"] == http.client.CREATED
-    )
-    assert set(created.values()) == {1}
+    assert launched_once(kinds, fleet, since) == 10 * kills
     theirs, ours = (
         {f"{letter}{number}-{each}" for number in range(kills) for each in range(count)}
         for letter, count in (("j", 8), ("g", 2))
@@ -403,9 +391,6 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         and entry["responseStatus"]["code"] == http.client.CREATED
     )
     assert bound == dict.fromkeys(theirs | ours, 1)
-    pods = kinds.api.get(f"/api/v1/namespaces/{fleet}/pods")["items"]
-    by_job = Counter(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods)
-    assert by_job == {job["metadata"]["name"]: 1 for job in found}
 
 
 def acts(operator: Process) -> bool:
@@ -575,62 +560,58 @@ def flopwise(*arguments: str) -> str:
     return made.stdout
 
 
-def unruly(kube: Kube, rng: random.Random) -> Kube:
-    """A client whose API server refuses, fails, forgets, and does what it does not answer."""
-    ask = kube._once
-
-    def once(method: str, path: str, query: Any, *more: Any) -> Any:
-        if "watch" in query and rng.random() < 0.2:
-            raise errors.Gone("too old")
-        if rng.random() < 0.1:
-            raise rng.choice(
-                [
-                    errors.TooMany("later", retry_after_seconds=0.05),
-                    errors.ServerFailed("500"),
-                    errors.Unreachable("timed out"),
-                    errors.Conflict("409"),
-                ]
-            )
-        answer = ask(method, path, query, *more)
-        if method != "GET" and rng.random() < 0.1:  # it is done, and nobody is told
-            answer.release_conn()
-            raise errors.Unreachable("cut off")
-        return answer
-
-    kube._once = once  # type: ignore[method-assign,assignment]  # a server's moods
-    return kube
-
-
 def test_whatever_the_api_server_answers_each_job_is_launched_once(
-    kinds: Cluster, fleet: str, nodes: AddNodes
+    kinds: Cluster, fleet: str, nodes: AddNodes, tmp_path: Path
 ) -> None:
     nodes("h100", 2, **of_pool(fleet))
-    kube = connect(kubeconfig=str(kinds.kubeconfig), qps=500, burst=1000)
+    since = kinds.audit_offset()
     lines: list[str] = []
-    operator = loop.Operator(
-        unruly(kube, random.Random(7)),
-        loop.Settings(namespaces=(fleet,), plan_every_seconds=0),
-        can=Capabilities(),
-        log=Log(lines.append),
-    )
-    thread = threading.Thread(target=operator.run, daemon=True)
-    thread.start()
-    try:
-        for number in range(16):
-            add_job(kinds, fleet, suspended_job(f"j{number}", fleet, 4, "1s"))
-        for number in range(8):
-            made = task(fleet, gpus=4, run=plain("1s"))
-            put(kinds, "GpuJob", f"g{number}", fleet, made)
-        eventually(lambda: done(kinds, fleet) == 24, "all jobs have run", 150)
-        eventually(
-            lambda: all(holds(kinds, fleet, f"g{n}", "Succeeded") for n in range(8)),
-            "all owners are told",
-            60,
+    with Unruly(kinds.url, kinds.credentials("admin"), random.Random(7)) as proxy:
+        kube = connect(kubeconfig=str(proxy.kubeconfig(tmp_path / "proxy")), qps=500, burst=1000)
+        kube._read_seconds = 1.0  # so that silence costs no half minutes
+        operator = loop.Operator(
+            kube,
+            loop.Settings(namespaces=(fleet,), plan_every_seconds=0),
+            can=Capabilities(),
+            log=Log(lines.append),
         )
-    finally:
-        operator.stop()
-        thread.join(10)
-        print("".join(lines[-60:]))  # noqa: T201  # pytest shows it where the test failed
-    found = all_jobs(kinds, fleet)
-    assert len(found) == 24
+        thread = threading.Thread(target=operator.run, daemon=True)
+        thread.start()
+        try:
+            for number in range(24):
+                add_job(kinds, fleet, suspended_job(f"j{number}", fleet, 4, "1s"))
+            for number in range(12):
+                made = task(fleet, gpus=4, run=plain("1s"))
+                put(kinds, "GpuJob", f"g{number}", fleet, made)
+            eventually(lambda: done(kinds, fleet) == 36, "all jobs have run", 150)
+            eventually(
+                lambda: all(holds(kinds, fleet, f"g{n}", "Succeeded") for n in range(12)),
+                "all owners are told",
+                60,
+            )
+        finally:
+            operator.stop()
+            thread.join(10)
+            print("".join(lines[-60:]))  # noqa: T201  # pytest shows it where the test failed
+            print(proxy.fates)  # noqa: T201  # as above
+    assert set(proxy.fates) == set(Fate)  # each of them has happened
+    assert launched_once(kinds, fleet, since) == 36
+
+
+def launched_once(cluster: Cluster, namespace: str, since: int) -> int:
+    """How many Jobs there are; each was made once, let run once, and had one pod."""
+    found = all_jobs(cluster, namespace)
     assert {job["metadata"]["annotations"]["flopwise.dev/attempt"] for job in found} == {"1"}
+    created = Counter(
+        entry["objectRef"]["name"]
+        for entry in cluster.audit(since=since)
+        if entry["verb"] == "create"
+        and entry.get("objectRef", {}).get("resource") == "jobs"
+        and entry["objectRef"].get("namespace") == namespace
+        and entry["responseStatus"]["code"] == http.client.CREATED
+    )
+    assert set(created.values()) == {1}
+    pods = cluster.api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+    by_job = Counter(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"] for pod in pods)
+    assert by_job == {job["metadata"]["name"]: 1 for job in found}
+    return len(found)

@@ -15,6 +15,7 @@ from scheduler.kube.adopt import (
     Declined,
     Places,
     adopt,
+    adopted_name,
     forget_start,
     gated,
     pin_pod,
@@ -125,6 +126,18 @@ def test_a_suspended_job_is_a_task_of_a_replica_a_pod() -> None:
     assert (found.resource, found.uid, found.hours_assumed) == (JOBS, "u7", False)
     assert found.job.spec.placement.pools == ("h100",)  # the other's taint is not tolerated
     assert found.nodes == ()
+
+
+def test_two_workloads_whose_names_begin_alike_are_two_jobs() -> None:
+    one, other = a_job(), a_job()
+    one["metadata"]["name"] = "x" * 60 + "one"
+    other["metadata"]["name"] = "x" * 60 + "two"
+    first, second = adopted_name(one), adopted_name(other)
+    assert first != second
+    assert len(first) == len(second) == 63  # a label's value
+    assert first.endswith(".job")
+    one["metadata"]["name"] = "x" * 59
+    assert adopted_name(one) == "x" * 59 + ".job"  # 59 + 4 = 63: it fits
 
 
 def test_annotations_say_what_the_manifest_cannot() -> None:
