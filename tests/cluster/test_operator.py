@@ -367,8 +367,15 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         eventually(partial(acts, operator), "it acts", 60)
         time.sleep(rng.uniform(0.0, 0.7))
         operator.kill()
-    operators.start()
-    eventually(lambda: done(kinds, fleet) == 10 * kills, "all jobs have run", 120 + 2 * kills)
+    last = operators.start()
+
+    def all_have_run() -> bool:
+        nonlocal last
+        if not last.alive:  # a busy machine took its lease of 3 s: started again, as a pod would be
+            last = operators.start()
+        return done(kinds, fleet) == 10 * kills
+
+    eventually(all_have_run, "all jobs have run", 120 + 2 * kills)
     assert launched_once(kinds, fleet, since) == 10 * kills
     theirs, ours = (
         {f"{letter}{number}-{each}" for number in range(kills) for each in range(count)}
@@ -390,7 +397,8 @@ def test_killed_at_any_moment_it_launches_every_job_once_and_loses_none(
         if (entry["verb"], entry["objectRef"].get("subresource")) == ("create", "binding")
         and entry["responseStatus"]["code"] == http.client.CREATED
     )
-    assert bound == dict.fromkeys(theirs | ours, 1)
+    # The Job of a GpuJob counts its pods: their names have their number.
+    assert bound == dict.fromkeys(theirs | {f"{name}-0" for name in ours}, 1)
 
 
 def acts(operator: Process) -> bool:
