@@ -132,6 +132,11 @@ LOCKED: Mapping[str, Module] = {
         ldflags=f"-s -w -X {_CONTAINERD}/version.Version=v2.4.2",
         tags="no_btrfs,no_devmapper,no_zfs,no_aufs",
     ),
+    "jobset": Module(
+        programs={"jobset": Program(package="sigs.k8s.io/jobset")},
+        seconds=90,
+        share={"crds": ("sigs.k8s.io/jobset", "config/components/crd/bases")},
+    ),
 }
 
 

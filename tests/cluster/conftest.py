@@ -13,6 +13,7 @@ Mark a test with ``@pytest.mark.cluster`` and take what it needs::
 - ``wide.processes["kube-apiserver"]`` can be paused, killed and started; ``wide.stop_api_server``
   and ``wide.restart_etcd`` wait until all is well again.
 - ``kinds`` is ``wide`` with our custom resources, as the chart has them.
+- ``sets`` has JobSets served, and JobSet's controller run, for the test that takes it.
 - ``wide.audit(user=...)`` yields what that user asked of the API server.
 - A pod runs until it is deleted, or ends after as long as its annotations say:
   ``tests.flopwise.dev/succeeds-after: 3s``, ``tests.flopwise.dev/fails-after: 3s``.
@@ -43,7 +44,7 @@ from typing import Any, Protocol
 import pytest
 
 from scheduler.kube.crds import CHART_CRDS
-from tests.cluster import build, image
+from tests.cluster import build, image, job_sets
 from tests.cluster import deep as real
 from tests.cluster.cluster import WIDE, Cluster
 
@@ -129,6 +130,15 @@ def kinds(wide: Cluster) -> Cluster:
     """The wide cluster with the custom resources of the chart."""
     wide.install(*sorted(CHART_CRDS.glob("*.yaml")))
     return wide
+
+
+@pytest.fixture
+def sets(wide: Cluster, say: build.Say, tmp_path: Path) -> Iterator[None]:
+    """JobSets are served, and JobSet's controller runs: for this test alone."""
+    with can_be_built():
+        build.ensure("jobset", say=say)
+    with job_sets.controller(wide, tmp_path):
+        yield
 
 
 @pytest.fixture
