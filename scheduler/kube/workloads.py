@@ -4,8 +4,11 @@
 |---|---|
 | inference; no entrypoint, or ``module:app`` | RayService: Serve LLM of its model, or that app |
 | an entrypoint | RayJob: one worker group a pool |
-| a pod template, and no entrypoint | Job (indexed, a pod a replica); over several pools a JobSet |
+| a pod template, and no entrypoint | Job (indexed, a pod a replica) |
 | neither | RayCluster, for its user to connect to |
+
+A gang without Ray over several pools would be a JobSet. The operator decides on one pool for each,
+and the chart grants it neither to make nor to delete one.
 
 A gang runs whole or not at all: its nodes were chosen with room for all of it, what is made is
 suspended, and has as many replicas at least and at most. It is released in one piece. Names follow
