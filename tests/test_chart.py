@@ -23,8 +23,10 @@ OF_KUBERNETES = {
     *("resources", "podSecurityContext", "securityContext", "tolerations", "affinity"),
     *("topologySpreadConstraints", "imagePullSecrets"),
     *("networkPolicy.metricsFrom", "networkPolicy.extraEgress", "extraEnv"),
-    *("extraVolumes", "extraVolumeMounts"),
+    *("extraVolumes", "extraVolumeMounts", "updateStrategy"),
 }
+# Names that are the user's: labels, annotations.
+OF_USERS = {"nodeSelector", "podAnnotations"}
 
 
 @pytest.fixture
@@ -42,7 +44,8 @@ def leaves(of: dict[str, Any], above: str = "") -> Iterator[str]:
     """The path of each value."""
     for name, value in of.items():
         path = f"{above}{name}"
-        if isinstance(value, dict) and value and path not in {*OF_KUBERNETES, "nodeSelector"}:
+        whole = {*OF_KUBERNETES, *OF_USERS}
+        if isinstance(value, dict) and value and path.removeprefix("collector.") not in whole:
             yield from leaves(value, f"{path}.")
         else:
             yield path
@@ -94,9 +97,27 @@ def test_names_of_values_are_in_camel_case() -> None:
     assert [step for step in steps if not re.fullmatch(r"[a-z]+([A-Z][a-z]*)*", step)] == []
 
 
+def used() -> str:
+    """All templates, with what a variable or a helper stands for written out."""
+    files = [path for path in (CHART / "templates").rglob("*") if path.is_file()]
+    text = "\n".join(_written_out(path.read_text()) for path in files)
+    helper = re.search(r'define "flopwise\.imageOf".*?(?=define|\Z)', text, re.DOTALL)
+    assert helper is not None
+    fields = set(re.findall(r"[ (](\.[a-z]+)", helper[0]))
+    images = re.findall(r'imageOf" \(list \. (\.Values[.\w]*)\)', text)
+    return "\n".join([text, *(f"{image}{field}" for image in images for field in fields)])
+
+
+def _written_out(template: str) -> str:
+    for name, of in re.findall(r"{{- \$(\w+) := (\.Values[.\w]*) }}", template):
+        template = template.replace(f"${name}.", f"{of}.")
+    return template
+
+
 def test_each_value_is_used() -> None:
-    text = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
-    assert [path for path in leaves(values()) if f".Values.{path}" not in text] == []
+    text = used()
+    unused = [p for p in leaves(values()) if not re.search(rf"\.Values\.{re.escape(p)}\b", text)]
+    assert unused == []
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: str(path.stem))
@@ -119,7 +140,7 @@ def test_each_argument_is_an_option_of_the_operator(flopwise: Command) -> None:
         pytest.skip("the command line has no operator yet")
     text = (CHART / "templates" / "deployment.yaml").read_text()
     options = set(re.findall(r"^ +- (--[a-z-]+)", text, re.MULTILINE))
-    assert len(options) == 7
+    assert len(options) == 9
     assert options - set(re.findall(r"--[a-z-]+", told.out)) == set()
 
 
