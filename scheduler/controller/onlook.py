@@ -33,7 +33,7 @@ class Onlook:
         self, pods: Iterable[Raw], holders: Holders, machines: Iterable[Machine], now: datetime
     ) -> None:
         """Pods hold these GPUs now."""
-        self.began = self.began or now
+        self.began = self.began or now.replace(microsecond=0)  # objects tell in whole seconds
         self._holdings = holdings(pods, holders, machines)
 
     def begin(self, job: str) -> None:

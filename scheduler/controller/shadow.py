@@ -118,8 +118,11 @@ class Books:
 
 
 def opened(now: datetime, accounts: Mapping[str, Account] | None = None) -> Books:
-    """Books from ``now`` on; ``accounts``: what an observer before us has counted."""
-    return Books(began=now, at=now, accounts=accounts or {})
+    """Books from ``now`` on; ``accounts``: what an observer before us has counted.
+
+    Objects tell in whole seconds when they were made, so what was made in this one has come since.
+    """
+    return Books(began=now.replace(microsecond=0), at=now, accounts=accounts or {})
 
 
 # -- the books -------------------------------------------------------------------------------------

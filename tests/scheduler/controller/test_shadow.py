@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -120,6 +120,17 @@ def test_a_job_that_ran_before_we_looked_on_is_not_compared() -> None:
     watch.step(1.1, over())
     assert watch.books.accounts[""].compared == 0
     assert watch.books.accounts[""].runs.usd == pytest.approx(24.0)  # what it held before is not in
+
+
+def test_a_job_that_arrives_in_the_second_in_which_we_begin_to_look_on_is_compared() -> None:
+    # We begin at 0.9 s; the job came at 0.95 s, of which its object says 0 s.
+    watch = Onlooker()
+    watch.books = opened(START + timedelta(seconds=0.9))
+    watch.arrive("a", 0, dear=2, cheap=2)
+    watch.step(0.1, on("dear-0"))
+    watch.step(1.1, over())
+    watch.step(1.3, over())
+    assert watch.books.accounts[""].compared == 1
 
 
 def test_pods_of_nobody_who_is_looked_at_cost_the_same_in_both() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from scheduler.controller.sight import Settings, Sight
 from scheduler.controller.state import Event, JobArrived, Phase, State
 from scheduler.controller.summary import pool_status
 from scheduler.controller.told import record_text
+from scheduler.kube.holders import Holders
 from scheduler.kube.names import ATTEMPT, RECORD
 from tests.scheduler.kube.objects import node, pod
 
@@ -390,6 +391,19 @@ def test_a_job_that_ran_before_we_looked_on_is_where_it_is() -> None:
     one = world.state.jobs["ml/theirs.job"]
     assert (one.phase, one.nodes) == (Phase.RUNNING, ("n1",))
     assert one.started == datetime(2026, 11, 30, 23, 0, 5, tzinfo=UTC)
+
+
+def test_a_job_of_the_second_in_which_we_begin_to_look_on_is_decided_on() -> None:
+    # We begin at 0.9 s; its object says that it came at 0 s, which is any time of that second.
+    world = onlooker()
+    assert world.sight.onlook is not None
+    world.sight.onlook.see((), Holders(jobs={}), (), NOW + timedelta(seconds=0.9))
+    raw = batch_job(suspend=False)
+    raw["metadata"]["creationTimestamp"] = "2026-12-01T00:00:00Z"
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.sight.take("pods", "ml/theirs-x", their_pod("2026-12-01T00:00:01Z"))
+    world.tell()
+    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
 
 
 def test_a_job_that_has_ended_by_itself_stays_in_the_world_that_would_be() -> None:
