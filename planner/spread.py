@@ -19,7 +19,7 @@ Share = TypeVar("Share")
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
 
-START_SECONDS = 60.0  # of the actors, and of what they load
+START_SECONDS = 120.0  # of the actors, and of what they load
 
 
 def shares(count: int, parts: int) -> list[tuple[int, int]]:

@@ -59,7 +59,7 @@ def on_its_own(*arguments: object, **environment: str) -> Ended:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     return Ended(done.returncode, done.stdout, done.stderr)

@@ -83,7 +83,7 @@ def plan_file(path: Path, *jobs: Job) -> PlanFile:
 
 
 def flopwise(
-    folder: Path, *arguments: str, seconds: float = 90
+    folder: Path, *arguments: str, seconds: float = 240
 ) -> subprocess.CompletedProcess[str]:
     """Run the command with its state, and everything else of a user, below ``folder``."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
@@ -94,7 +94,7 @@ def flopwise(
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=seconds,
         check=False,
     )
 
