@@ -186,7 +186,7 @@ def _pieces_earlier(table: Table, occupancy: Occupancy, booking: Booking) -> Boo
         ):
             counts = placement.nodes(occupancy, option, at, at + piece.slots)
             goes_on = at == before.until(table) and counts == before.counts[0]
-            if counts is None or (goes_on and piece.option == before.option):
+            if counts is None or (goes_on and option.mode == table.options[before.option].mode):
                 continue
             if occupancy.within_limits(option, at, piece.slots):
                 pieces[k] = replace(piece, start=at, counts=(counts,))

@@ -57,6 +57,14 @@ def large_method(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SHORT_RUIN", 0.02)  # in proportion to the time given here
 
 
+def test_a_piece_that_is_moved_up_to_where_the_one_before_ran_on_its_nodes_is_no_stop() -> None:
+    # The first piece goes on where the job runs, the second is begun anew: two options, one mode.
+    problem = timed_problem(6989)
+    plan, best = solve(problem, Limits(seconds=30.0, seed=6989)), optimum(problem)
+    assert best is not None
+    assert plan.costs.objective == pytest.approx(best.objective_usd, abs=2e-4)
+
+
 @pytest.mark.parametrize("first", range(0, LARGE_SEEDS, LARGE_CHUNK))
 def test_the_method_for_large_problems_proves_no_more_than_is_true_and_mostly_finds_the_optimum(
     first: int, large_method: None
