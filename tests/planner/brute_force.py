@@ -54,7 +54,7 @@ class Way:
     # (pool, slot, USD): its share of money and moving; what is nobody's bill is of no pool
     spent: tuple[tuple[str, int, float], ...]
     late_usd: float
-    lasts: bool = False  # what it holds is one service, and no piece that may move to the next
+    lasts: bool = False  # what it holds by each mode is one service: no piece may move to the next
 
     @property
     def start(self) -> int:
@@ -575,7 +575,8 @@ def _mixed_ways(problem: Problem, job: Job, mix: Mix) -> Iterator[Way]:
     for one in _service_ways_in(problem, replace(job, need=base), mix.base):
         for other in others:
             if any(sum(h.counts) for h in other.holds):
-                yield Way((*one.holds, *other.holds), (*one.spent, *other.spent), 0.0)
+                spent = (*one.spent, *other.spent)
+                yield Way((*one.holds, *other.holds), spent, 0.0, lasts=True)
 
 
 def _service_ways_in(problem: Problem, job: Job, number: int) -> Iterator[Way]:
@@ -657,8 +658,9 @@ def _on_node(everyone: list[Way], pool: Pool, n: int) -> Iterator[tuple[Amounts,
     """What each job holds of a node from when to when, without moving; a service is one run on."""
     for way in everyone:
         here = [h for h in way.holds if h.pool == pool.name]
-        pieces = [here] if way.lasts else [[h] for h in here]
-        for piece in pieces:
+        modes = sorted({h.mode for h in here})
+        lasting = [[h for h in here if h.mode == m] for m in modes]  # two of a mix
+        for piece in lasting if way.lasts else [[h] for h in here]:
             runs = tuple((h.start, h.end, h.counts[n]) for h in piece)
             if any(count for _, _, count in runs):
                 yield piece[0].amounts, runs

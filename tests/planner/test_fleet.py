@@ -103,6 +103,24 @@ def test_a_seed_and_a_number_of_moves_give_one_plan() -> None:
     assert plans[0].bound == plans[1].bound
 
 
+class Slow(Clock):
+    """The clock of a machine on which each look at it is a second after the last."""
+
+    looks = 0
+
+    @property
+    def seconds(self) -> float:
+        self.looks += 1
+        return float(self.looks)
+
+
+def test_a_number_of_moves_gives_that_plan_however_slow_the_machine() -> None:
+    # The ascent alone looks at the clock some 800 times: 40 % of the 1500 s would end it.
+    limits = Limits(seconds=1500.0, seed=7, moves=1000)
+    quick, slow = (engine.solve(fleet(1), made(limits)) for made in (Clock, Slow))
+    assert (slow.bound, slow.segments) == (quick.bound, quick.segments)
+
+
 def test_the_gap_of_a_small_fleet_is_small() -> None:
     plan = fleet_plan(fleet(2, jobs=12), moves=100_000)
     assert plan.unplaced == ()

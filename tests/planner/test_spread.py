@@ -146,7 +146,7 @@ def test_a_fleet_priced_on_workers_has_the_same_bound_and_the_same_plan(
     ray: Ray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ascent, "PASSES", 40)  # enough to differ, were there a difference
-    limits = Limits(seconds=60.0, seed=7, moves=20_000)
+    limits = Limits(seconds=600.0, seed=7, moves=20_000)
     here = engine.solve(fleet(1), Clock(limits))
     with pricers(ray) as make:
         there = engine.solve(fleet(1), Clock(limits), make)

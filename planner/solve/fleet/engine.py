@@ -150,7 +150,9 @@ def _with_time_measured(problem: Problem, c: Columns, improver: Improver, clock:
 
 
 def _ascend(pricer: Pricer, clock: Clock, prices: Floats | None) -> tuple[Ascent, Priced]:
-    until = clock.seconds + ASCENT_SHARE * clock.left
+    """Prices in a share of the time; where there is a number of moves, in a number of passes."""
+    share = ASCENT_SHARE if clock.limits.moves is None else 1.0
+    until = clock.seconds + share * clock.left
 
     def stop(bound: float) -> bool:
         clock.say("bounding", bound=bound, best=np.inf)
