@@ -221,7 +221,7 @@ def _listed(problem: Problem, job: Job, begins: set[Begin]) -> list[Way]:
     ]
     found.sort(key=lambda way: _sure_usd(problem, way))
     parts = {p.name for p in problem.pools if _has_parts(problem, p.name)}
-    return _undominated(found, parts) if _may_stop(job) else found
+    return _undominated(found, parts, _months(problem.grid)) if _may_stop(job) else found
 
 
 def _with_its_data(problem: Problem, job: Job, way: Way) -> Way:
@@ -249,10 +249,10 @@ def _has_parts(problem: Problem, pool: str) -> bool:
     return any(m.amounts.mig or m.amounts.gpu_milli % 1000 for m in modes)
 
 
-def _undominated(ways: list[Way], parts: set[str]) -> list[Way]:
+def _undominated(ways: list[Way], parts: set[str], months: list[list[int]]) -> list[Way]:
     """Without those that hold, cost and last all that another does, and more.
 
-    In pools with ``parts`` of GPUs a piece is another than two that may be on two GPUs.
+    They cost it in each month, as budgets have it. In pools with ``parts`` of GPUs a piece is another than two that may be on two GPUs.
     """
     kept: list[tuple[frozenset[object], Way]] = []
     for way in ways:
@@ -261,13 +261,11 @@ def _undominated(ways: list[Way], parts: set[str]) -> list[Way]:
             for h in way.holds
             for t in range(h.start, h.end)
         )
-        months = [range(t) for t in range(1, way.end + 1)]
         if not any(
             less <= held
             and other.start >= way.start
             and other.end <= way.end
             and all(other.spent_in(m) <= way.spent_in(m) + 1e-9 for m in months)
-            and other.usd - other.spent_in(months[-1]) <= 1e-9
             for less, other in kept
         ):
             kept.append((held, way))
