@@ -56,6 +56,22 @@ def nodes(occupancy: Occupancy, option: Option, start: int, end: int) -> Counts 
     return _choose(occupancy, option, room, option.peak, start)
 
 
+def piece(occupancy: Occupancy, option: Option, at: int, slots: int) -> Booking | None:
+    """A piece of ``option``, of so many slots from ``at``, or None where it does not fit."""
+    if not occupancy.within_limits(option, at, slots):
+        return None
+    if option.pool in occupancy.devices:
+        run = Run(start=0, end=slots, replicas=option.peak)
+        made = _place_service(occupancy, replace(option, length=slots, runs=(run,)), at)
+        if made is None or (option.held and made.counts[0] != option.held):
+            return None
+        return replace(made, slots=slots)
+    counts = nodes(occupancy, option, at, at + slots)
+    if counts is None:
+        return None
+    return Booking(option=option.index, start=at, counts=(counts,), slots=slots)
+
+
 def _place_mix(occupancy: Occupancy, option: Option, start: int) -> Booking | None:
     """The base, and the rest beside it."""
     base = place(occupancy, replace(option, rest=-1), start)
@@ -120,11 +136,9 @@ def earliest_piece(
     occupancy: Occupancy, option: Option, slots: int, first: int, last: int
 ) -> Booking | None:
     """A piece of ``option``, of so many slots, from as early as it has room."""
-    for at in map(int, openings(occupancy, option, slots, first, last)):
-        counts = nodes(occupancy, option, at, at + slots)
-        if counts is not None and occupancy.within_limits(option, at, slots):
-            return Booking(option=option.index, start=at, counts=(counts,), slots=slots)
-    return None
+    starts = map(int, openings(occupancy, option, slots, first, last))
+    made = (piece(occupancy, option, at, slots) for at in starts)
+    return next((booking for booking in made if booking is not None), None)
 
 
 def _candidates(

@@ -184,12 +184,9 @@ def _pieces_earlier(table: Table, occupancy: Occupancy, booking: Booking) -> Boo
         for at in map(
             int, placement.openings(occupancy, option, piece.slots, ready, piece.start - 1)
         ):
-            counts = placement.nodes(occupancy, option, at, at + piece.slots)
-            goes_on = at == before.until(table) and counts == before.counts[0]
-            if counts is None or (goes_on and option.mode == table.options[before.option].mode):
-                continue
-            if occupancy.within_limits(option, at, piece.slots):
-                pieces[k] = replace(piece, start=at, counts=(counts,))
+            made = placement.piece(occupancy, option, at, piece.slots)
+            if made is not None and not _goes_on(table, before, made):
+                pieces[k] = made
                 break
     found = chain(pieces)
     return found if occupancy.affordable(found) else booking
@@ -366,7 +363,9 @@ def _in_pieces(table: Table, occupancy: Occupancy, option: Option, ready: int) -
         if at < behind or len(pieces) == MOST_PIECES:
             continue
         piece = placement.longest(occupancy, option, at)
-        if piece is None or piece.slots < least or _goes_on(table, pieces, piece):
+        if piece is None or piece.slots < least:
+            continue
+        if pieces and _goes_on(table, pieces[-1], piece):
             continue
         pieces.append(piece)
         if (whole := done_by(table, option.job, pieces)) is not None:
@@ -374,10 +373,11 @@ def _in_pieces(table: Table, occupancy: Occupancy, option: Option, ready: int) -
     return None
 
 
-def _goes_on(table: Table, pieces: Sequence[Booking], piece: Booking) -> bool:
-    """Whether ``piece`` would be no piece of its own: it follows at once on the same nodes."""
-    last = pieces[-1] if pieces else None
-    return last is not None and (last.until(table), last.counts) == (piece.start, piece.counts)
+def _goes_on(table: Table, before: Booking, piece: Booking) -> bool:
+    """Whether ``piece`` would be no piece of its own: it follows at once where ``before`` is."""
+    same_mode = table.options[before.option].mode == table.options[piece.option].mode
+    same_place = (before.counts, before.spots) == (piece.counts, piece.spots)
+    return same_mode and same_place and before.until(table) == piece.start
 
 
 def evaluate(table: Table, bookings: Mapping[int, Booking]) -> Costs:

@@ -252,7 +252,8 @@ def _has_parts(problem: Problem, pool: str) -> bool:
 def _undominated(ways: list[Way], parts: set[str], months: list[list[int]]) -> list[Way]:
     """Without those that hold, cost and last all that another does, and more.
 
-    They cost it in each month, as budgets have it. In pools with ``parts`` of GPUs a piece is another than two that may be on two GPUs.
+    They cost it in each month, as budgets have it. In pools with ``parts`` of GPUs a piece is
+    another than two that may be on two GPUs.
     """
     kept: list[tuple[frozenset[object], Way]] = []
     for way in ways:
