@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from threading import Thread
 from typing import NoReturn, TypeVar
 
@@ -34,11 +34,8 @@ def interruptible(
     try:
         Thread(target=_fill, args=(answer, work), daemon=True).start()
         while True:
-            try:
-                return answer.result(timeout=ASK_SECONDS)
-            except TimeoutError:
-                if answer.done():
-                    raise
+            if wait([answer], timeout=ASK_SECONDS).done:
+                return answer.result()
             if signal.SIGINT in signal.sigpending():
                 presses.append(signal.sigwait({signal.SIGINT}))
             if len(presses) > 1:

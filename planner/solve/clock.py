@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Thread
@@ -74,11 +74,8 @@ class Stop:
         answer: Future[T] = Future()
         Thread(target=_fill, args=(answer, work), daemon=True).start()
         while not self.asked:
-            try:
-                return answer.result(timeout=ASK_SECONDS)
-            except TimeoutError:
-                if answer.done():
-                    raise
+            if wait([answer], timeout=ASK_SECONDS).done:
+                return answer.result()
         return None
 
 

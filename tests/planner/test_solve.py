@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
+from flopwise.interrupt import interruptible
 from planner import cost
 from planner.booking import Booking
 from planner.check import violations
@@ -573,6 +575,23 @@ def test_a_stop_reaches_a_search_that_is_under_way_and_forgets_one_that_has_ende
         with stop.reaches(lambda: heard.append("late")):  # begun after the first Ctrl-C
             pass
     assert heard == ["first", "late"]
+
+
+def test_work_that_ends_just_as_it_was_not_waited_for_any_more_is_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A busy machine has a wait time out and the work end before anybody looks.
+    result = Future.result
+
+    def too_late(answer: Future[int], timeout: float | None = None) -> int:
+        if timeout is None:
+            return result(answer)
+        result(answer)
+        raise TimeoutError
+
+    monkeypatch.setattr(Future, "result", too_late)
+    assert Stop().unless(lambda: 7) == 7
+    assert interruptible(lambda: 7, stop=lambda: None) == 7
 
 
 def test_work_that_cannot_be_stopped_is_left_behind_and_its_errors_are_not_lost() -> None:
