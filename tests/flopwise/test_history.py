@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,24 +12,19 @@ import pytest
 from telemetry.samples import GpuSample, append
 from telemetry.store import Ring
 from telemetry.uses import Owner, Use
+from tests.flopwise.command import Command
 
-ROOT = Path(__file__).parents[2]
 START = datetime(2025, 12, 1, tzinfo=UTC)
 CHAT = Owner(namespace="nlp", pod="chat-0", job="chat", team="nlp")
 
 pytest.importorskip("duckdb", reason="the history needs flopwise[telemetry]")
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flopwise", "telemetry", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+@pytest.fixture
+def run(flopwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """``run("usage", "store")`` as a shell in the test's folder would."""
+    monkeypatch.chdir(tmp_path)
+    return partial(flopwise, "telemetry")
 
 
 def sample(minute: int) -> GpuSample:
@@ -45,14 +38,14 @@ def sample(minute: int) -> GpuSample:
     )
 
 
-def test_a_store_becomes_a_history_that_tells_what_for_whom(tmp_path: Path) -> None:
+def test_a_store_becomes_a_history_that_tells_what_for_whom(run: Command, tmp_path: Path) -> None:
     with Ring(tmp_path / "ring.db") as ring:
         ring.append(Use(sample=sample(minute), owner=CHAT) for minute in range(121))
-    done = run(tmp_path, "compact", "ring.db", "--history", "months")
+    done = run("compact", "ring.db", "--history", "months")
     # Minute 0 is the last instant of the day before.
-    assert (done.returncode, done.stderr) == (0, "months: 121 rows read, 2 days summed up\n")
-    found = run(tmp_path, "usage", "--history", "months", "--by", "team,job", "-o", "json")
-    assert json.loads(found.stdout) == {
+    assert (done.code, done.err) == (0, "months: 121 rows read, 2 days summed up\n")
+    found = run("usage", "--history", "months", "--by", "team,job", "-o", "json")
+    assert json.loads(found.out) == {
         "usage": [
             {
                 "team": "nlp",
@@ -70,22 +63,22 @@ def test_a_store_becomes_a_history_that_tells_what_for_whom(tmp_path: Path) -> N
             }
         ]
     }
-    again = run(tmp_path, "compact", "ring.db", "--history", "months", "--keep-raw", "1d")
+    again = run("compact", "ring.db", "--history", "months", "--keep-raw", "1d")
     dropped = "raw/day=2025-11-30 dropped, raw/day=2025-12-01 dropped"
-    assert f"0 days summed up, {dropped}" in again.stderr
+    assert f"0 days summed up, {dropped}" in again.err
     second = ("--from", "2025-12-01T01:00", "--to", "2025-12-02")
-    (_, row) = run(tmp_path, "usage", "--history", "months", *second).stdout.splitlines()
+    (_, row) = run("usage", "--history", "months", *second).out.splitlines()
     assert row.split()[:3] == ["nlp", "chat", "1.000"]
 
 
-def test_files_are_imported_and_twice_is_once(tmp_path: Path) -> None:
+def test_files_are_imported_and_twice_is_once(run: Command, tmp_path: Path) -> None:
     append(tmp_path / "samples.jsonl", [sample(minute) for minute in range(1, 62)])
     for _ in range(2):
-        done = run(tmp_path, "import", "samples.jsonl", "--history", "months")
-        assert (done.returncode, done.stdout) == (0, "")
-        assert done.stderr.startswith("months: 61 rows read, ")
-    found = run(tmp_path, "usage", "--history", "months", "--by", "gpu", "-o", "json")
-    (one,) = json.loads(found.stdout)["usage"]
+        done = run("import", "samples.jsonl", "--history", "months")
+        assert (done.code, done.out) == (0, "")
+        assert done.err.startswith("months: 61 rows read, ")
+    found = run("usage", "--history", "months", "--by", "gpu", "-o", "json")
+    (one,) = json.loads(found.out)["usage"]
     assert (one["gpu"], one["observedGpuHours"], one["samples"]) == ("GPU-1", 1.0, 61)
 
 
@@ -105,9 +98,9 @@ def test_files_are_imported_and_twice_is_once(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(
-    tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
+    run: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     (tmp_path / "wrong").write_text("{}\n")
-    done = run(tmp_path, *arguments)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in " ".join(done.stderr.replace("│", " ").split())
+    done = run(*arguments)
+    assert (done.code, done.out) == (code, "")
+    assert message in " ".join(done.err.replace("│", " ").split())

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from telemetry.collect import ticks
 from telemetry.samples import GpuSample, append, read
+from tests.flopwise.command import Command
 
 ROOT = Path(__file__).parent.parent.parent
 START = datetime(2026, 12, 1, tzinfo=UTC)
@@ -28,6 +30,13 @@ def run(*arguments: str, folder: Path, **settings: str) -> subprocess.CompletedP
         timeout=60,
         check=False,
     )
+
+
+@pytest.fixture
+def here(flopwise: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """The same in this process, for what needs no driver of its own."""
+    monkeypatch.chdir(tmp_path)
+    return partial(flopwise, "telemetry")
 
 
 def sample(minute: int) -> GpuSample:
@@ -93,12 +102,14 @@ def test_collect_keeps_a_store_instead_or_besides(driver: Path, tmp_path: Path) 
     assert gpus == ["GPU-00000000", "GPU-00000001"]
 
 
-def test_a_store_of_something_else_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+def test_a_store_of_something_else_is_refused_before_anything_is_read(
+    here: Command, tmp_path: Path
+) -> None:
     (tmp_path / "thesis").write_text("It was a dark and stormy night; " * 40)
-    done = run("collect", "--store", "thesis", folder=tmp_path)
-    assert done.returncode == 1
-    assert done.stderr.startswith("flopwise: thesis: ")
-    assert done.stderr.count("\n") == 1
+    done = here("collect", "--store", "thesis")
+    assert done.code == 1
+    assert done.err.startswith("flopwise: thesis: ")
+    assert done.err.count("\n") == 1
 
 
 def test_collect_says_once_which_gpu_cannot_be_read(driver: Path, tmp_path: Path) -> None:
@@ -129,19 +140,19 @@ def test_collect_where_no_gpu_can_be_read_fails(driver: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("interval", ["0s", "1", "-1s", "soon", "1x"])
-def test_a_wrong_interval_is_a_usage_error(tmp_path: Path, interval: str) -> None:
-    done = run("collect", f"--interval={interval}", folder=tmp_path)
-    assert done.returncode == 2
-    assert "for --interval: found" in " ".join(done.stderr.split())
-    assert "allowed: a length above 0" in " ".join(done.stderr.split())
+def test_a_wrong_interval_is_a_usage_error(here: Command, interval: str) -> None:
+    done = here("collect", f"--interval={interval}")
+    assert done.code == 2
+    assert "for --interval: found" in " ".join(done.err.split())
+    assert "allowed: a length above 0" in " ".join(done.err.split())
 
 
-def test_usage_sums_up_what_was_collected(tmp_path: Path) -> None:
+def test_usage_sums_up_what_was_collected(here: Command, tmp_path: Path) -> None:
     # 30 intervals of a minute at 50 %: 0.5 h; 30 x 60,000 J = 1.8 MJ = 0.5 kWh.
     append(tmp_path / "s.jsonl", [sample(minute) for minute in range(31)])
-    done = run("usage", "s.jsonl", folder=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    header, row = done.stdout.splitlines()
+    done = here("usage", "s.jsonl")
+    assert (done.code, done.err) == (0, "")
+    header, row = done.out.splitlines()
     assert header.split() == [
         *("NODE", "GPU", "NAME", "GPU-HOURS", "ACTIVE", "UTILISATION", "ENERGY", "GAPS")
     ]
@@ -149,10 +160,10 @@ def test_usage_sums_up_what_was_collected(tmp_path: Path) -> None:
     assert row.split()[4:] == ["0.500", "0.500", "50.0%", "0.500", "kWh", "0.000", "h"]
 
 
-def test_usage_as_json_has_the_same_numbers(tmp_path: Path) -> None:
+def test_usage_as_json_has_the_same_numbers(here: Command, tmp_path: Path) -> None:
     append(tmp_path / "s.jsonl", [sample(minute) for minute in range(31)])
-    done = run("usage", "s.jsonl", "-o", "json", folder=tmp_path)
-    (gpu,) = json.loads(done.stdout)["gpus"]
+    done = here("usage", "s.jsonl", "-o", "json")
+    (gpu,) = json.loads(done.out)["gpus"]
     assert gpu == {
         "node": "node-1",
         "uuid": "GPU-1",
@@ -167,13 +178,13 @@ def test_usage_as_json_has_the_same_numbers(tmp_path: Path) -> None:
     }
 
 
-def test_usage_of_a_wrong_or_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_usage_of_a_wrong_or_missing_file_is_one_line(here: Command, tmp_path: Path) -> None:
     (tmp_path / "wrong.jsonl").write_text("{}\n")
-    wrong = run("usage", "wrong.jsonl", folder=tmp_path)
-    missing = run("usage", "none.jsonl", folder=tmp_path)
-    assert (wrong.returncode, missing.returncode) == (2, 2)
-    assert wrong.stderr == (
+    wrong = here("usage", "wrong.jsonl")
+    missing = here("usage", "none.jsonl")
+    assert (wrong.code, missing.code) == (2, 2)
+    assert wrong.err == (
         "flopwise: wrong.jsonl: line 1: time: found nothing, "
         "allowed: an ISO 8601 time with its zone\n"
     )
-    assert missing.stderr == "flopwise: none.jsonl: No such file or directory\n"
+    assert missing.err == "flopwise: none.jsonl: No such file or directory\n"
