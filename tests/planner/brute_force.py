@@ -45,6 +45,16 @@ class Hold:
     end: int
     counts: tuple[int, ...]
 
+    def taken(self) -> Iterator[tuple[int, int, str, int]]:
+        """(slot, node, which of `WHAT`, how much)."""
+        for n, count in enumerate(self.counts):
+            for what in WHAT if count else ():
+                amount = count * getattr(self.amounts, what)
+                yield from ((t, n, what, amount) for t in range(self.start, self.end))
+
+
+Place = tuple[str, int, int, str]  # pool, slot, node, which of `WHAT`
+
 
 @dataclass(frozen=True)
 class Way:
@@ -71,12 +81,13 @@ class Way:
     def spent_in(self, slots: Container[int]) -> float:
         return math.fsum(usd for _, t, usd in self.spent if t in slots)
 
-    def milli_at(self, problem: Problem, slot: int, pools: set[str]) -> int:
-        return sum(
-            sum(h.counts) * _milli(_pool(problem, h.pool), h.amounts)
-            for h in self.holds
-            if h.start <= slot < h.end and h.pool in pools
-        )
+    @functools.cached_property
+    def held(self) -> Counter[Place]:
+        found = Counter[Place]()
+        for h in self.holds:
+            for t, n, what, amount in h.taken():
+                found[h.pool, t, n, what] += amount
+        return found
 
 
 @dataclass(frozen=True)
@@ -101,8 +112,8 @@ def optimum(problem: Problem) -> Optimum | None:
     Tier by tier, highest first, the least that has to be left out is found and held; of two ways
     that cost more than leaving a job out, neither counts there as a way to run it.
     """
-    paying = {j.name: list(_paying_ways(problem, j)) for j in problem.jobs}
-    everything = {j.name: list(_ways(problem, j)) for j in problem.jobs}
+    everything = {j.name: _ways(problem, j) for j in problem.jobs}
+    paying = {j.name: _paying_ways(problem, j, everything[j.name]) for j in problem.jobs}
     caps: Caps = []
     for tier in sorted({_tier(j) for j in problem.jobs}, reverse=True)[:-1]:
         least = _search(problem, paying, caps, tier)
@@ -115,14 +126,27 @@ def optimum(problem: Problem) -> Optimum | None:
 def _search(
     problem: Problem, ways: dict[str, list[Way]], caps: Caps, tier: Tier | None = None
 ) -> Optimum | None:
-    """The cheapest plan within ``caps``; with ``tier``, what leaves least of that tier out."""
-    order = _dependency_order(problem)
+    """The cheapest plan within ``caps``; with ``tier``, what leaves least of that tier out.
+
+    What costs as much already as the best, with the least that the jobs to come can cost, is left.
+    """
+    order, rules = _dependency_order(problem), _Rules(problem)
     counted = {j.name for j in problem.jobs if _paying(problem, j)}
+    lost = {j.name: j.unplaced_usd if j.name in counted else 0.0 for j in order}
+    sure, left_out = _sure(problem, ways), {j.name: j.unplaced_usd for j in order}
+    if tier is not None:
+        sure = {name: [(0.0, way) for way in listed] for name, listed in ways.items()}
+        left_out = {j.name: lost[j.name] * (_tier(j) == tier) for j in order}
+    least = [
+        min([usd for usd, _ in sure[j.name]] + [left_out[j.name]] * (not j.required), default=0.0)
+        for j in order
+    ]
     best: list[Optimum | None] = [None]
 
+    def betters(at: int, usd: float) -> bool:
+        return best[0] is None or usd + math.fsum(least[at:]) < best[0].objective_usd - 1e-9
+
     def descend(at: int, chosen: dict[str, Way], usd: float, out: dict[Tier, float]) -> None:
-        if best[0] is not None and usd >= best[0].objective_usd - 1e-9:
-            return
         if any(out.get(t, 0.0) > most + 1e-6 for t, most in caps):
             return
         if at == len(order):
@@ -131,19 +155,19 @@ def _search(
                 best[0] = Optimum(found, chosen)
             return
         job = order[at]
-        for way in ways[job.name]:
-            if _fits(problem, job, way, chosen):
-                more = _sure_usd(problem, way) if tier is None else 0.0
+        for more, way in sure[job.name]:
+            if betters(at + 1, usd + more) and _fits(rules, job, way, chosen):
                 descend(at + 1, {**chosen, job.name: way}, usd + more, out)
-        if not job.required:
-            lost = job.unplaced_usd if job.name in counted else 0.0
-            more = job.unplaced_usd if tier is None else lost * (_tier(job) == tier)
-            descend(
-                at + 1, chosen, usd + more, {**out, _tier(job): out.get(_tier(job), 0.0) + lost}
-            )
+        if not job.required and betters(at + 1, usd + left_out[job.name]):
+            too = out.get(_tier(job), 0.0) + lost[job.name]
+            descend(at + 1, chosen, usd + left_out[job.name], {**out, _tier(job): too})
 
     descend(0, {}, 0.0, {})
     return best[0]
+
+
+def _sure(problem: Problem, ways: dict[str, list[Way]]) -> dict[str, list[tuple[float, Way]]]:
+    return {n: [(_sure_usd(problem, way), way) for way in listed] for n, listed in ways.items()}
 
 
 def _sure_usd(problem: Problem, way: Way) -> float:
@@ -273,8 +297,10 @@ def _undominated(ways: list[Way], parts: set[str], months: list[list[int]]) -> l
     return [way for _, way in kept]
 
 
-def _paying_ways(problem: Problem, job: Job) -> list[Way]:
-    return _listed(problem, job, _paying(problem, job) & _begins(problem, job))
+def _paying_ways(problem: Problem, job: Job, everything: list[Way]) -> list[Way]:
+    begins = _begins(problem, job)
+    paying = _paying(problem, job) & begins
+    return everything if paying == begins else _listed(problem, job, paying)
 
 
 def _paying(problem: Problem, job: Job) -> set[Begin]:
@@ -606,41 +632,63 @@ def _service_ways_in(problem: Problem, job: Job, number: int) -> Iterator[Way]:
         yield from grow(job.release, ())
 
 
-def _fits(problem: Problem, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
+class _Rules:
+    """What all plans must keep, in the form that it is asked in."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.nodes = {p.name: _nodes(problem, p) for p in problem.pools}
+        self.has = {name: [_working(n) for n in nodes] for name, nodes in self.nodes.items()}
+        self.accelerators = {p.name: p.accelerator for p in problem.pools}
+        self.months = _months(problem.grid)
+        self.under: dict[str, set[str]] = {q.name: set() for q in problem.queues}
+        for job in problem.jobs:
+            for name in _ancestors(problem, job.queue):
+                self.under[name].add(job.name)
+        self.kept_back = {
+            a: _Tree(problem, a)
+            for a in set(self.accelerators.values())
+            if any(_own(problem, q.name, a) for q in problem.queues)
+        }
+        self._milli: dict[int, tuple[Way, Counter[tuple[str, int]]]] = {}
+
+    def milli(self, way: Way) -> Counter[tuple[str, int]]:
+        """Thousandths of GPUs that count, by accelerator and slot."""
+        if id(way) not in self._milli:
+            found = Counter[tuple[str, int]]()
+            for h in way.holds:
+                counting = sum(h.counts) * _milli(_pool(self.problem, h.pool), h.amounts)
+                for t in range(h.start, h.end):
+                    found[self.accelerators[h.pool], t] += counting
+            self._milli[id(way)] = way, found  # with the way, whose number is its own so long
+        return self._milli[id(way)][1]
+
+
+def _fits(rules: _Rules, job: Job, way: Way, chosen: dict[str, Way]) -> bool:
     if any(b not in chosen or chosen[b].end > way.start for b in job.after):
         return False
     everyone = [*chosen.items(), (job.name, way)]
     return (
-        _nodes_hold(problem, way, [w for _, w in everyone])
-        and _limits_hold(problem, everyone)
-        and _lent_only(problem, everyone)
-        and _budgets_hold(problem, everyone)
+        _nodes_hold(rules, way, [w for _, w in everyone])
+        and _limits_hold(rules, everyone)
+        and _lent_only(rules, everyone)
+        and _budgets_hold(rules, everyone)
     )
 
 
-def _nodes_hold(problem: Problem, way: Way, everyone: list[Way]) -> bool:
-    return all(
-        _pool_holds(pool, _nodes(problem, pool), way, everyone)
-        for pool in problem.pools
-        if any(h.pool == pool.name for h in way.holds)
-    )
-
-
-def _pool_holds(pool: Pool, nodes: list[Node], way: Way, everyone: list[Way]) -> bool:
-    here = [h for w in everyone for h in w.holds if h.pool == pool.name]
-    has = [_working(node) for node in nodes]
-    for t in range(way.start, way.end):
-        held: dict[tuple[int, str], int] = defaultdict(int)
-        for h in here:
-            if h.start <= t < h.end:
-                for n, count in enumerate(h.counts):
-                    for what in WHAT if count else ():
-                        held[n, what] += count * getattr(h.amounts, what)
-        if any(used > getattr(has[n], what) for (n, what), used in held.items()):
+def _nodes_hold(rules: _Rules, way: Way, everyone: list[Way]) -> bool:
+    for at in way.held:
+        pool, _, n, what = at
+        if sum(w.held[at] for w in everyone) > getattr(rules.has[pool][n], what):
             return False
+    pools = {h.pool for h in way.holds}
+    return all(_pool_holds(rules, p, everyone) for p in rules.problem.pools if p.name in pools)
+
+
+def _pool_holds(rules: _Rules, pool: Pool, everyone: list[Way]) -> bool:
     return not _told_apart(pool, everyone) or all(
         _devices_hold(pool, node, tuple(sorted(_on_node(everyone, pool, n), key=repr)))
-        for n, node in enumerate(nodes)
+        for n, node in enumerate(rules.nodes[pool.name])
     )
 
 
@@ -759,56 +807,55 @@ def _ancestors(problem: Problem, name: str) -> set[str]:
     return found
 
 
-def _limits_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
-    queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
-    for queue in problem.queues:
+def _limits_hold(rules: _Rules, everyone: list[tuple[str, Way]]) -> bool:
+    for queue in rules.problem.queues:
+        ours = [rules.milli(w) for name, w in everyone if name in rules.under[queue.name]]
         for accelerator, most in queue.limit:
-            pools = {p.name for p in problem.pools if p.accelerator == accelerator}
-            ours = [w for name, w in everyone if queue.name in queue_of[name]]
-            for t in range(problem.grid.slots):
-                if sum(w.milli_at(problem, t, pools) for w in ours) > 1000 * most:
+            for t in range(rules.problem.grid.slots):
+                if sum(milli[accelerator, t] for milli in ours) > 1000 * most:
                     return False
     return True
 
 
-def _lent_only(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
+def _lent_only(rules: _Rules, everyone: list[tuple[str, Way]]) -> bool:
     """Whether nobody is on GPUs that another queue keeps back, by walking the tree slot by slot."""
     return all(
-        _claims(problem, everyone, t, accelerator) <= 1000 * _there(problem, accelerator, t)
-        for accelerator in {p.accelerator for p in problem.pools}
-        if any(_own(problem, q.name, accelerator) for q in problem.queues)
-        for t in range(problem.grid.slots)
+        tree.claims([(name, rules.milli(w)[accelerator, t]) for name, w in everyone], t)
+        <= 1000 * tree.there[t]
+        for accelerator, tree in rules.kept_back.items()
+        for t in range(rules.problem.grid.slots)
     )
 
 
-def _claims(
-    problem: Problem, everyone: list[tuple[str, Way]], slot: int, accelerator: str
-) -> Fraction:
-    """Thousandths that all together use or keep back."""
-    pools = {p.name for p in problem.pools if p.accelerator == accelerator}
-    queue_of = {j.name: j.queue for j in problem.jobs}
-    children = {
-        name: [q.name for q in problem.queues if q.parent == name]
-        for name in ["", *(q.name for q in problem.queues)]
-    }
+class _Tree:
+    """The queues, and what each keeps back of an accelerator."""
 
-    def use(queue: str) -> int:
-        ours = [w for name, w in everyone if queue_of[name] == queue]
-        return sum(w.milli_at(problem, slot, pools) for w in ours)
+    def __init__(self, problem: Problem, accelerator: str) -> None:
+        names = ["", *(q.name for q in problem.queues)]
+        self.queue_of = {j.name: j.queue for j in problem.jobs}
+        self.children = {
+            name: [q.name for q in problem.queues if q.parent == name] for name in names
+        }
+        self.own = {name: 1000 * _own(problem, name, accelerator) for name in names}
+        self.there = [_there(problem, accelerator, t) for t in range(problem.grid.slots)]
 
-    def need(queue: str) -> int:
-        own = 1000 * _own(problem, queue, accelerator)
-        return max(own, sum(map(need, children[queue])))
+        def need(queue: str) -> int:
+            return max(self.own[queue], sum(map(need, self.children[queue])))
 
-    wanted, there = need(""), 1000 * _there(problem, accelerator, slot)
-    part = min(Fraction(1), Fraction(there, wanted))
+        self.wanted = need("")
 
-    def claim(queue: str) -> Fraction:
-        below = sum(map(claim, children[queue]), Fraction(use(queue)))
-        least = math.floor(1000 * _own(problem, queue, accelerator) * part)
-        return max(Fraction(least), below)
+    def claims(self, uses: list[tuple[str, int]], slot: int) -> int:
+        """Thousandths that all together use or keep back."""
+        used = Counter[str]()
+        for job, milli in uses:
+            used[self.queue_of[job]] += milli
+        part = min(Fraction(1), Fraction(1000 * self.there[slot], self.wanted))
 
-    return claim("")
+        def claim(queue: str) -> int:
+            below = used[queue] + sum(map(claim, self.children[queue]))
+            return max(math.floor(self.own[queue] * part), below)
+
+        return claim("")
 
 
 def _own(problem: Problem, queue: str, accelerator: str) -> int:
@@ -849,14 +896,13 @@ def _months(grid: Grid) -> list[list[int]]:
     return [list(slots) for _, slots in by_month]
 
 
-def _budgets_hold(problem: Problem, everyone: list[tuple[str, Way]]) -> bool:
-    queue_of = {j.name: _ancestors(problem, j.queue) for j in problem.jobs}
+def _budgets_hold(rules: _Rules, everyone: list[tuple[str, Way]]) -> bool:
     return all(
-        math.fsum(w.spent_in(slots) for name, w in everyone if q.name in queue_of[name])
+        math.fsum(w.spent_in(slots) for name, w in everyone if name in rules.under[q.name])
         <= q.budget_usd_per_month + 1e-6
-        for q in problem.queues
+        for q in rules.problem.queues
         if q.budget_usd_per_month is not None
-        for slots in _months(problem.grid)
+        for slots in rules.months
     )
 
 
