@@ -15,6 +15,7 @@ from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
 from fractions import Fraction
+from operator import itemgetter
 
 from planner.problem import (
     Amounts,
@@ -54,6 +55,8 @@ class Hold:
 
 
 Place = tuple[str, int, int, str]  # pool, slot, node, which of `WHAT`
+Runs = tuple[tuple[int, int, int], ...]  # (start, end, replicas on a node)
+Piece = tuple[str, Amounts, Runs]  # what stays where it is; first what it is sorted by
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,26 @@ class Way:
             for t, n, what, amount in h.taken():
                 found[h.pool, t, n, what] += amount
         return found
+
+    @functools.cached_property
+    def pieces(self) -> dict[tuple[str, int], list[Piece]]:
+        """What it holds of (pool, node) from when to when, without moving; a service is one."""
+        found = defaultdict[tuple[str, int], list[Piece]](list)
+        modes = sorted({h.mode for h in self.holds})
+        lasting = [[h for h in self.holds if h.mode == m] for m in modes]  # two of a mix
+        for piece in lasting if self.lasts else [[h] for h in self.holds]:
+            for n in range(len(piece[0].counts)):
+                runs = tuple((h.start, h.end, h.counts[n]) for h in piece)
+                if any(count for _, _, count in runs):
+                    order = repr((piece[0].amounts, runs))
+                    found[piece[0].pool, n].append((order, piece[0].amounts, runs))
+        return found
+
+    @functools.cached_property
+    def in_parts(self) -> set[str]:
+        """Pools of which it takes less than whole GPUs."""
+        milli = {(h.pool, h.amounts.gpu_milli) for h in self.holds}
+        return {pool for pool, taken in milli if not taken or taken % 1000}
 
 
 @dataclass(frozen=True)
@@ -150,7 +173,7 @@ def _search(
         if any(out.get(t, 0.0) > most + 1e-6 for t, most in caps):
             return
         if at == len(order):
-            found = usd + (_node_bills(problem, chosen) if tier is None else 0.0)
+            found = usd + (_node_bills(rules, chosen) if tier is None else 0.0)
             if best[0] is None or found < best[0].objective_usd:
                 best[0] = Optimum(found, chosen)
             return
@@ -650,7 +673,14 @@ class _Rules:
             for a in set(self.accelerators.values())
             if any(_own(problem, q.name, a) for q in problem.queues)
         }
+        self._bills: dict[tuple[str, frozenset[int]], float] = {}
         self._milli: dict[int, tuple[Way, Counter[tuple[str, int]]]] = {}
+
+    def node_bill(self, pool: Pool, node: Node, used: frozenset[int]) -> float:
+        """What a rented node costs that is used in those slots."""
+        if (node.name, used) not in self._bills:
+            self._bills[node.name, used] = _node_bill(self.problem, pool, node, used)
+        return self._bills[node.name, used]
 
     def milli(self, way: Way) -> Counter[tuple[str, int]]:
         """Thousandths of GPUs that count, by accelerator and slot."""
@@ -686,31 +716,17 @@ def _nodes_hold(rules: _Rules, way: Way, everyone: list[Way]) -> bool:
 
 
 def _pool_holds(rules: _Rules, pool: Pool, everyone: list[Way]) -> bool:
-    return not _told_apart(pool, everyone) or all(
-        _devices_hold(pool, node, tuple(sorted(_on_node(everyone, pool, n), key=repr)))
-        for n, node in enumerate(rules.nodes[pool.name])
-    )
-
-
-def _told_apart(pool: Pool, everyone: list[Way]) -> bool:
-    held = [h.amounts.gpu_milli for w in everyone for h in w.holds if h.pool == pool.name]
-    return not all(milli and milli % 1000 == 0 for milli in held)
+    if not any(pool.name in w.in_parts for w in everyone):
+        return True  # GPUs need not be told apart
+    for n, node in enumerate(rules.nodes[pool.name]):
+        pieces = [piece for w in everyone for piece in w.pieces.get((pool.name, n), ())]
+        pieces.sort(key=itemgetter(0))
+        if not _devices_hold(pool, node, tuple((amounts, runs) for _, amounts, runs in pieces)):
+            return False
+    return True
 
 
 Config = tuple[tuple[int, int, int], ...]  # (device, geometry or -1, units), where there are any
-Runs = tuple[tuple[int, int, int], ...]  # (start, end, replicas on the node)
-
-
-def _on_node(everyone: list[Way], pool: Pool, n: int) -> Iterator[tuple[Amounts, Runs]]:
-    """What each job holds of a node from when to when, without moving; a service is one run on."""
-    for way in everyone:
-        here = [h for h in way.holds if h.pool == pool.name]
-        modes = sorted({h.mode for h in here})
-        lasting = [[h for h in here if h.mode == m] for m in modes]  # two of a mix
-        for piece in lasting if way.lasts else [[h] for h in here]:
-            runs = tuple((h.start, h.end, h.counts[n]) for h in piece)
-            if any(count for _, _, count in runs):
-                yield piece[0].amounts, runs
 
 
 @functools.cache
@@ -906,19 +922,21 @@ def _budgets_hold(rules: _Rules, everyone: list[tuple[str, Way]]) -> bool:
     )
 
 
-def _node_bills(problem: Problem, chosen: dict[str, Way]) -> float:
+def _node_bills(rules: _Rules, chosen: dict[str, Way]) -> float:
     """Cheapest on/off pattern of each rented node, by dynamic programming over slots."""
-    holds = [h for w in chosen.values() for h in w.holds]
+    used = defaultdict[tuple[str, int], set[int]](set)
+    for way in chosen.values():
+        for pool, t, n, _ in way.held:
+            used[pool, n].add(t)
     return math.fsum(
-        _node_bill(problem, pool, node, [h for h in holds if h.pool == pool.name])
-        for pool in problem.pools
+        rules.node_bill(pool, node, frozenset(used[pool.name, node.index]))
+        for pool in rules.problem.pools
         if pool.billing is Billing.NODE
-        for node in _nodes(problem, pool)
+        for node in rules.nodes[pool.name]
     )
 
 
-def _node_bill(problem: Problem, pool: Pool, node: Node, holds: list[Hold]) -> float:
-    used = {t for h in holds if h.counts[node.index] for t in range(h.start, h.end)}
+def _node_bill(problem: Problem, pool: Pool, node: Node, used: frozenset[int]) -> float:
     up = any(node.name in r.nodes for r in problem.running)
     off, on = (math.inf, 0.0) if up else (0.0, math.inf)
     off = min(off, on)
