@@ -18,7 +18,9 @@ from flopwise.jobs import Output, OutputOption, print_rows
 if TYPE_CHECKING:
     from telemetry.scrape import Prometheus
 
-RAY_KEY = "FLOPWISE_RAY_KEY"  # from which the tokens of Rays are made, the same for all replicas
+# From which the tokens of Rays are made, the same for all replicas; behind it, with blanks between,
+# those before it, of which Rays that run still have theirs.
+RAY_KEY = "FLOPWISE_RAY_KEY"
 
 app = typer.Typer(help="Plan and run the jobs of a cluster.", no_args_is_help=True)
 
@@ -150,7 +152,7 @@ def run(  # what an operator can be told
         horizon=timedelta(hours=horizon_hours),
         namespaces=tuple(part.strip() for part in namespaces.split(",") if part.strip()),
         observe_only=observe_only,
-        ray_key=os.environ.get(RAY_KEY, "").encode(),
+        ray_keys=tuple(each.encode() for each in os.environ.get(RAY_KEY, "").split()),
         workers=workers,
         plan_every_seconds=plan_every_seconds,
         plan_seconds=plan_seconds,
@@ -180,7 +182,7 @@ def run(  # what an operator can be told
         metricsPort=metrics.port,
         healthPort=health.port,
     )
-    if not settings.ray_key:
+    if not settings.ray_keys:
         log.say(
             "no key: whoever acts next cannot ask the Rays of this operator",
             "warning",

@@ -56,6 +56,7 @@ class JobCondition(StrEnum):
     LAUNCHED = "Launched"
     PLANNED = "Planned"
     IDLE_WORKLOAD = "IdleWorkload"
+    TOKEN_REFUSED = "TokenRefused"  # noqa: S105  # by its Ray
 
 
 class Condition(Part):
@@ -143,8 +144,8 @@ class GpuJobStatus(Part):
     )
     conditions: Conditions = Field(
         default=(),
-        description="Succeeded, Failed, Preempted, Running, Launched, Planned and IdleWorkload, "
-        "in this order.",
+        description="Succeeded, Failed, Preempted, Running, Launched, Planned, IdleWorkload and "
+        "TokenRefused, in this order.",
     )
     plan: JobPlan | None = Field(default=None, description="Where and when it runs.")
     launched: Launched | None = Field(default=None, description="What carries it.")

@@ -94,6 +94,7 @@ class Status:
     full_usd_per_hour: float = 0.0  # with what is sunk
     started: datetime | None = None
     idle_since: datetime | None = None  # all its GPUs do nothing
+    unheard: str = ""  # why its Ray does not tell us how it does
     record: Record = Record()
 
 
@@ -286,6 +287,7 @@ def status_of(one: Tracked, state: State) -> Status:
         full_usd_per_hour=(0.0 if mode is None else mode.replicas * mode.full_usd_per_replica_hour),
         started=one.started,
         idle_since=one.idle_since,
+        unheard=one.unheard,
         record=record_of(one, state.grid),
     )
 
@@ -321,7 +323,9 @@ def recalled(one: Tracked, status: Status | None, workload: Workload | None, gri
     if phase is Phase.RESERVED:  # it is promised anew
         phase = Phase.SUSPENDED if told.attempt else Phase.WAITING
     found = _remembered(one, told, phase, grid)
-    return replace(found, why=status.why, started=status.started if found.holds else None)
+    if not found.holds:
+        return replace(found, why=status.why)
+    return replace(found, why=status.why, started=status.started, unheard=status.unheard)
 
 
 def _remembered(one: Tracked, record: Record, phase: Phase, grid: Grid) -> Tracked:

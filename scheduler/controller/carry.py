@@ -27,7 +27,7 @@ from scheduler.kube.launch import Capabilities, Settings, gangs
 from scheduler.kube.names import ATTEMPT, DRAIN, RECORD, RESOURCES, Resource
 from scheduler.kube.observe import Fleet
 from scheduler.kube.phases import drain_notice
-from scheduler.kube.ray_status import token_of
+from scheduler.kube.ray_status import marked, token_of
 
 Raw = dict[str, Any]
 Seen = tuple[str, str, Raw | None]  # plural, key, the object as it is now
@@ -53,7 +53,7 @@ class Hand:
     api: Api
     settings: Settings
     can: Capabilities
-    key: bytes  # that the tokens of all Rays are made from
+    key: bytes  # that the tokens of new Rays are made from
 
     def carry(self, order: Order) -> tuple[Seen, ...]:
         """Do it; what is now known of the objects that it is about."""
@@ -119,9 +119,8 @@ class Hand:
     def _launch(self, order: Order, action: Launch) -> Iterator[Seen]:
         launch = _launch_of(order, action)
         resource = workloads.resource_of(launch)
+        launch = self._with_token(launch, resource)
         made = workloads.manifests(launch, self.settings, self.can)
-        if workloads.auth_of(resource, self.can, self.settings) is workloads.Auth.ENVIRONMENT:
-            self._token(launch, resource)
         for each in made[:-1]:
             self.api.apply(RESOURCES[each["apiVersion"], each["kind"]], each)
         workload = made[-1]
@@ -130,13 +129,16 @@ class Hand:
         raw = self.api.create(resource, workload)
         yield resource.plural, key_of(raw), raw
 
-    def _token(self, launch: starting.Launch, resource: Resource) -> None:
-        if resource in (names.JOBS, names.JOB_SETS):
-            return
-        try:
-            self.api.create(names.SECRETS, workloads.token(launch, token_of(self.key, launch)))
-        except AlreadyExists:
-            return
+    def _with_token(self, launch: starting.Launch, resource: Resource) -> starting.Launch:
+        """The launch with the token of its Ray, whose Secret is there."""
+        closed = workloads.auth_of(resource, self.can, self.settings)
+        if resource is names.JOBS or closed is not workloads.Auth.ENVIRONMENT:
+            return launch
+        secret = token_of(self.key, launch)
+        launch = marked(launch, secret)
+        with suppress(AlreadyExists):
+            self.api.create(names.SECRETS, workloads.token(launch, secret))
+        return launch
 
     def _resume(self, order: Order, action: Resume) -> Iterator[Seen]:
         resource, raw = order.resource, order.raw
@@ -147,7 +149,7 @@ class Hand:
         elif resource in (names.JOBS, names.JOB_SETS):
             yield from self._delete(order)
         else:
-            launch = _launch_of(order, action)
+            launch = self._with_token(_launch_of(order, action), resource)
             workload = workloads.manifests(launch, self.settings, self.can)[-1]
             notes = {RECORD: record_text(action.record), DRAIN: ""}
             workload["metadata"]["annotations"] |= notes

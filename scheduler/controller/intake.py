@@ -28,6 +28,7 @@ from scheduler.controller.state import (
     JobIdle,
     JobStarted,
     JobStopped,
+    JobUnheard,
     NodeChanged,
     NodeLost,
     Phase,
@@ -57,8 +58,10 @@ def take_in(found: Pass, event: Event) -> None:
             _arrived(found, event.job)
         case JobChanged():
             _changed(found, event)
-        case JobDeleted() | JobStarted() | JobCheckpointed() | JobStopped() | JobIdle():
+        case JobDeleted() | JobStarted() | JobCheckpointed() | JobStopped():
             _moved(found, event)
+        case JobIdle() | JobUnheard():
+            _noticed(found, event)
         case JobFinished() | JobFailed():
             _ended(found, event)
         case Tick():
@@ -111,9 +114,7 @@ def _changed(found: Pass, event: JobChanged) -> None:
     found.put(replace(one, job=started, generation=event.generation))
 
 
-def _moved(
-    found: Pass, event: JobDeleted | JobStarted | JobCheckpointed | JobStopped | JobIdle
-) -> None:
+def _moved(found: Pass, event: JobDeleted | JobStarted | JobCheckpointed | JobStopped) -> None:
     one = found.jobs.get(event.name)
     if one is None:
         return
@@ -125,12 +126,30 @@ def _moved(
         case JobCheckpointed():
             if one.holds:
                 found.put(replace(one, checkpointed=event.at))
-        case JobIdle():
-            if one.phase is Phase.RUNNING and not one.deleted:
-                _idle(found, one, event)
         case JobStopped():
             if one.holds:
                 _stopped(found, one, event.at, saved=event.saved)
+
+
+def _noticed(found: Pass, event: JobIdle | JobUnheard) -> None:
+    """Something is odd about a job that runs."""
+    one = found.jobs.get(event.name)
+    if one is None or one.deleted:
+        return
+    if isinstance(event, JobUnheard):
+        if one.phase in (Phase.LAUNCHING, Phase.RUNNING):
+            _unheard(found, one, event)
+    elif one.phase is Phase.RUNNING:
+        _idle(found, one, event)
+
+
+def _unheard(found: Pass, one: Tracked, event: JobUnheard) -> None:
+    """Whose end nobody would hear of is begun again from its checkpoint, where that mends it."""
+    if event.why and event.mends and one.job.may_stop:
+        message = f"{event.why}; it goes on from its checkpoint with a new token"
+        found.stop(replace(one, unheard=event.why), Why(reason=Cause.UNHEARD, message=message))
+    elif one.unheard != event.why:
+        found.put(replace(one, unheard=event.why))
 
 
 def _idle(found: Pass, one: Tracked, event: JobIdle) -> None:
@@ -189,6 +208,7 @@ def _resting(one: Tracked, at: datetime, *, saved: bool) -> Tracked:
         started=None,
         checkpointed=None,
         idle_since=None,
+        unheard="",
         work_done=max(0.0, safe),
     )
 
@@ -202,7 +222,8 @@ def _ended(found: Pass, event: JobFinished | JobFailed) -> None:
         return
     if isinstance(event, JobFinished):
         why = Why(reason=Cause.FINISHED)
-        found.put(replace(one, phase=Phase.DONE, segments=(), since=event.at, why=why))
+        done = replace(one, phase=Phase.DONE, segments=(), since=event.at, why=why, unheard="")
+        found.put(done)
         found.ended.add(one.name)
     elif one.phase is Phase.STOPPING and not event.final:
         _stopped(found, one, event.at, saved=False)  # it was told to go

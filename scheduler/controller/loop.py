@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cost_models.calibration import drifts
+from planner.manifests.status import JobCondition
 from planner.problem import Grid
 from scheduler.controller import state as states
 from scheduler.controller.actions import (
@@ -56,6 +57,7 @@ from scheduler.controller.state import (
     Event,
     JobFailed,
     JobIdle,
+    JobUnheard,
     Phase,
     PlanArrived,
     State,
@@ -65,19 +67,19 @@ from scheduler.controller.state import (
 )
 from scheduler.controller.summary import Sums, pool_status, queue_status, sums
 from scheduler.controller.told import EVICTED, idle_in_words, read_status, status_patch, word
-from scheduler.kube import errors, names, ray_status
+from scheduler.kube import errors, names
 from scheduler.kube import launch as starting
 from scheduler.kube.client import Kube
-from scheduler.kube.informer import Inbox, Informer, back_off_seconds, watched
+from scheduler.kube.informer import Inbox, Informer, Wanted, back_off_seconds, watched
 from scheduler.kube.launch import Capabilities, Unsupported
 from scheduler.kube.names import GPU_JOBS, RESOURCES
+from scheduler.kube.ray_status import Heard, heard
 
 TICK_SECONDS = 1.0
 GATHER_SECONDS = 0.05
 RECHECK_SECONDS = 60.0  # all jobs are compared with what is there this often, changed or not
 SUMMARY_SECONDS = 10.0
 SUMMARIES_A_SECOND = 1.0  # at most, on average: of many queues each is told of more seldom
-ASK_SECONDS = 2.0
 ASK_RANK = 50
 REPORT_RANK = 100  # what is told comes after what is done
 
@@ -95,10 +97,13 @@ class Settings:
     plan_seconds: float = 5.0
     decisions: states.Settings = field(default_factory=states.Settings)
     sight: SightSettings = field(default_factory=SightSettings)
-    ray_key: bytes = b""  # that the tokens of Rays are made from; empty: one of this process alone
+    # That the tokens of Rays are made from: new ones from the first, those before may be of any
+    # other. None: one of this process alone.
+    ray_keys: tuple[bytes, ...] = ()
     launch: starting.Settings = field(default_factory=starting.Settings)
     source: Source | None = None  # of what the GPUs do; None: nobody tells
     calibration: Path | None = None  # a file of what was measured, read when it changes
+    ask_seconds: float = 2.0  # between two questions to the Ray of a job
 
 
 class Leads(Protocol):
@@ -135,7 +140,9 @@ class Operator:
         leader: Leads | None = None,
         log: Log | None = None,
         metrics: Metrics | None = None,
+        watches: Iterable[Wanted] | None = None,
     ) -> None:
+        """``watches``: what is looked at; None: all that it needs."""
         self.settings, self.log = settings, log or Log()
         self.metrics = metrics or Metrics()
         self.leader: Leads = leader or Alone()
@@ -144,14 +151,14 @@ class Operator:
         self.state = _nothing(settings, datetime.now(UTC))
         self.led = False  # we have acted since we started
         self._api = api
-        self._key = settings.ray_key or secrets.token_bytes(32)
-        self._hand = Hand(api=api, settings=settings.launch, can=can, key=self._key)
+        self._keys = settings.ray_keys or (secrets.token_bytes(32),)
+        self._hand = Hand(api=api, settings=settings.launch, can=can, key=self._keys[0])
         self._asks_ray = can.ray and not can.auth_options
         self._asked_at = time.monotonic()
         self._decider = Decider()
         self._informers = [
             Informer(api, wanted, self.inbox, self._trouble)
-            for wanted in watched(settings.namespaces)
+            for wanted in (watched(settings.namespaces) if watches is None else watches)
         ]
         self._hands = Hands(self._is_done, settings.workers)
         self._notes = Notes(api, self.leader.identity)
@@ -186,7 +193,7 @@ class Operator:
             self.log.error("it ends by a fault of its own", trace=traceback.format_exc())
             raise
         finally:
-            self._end()
+            self.end()
         return True
 
     def stop(self) -> None:
@@ -194,7 +201,8 @@ class Operator:
         self._stopped.set()
         self.inbox.put(("stop", ""), None)
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Look and write no more; `run` ends so by itself."""
         for informer in self._informers:
             informer.stop()
         if self._slow is not None:
@@ -203,6 +211,11 @@ class Operator:
             self._readings.end()
         self._notes.end()
         self._hands.end(2.0 / max(1, self.settings.workers))
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is asked of the API server, or waits to be."""
+        return len(self._hands) > 0
 
     def not_ready(self) -> str:
         """What is still waited for; empty: it is ready."""
@@ -249,6 +262,8 @@ class Operator:
         plans: list[Event] = []
         for key, value in came.items():
             match key:
+                case ("done", ("ask", name)):
+                    plans += self._of_ray(name, value[0] or Heard())
                 case ("done", lane):
                     self._finish(lane, *value)
                 case ("plan", _):
@@ -341,6 +356,7 @@ class Operator:
     def _tell_of(self, old: Tracked | None, new: Tracked | None) -> None:
         """The log, the metrics and the Events of one job that has changed."""
         self._tell_of_idle(old, new)
+        self._tell_of_unheard(old, new)
         if new is None or (old is not None and old.phase is new.phase and old.why == new.why):
             return
         if new.phase is Phase.LAUNCHING and (old is None or old.attempt < new.attempt):
@@ -369,6 +385,13 @@ class Operator:
         self.log.warning("idle", job=new.name, what=text)
         if (known := self.sight.known.get(new.name)) is not None:
             self._note(known, "IdleWorkload", text, warning=True)
+
+    def _tell_of_unheard(self, old: Tracked | None, new: Tracked | None) -> None:
+        if new is None or not new.unheard or (old is not None and old.unheard == new.unheard):
+            return
+        self.log.warning("a token is refused", job=new.name, what=new.unheard)
+        if (known := self.sight.known.get(new.name)) is not None:
+            self._note(known, JobCondition.TOKEN_REFUSED, new.unheard, warning=True)
 
     def _note(self, known: Known, reason: str, text: str, *, warning: bool = False) -> None:
         if self.settings.observe_only and known.adopted:
@@ -517,7 +540,7 @@ class Operator:
     def _ask_ray(self) -> None:
         """How Ray jobs do, where KubeRay cannot know: it has no token."""
         now = time.monotonic()
-        if not self._asks_ray or now - self._asked_at < ASK_SECONDS:
+        if not self._asks_ray or now - self._asked_at < self.settings.ask_seconds:
             return
         self._asked_at = now
         for key, (plural, name) in self.sight.carriers.items():
@@ -531,10 +554,19 @@ class Operator:
             launch = starting.Launch(
                 job=known.manifest, uid=known.uid, gangs=(), start=self.state.now
             )
-            self._hands.put(("ask", key), ASK_RANK, partial(self._word_of, raw, launch))
+            asks = partial(heard, self._api, raw, launch, self._keys)
+            self._hands.put(("ask", key), ASK_RANK, asks)
 
-    def _word_of(self, raw: Any, launch: starting.Launch) -> str:
-        return ray_status.asked(self._api, raw, ray_status.token_of(self._key, launch))
+    def _of_ray(self, key: str, answer: Heard) -> list[Event]:
+        """What a Ray said of its job; one that was not reached says nothing, also not of tokens."""
+        self.sight.hear(key, answer.word)
+        one = self.state.jobs.get(key)
+        if one is None or not (answer.word or answer.refused):
+            return []
+        if one.unheard == answer.refused and not (answer.mends and one.job.may_stop):
+            return []
+        at, why, mends = datetime.now(UTC), answer.refused, answer.mends
+        return [JobUnheard(at=at, name=key, why=why, mends=mends)]
 
     # -- what became of it -------------------------------------------------------------------------
 
@@ -544,9 +576,6 @@ class Operator:
 
     def _finish(self, lane: Any, result: Any, error: Exception | None) -> None:
         what, key = lane
-        if what == "ask":
-            self.sight.hear(key, result or "")
-            return
         self._dirty.add(key)
         if error is None:
             self._failures.pop(key, None)

@@ -78,6 +78,7 @@ class Cause(StrEnum):
     RECLAIMED = "reclaimed"  # what it ran on was lent, and is wanted back
     MOVED = "moved"  # it pays to run it elsewhere
     NODE_LOST = "node-lost"
+    UNHEARD = "unheard"  # its Ray was started with a token that is lost
     IDLE = "idle"  # it left its GPUs idle for as long as its queue allows
     DELETED = "deleted"
     FAILED = "failed"
@@ -119,6 +120,7 @@ class Tracked:
     foreign: bool = False  # started by somebody else: it is counted, never touched
     deleted: bool = False  # its owner wants it gone
     idle_since: datetime | None = None  # all its GPUs do nothing since then
+    unheard: str = ""  # why its Ray does not tell us how it does
     uid: str = ""  # of the object it stands for; another uid is another job
     generation: int = 0  # of the object, as it was read
 
@@ -258,6 +260,18 @@ class JobIdle(Tick):
 
     name: str
     since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobUnheard(Tick):
+    """The Ray of a job does not tell us how it does, and why; empty: it does (again).
+
+    ``mends``: it would if it were started again.
+    """
+
+    name: str
+    why: str
+    mends: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,10 @@ from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import HOLDING, Cause, Phase
 
 Raw = dict[str, Any]
-EVICTED = (Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST, Cause.IDLE)
+EVICTED = (
+    *(Cause.PREEMPTED, Cause.RECLAIMED, Cause.MOVED, Cause.NODE_LOST, Cause.IDLE),
+    Cause.UNHEARD,
+)
 OBSERVED = "ObserveOnly"
 MOST_MESSAGE = 4096
 SHOWN_NODES = 1000
@@ -125,7 +128,7 @@ def conditions(
 
 _RARE = (
     *(JobCondition.SUCCEEDED, JobCondition.FAILED, JobCondition.PREEMPTED),
-    JobCondition.IDLE_WORKLOAD,
+    *(JobCondition.IDLE_WORKLOAD, JobCondition.TOKEN_REFUSED),
 )
 
 
@@ -150,6 +153,8 @@ def _claims(status: Status, observe_only: bool) -> Iterator[tuple[JobCondition, 
     yield JobCondition.PLANNED, planned, reason, said
     idle = status.idle_since is not None
     yield JobCondition.IDLE_WORKLOAD, idle, "Idle" if idle else "Works", idle_in_words(status)
+    refused = bool(status.unheard)
+    yield JobCondition.TOKEN_REFUSED, refused, "Refused" if refused else "Taken", status.unheard
 
 
 def idle_in_words(status: Status) -> str:

@@ -91,6 +91,7 @@ class Launch:
     gangs: tuple[Gang, ...]  # one a pool
     start: datetime
     attempt: int = 1  # how often it was launched, this time included
+    token_mark: str = ""  # of the token of its Ray, in the name of its Secret
     round: int = 1  # how often it was begun anew after it had failed: what failed is not resumed
 
     @property

@@ -21,6 +21,7 @@ from scheduler.kube.launch import Gang, Launch, Settings
 from scheduler.kube.names import HOSTNAME, POOL, child_name, label_value
 
 HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  # the variable that Ray reads it from
 TOKEN_KEY = "auth_token"  # noqa: S105  # the key under which a Secret has it
 GROUP_NAME_CHARACTERS = 40
 EVERYWHERE = "0.0.0.0"  # noqa: S104  # inside its pod; who gets there is the NetworkPolicy's
@@ -38,7 +39,19 @@ def group_name(gang: Gang) -> str:
 
 def token_name(launch: Launch) -> str:
     """Of the Secret that has the token."""
-    return f"{launch.name}-ray-token"
+    return "-".join(filter(None, (f"{launch.name}-ray-token", launch.token_mark)))
+
+
+def token_of_job(ray_job: Raw) -> str:
+    """The name of the Secret that the Ray of a RayJob has its token from; empty: from none."""
+    cluster = ray_job["spec"].get("rayClusterSpec") or {}
+    template = (cluster.get("headGroupSpec") or {}).get("template") or {}
+    for container in (template.get("spec") or {}).get("containers") or ():
+        for each in container.get("env") or ():
+            if each.get("name") == TOKEN:
+                source = (each.get("valueFrom") or {}).get("secretKeyRef") or {}
+                return str(source.get("name", ""))
+    return ""
 
 
 def image_of(launch: Launch, settings: Settings) -> str:
@@ -94,7 +107,7 @@ def _token_env(launch: Launch) -> list[Raw]:
     secret = {"name": token_name(launch), "key": TOKEN_KEY}
     return [
         {"name": "RAY_AUTH_MODE", "value": "token"},
-        {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": secret}},
+        {"name": TOKEN, "valueFrom": {"secretKeyRef": secret}},
     ]
 
 

@@ -113,11 +113,12 @@ def manifests(
 
 
 def token(launch: Launch, secret: str) -> Raw:
-    """The Secret with Ray's token, where `auth_of` says ``ENVIRONMENT``. It is created once and
-    never changed: pods of one Ray must all have the same."""
+    """The Secret with Ray's token, where `auth_of` says ``ENVIRONMENT``. It is created once, and
+    the API server lets nobody change it: pods of one Ray must all have the same."""
     return {
         **_head(launch, SECRETS, ray_objects.token_name(launch)),
         "type": "Opaque",
+        "immutable": True,
         "stringData": {ray_objects.TOKEN_KEY: secret},
     }
 

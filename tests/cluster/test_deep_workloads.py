@@ -18,7 +18,7 @@ from scheduler.kube.kubeconfig import connect
 from scheduler.kube.launch import Gang, Launch, Settings, capabilities
 from scheduler.kube.names import RESOURCES
 from scheduler.kube.phases import Phase, drain_notice, job_info_request, phase_of
-from scheduler.kube.ray_status import asked, token_of
+from scheduler.kube.ray_status import Heard, asked, heard, marked, token_of
 from scheduler.kube.workloads import Auth, auth_of, manifests, suspended, token
 from tests.cluster import image
 from tests.cluster.api import eventually
@@ -97,6 +97,7 @@ def test_a_job_runs_behind_its_token_stops_with_notice_and_goes_on_to_its_end(
     can = capabilities(kube.list(names.CRDS).items)
     first = launch(deep_space, folder, 1)
     secret = token_of(b"a key", first)
+    first = marked(first, secret)
     if auth_of(names.RAY_JOBS, can, SETTINGS) is Auth.ENVIRONMENT:
         kube.create(names.SECRETS, token(first, secret))
     start(kube, first)
@@ -113,6 +114,10 @@ def test_a_job_runs_behind_its_token_stops_with_notice_and_goes_on_to_its_end(
         with pytest.raises(KubeError):
             kube.proxied(deep_space, *at, {"x-ray-authorization": wrong})
     assert asked(kube, running, secret) == "RUNNING"
+    assert heard(kube, running, first, [b"new", b"a key"]) == Heard(word="RUNNING")
+    refused = heard(kube, running, first, [b"new"])
+    assert refused.mends
+    assert "HTTP 403" in refused.refused
     assert phase_of(running, asked(kube, running, secret)).phase is Phase.RUNNING
 
     for pod in pods(kube, deep_space):
@@ -124,7 +129,7 @@ def test_a_job_runs_behind_its_token_stops_with_notice_and_goes_on_to_its_end(
     saved = int(checkpoint.read_text())
     assert 3 <= saved < 20
 
-    start(kube, launch(deep_space, folder, 2))
+    start(kube, marked(launch(deep_space, folder, 2), secret))
     eventually((counted.parent / "end").exists, "it goes on to its end", 240, 0.5)
     assert (counted.parent / "end").read_text() == "ended at 20"
     eventually(

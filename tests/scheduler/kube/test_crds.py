@@ -248,5 +248,5 @@ def test_a_jobs_conditions_stand_with_what_ends_it_first() -> None:
     # The column State is the first that holds: a job that failed while it ran has failed.
     assert list(JobCondition) == [
         *("Succeeded", "Failed", "Preempted", "Running", "Launched", "Planned"),
-        "IdleWorkload",
+        *("IdleWorkload", "TokenRefused"),
     ]
