@@ -93,11 +93,10 @@ class Hand:
 
     def _tell_pods(self, known: Known, notice: Raw) -> None:
         """The program reads the notice where its pods have it."""
-        metadata = known.manifest.metadata
-        label = f"{names.JOB}={names.label_value(metadata.name)}"
-        for pod in self.api.list(names.PODS, metadata.namespace, labels=label).items:
+        namespace, label = known.manifest.metadata.namespace, f"{names.JOB}={known.label}"
+        for pod in self.api.list(names.PODS, namespace, labels=label).items:
             with suppress(NotFound):
-                self.api.patch(names.PODS, pod["metadata"]["name"], notice, metadata.namespace)
+                self.api.patch(names.PODS, pod["metadata"]["name"], notice, namespace)
 
     def _is_on_lost(self, order: Order) -> bool:
         """Whether its pods cannot end: a Job would wait for them for ever before it goes on."""

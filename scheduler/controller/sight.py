@@ -2,7 +2,8 @@
 
 Raw objects come in one by one (`Sight.take`); what follows of them for a state comes out as events.
 A job is a GpuJob, or a workload of somebody else's that carries our queue label
-(`scheduler.kube.adopt`); its key is ``namespace/name``. The workload of a GpuJob is the object that
+(`scheduler.kube.adopt`); its key is ``namespace/name``, or ``namespace/name:kind``, as no name has a
+colon. The workload of a GpuJob is the object that
 it owns. Nothing here asks or writes anything.
 
 A node that has not been ready for `Settings.node_lost_seconds` is taken to be gone, with all on it.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -106,15 +107,34 @@ class Known:
     uid: str
     generation: int
     arrived: datetime
+    label: str  # of its pods, in their namespace its own
     pinned: tuple[str, ...] = ()
     adopted: bool = False
 
+    @property
+    def labelled(self) -> str:
+        """The label, with the namespace."""
+        return f"{self.manifest.metadata.namespace}/{self.label}"
+
 
 class _Keys(dict[tuple[str, str], str]):
-    """(namespace, name) to a job's key, whether it is there or not."""
+    """(namespace, name) to a job's key, as one job's manifest means it, whether it is there or not.
+
+    A name that ends in a kind is that of the GpuJob called so where there is one, else that of a
+    workload: ``doubtful`` is told of each.
+    """
+
+    def __init__(self, of: Known, gpu_jobs: Container[str], doubtful: Callable[[str], None]) -> None:
+        metadata = of.manifest.metadata
+        super().__init__({(metadata.namespace, metadata.name): of.key})
+        self._gpu_jobs, self._doubtful = gpu_jobs, doubtful
 
     def __missing__(self, key: tuple[str, str]) -> str:
-        return f"{key[0]}/{key[1]}"
+        plain = f"{key[0]}/{key[1]}"
+        adopted = adopt.key_of_name(*key)
+        if adopted:
+            self._doubtful(plain)
+        return adopted if adopted and plain not in self._gpu_jobs else plain
 
 
 class Sight:
@@ -142,6 +162,7 @@ class Sight:
         self._owned: dict[str, set[Handle]] = defaultdict(set)  # by uid of the GpuJob
         self._pods: dict[str, set[str]] = defaultdict(set)  # of Rays of ours, by their label
         self._labelled: dict[str, str] = {}  # a job's label to the job
+        self._doubtful: dict[str, set[str]] = defaultdict(set)  # GpuJobs, there or not, to who waits
         self._words: dict[str, str] = {}  # Ray's own, of a job, where KubeRay has none
         self._away: dict[str, float] = {}  # since when a node is not ready
         self.onlook = Onlook() if self.settings.looks_on else None
@@ -363,12 +384,14 @@ class Sight:
         for plural in WORKLOADS.keys() - {names.RAY_CLUSTERS.plural}:
             for key, raw in self.raw[plural].items():
                 if QUEUE in _labels(raw) and (plural, key) not in self.faults:
-                    yield _adopted_key(raw), raw
+                    yield adopt.adopted_key(raw), raw
 
     # -- jobs --------------------------------------------------------------------------------------
 
     def _of_job(self, key: str, raw: Raw | None, state: State, now: datetime) -> Iterator[Event]:
         handle = GPU_JOBS.plural, key
+        if raw is None or key not in self.known:
+            self._read_anew(self._doubtful.pop(key, ()))
         if raw is None:
             self.faults.pop(handle, None)
             yield from self._gone(key, now)
@@ -389,6 +412,7 @@ class Sight:
             uid=metadata["uid"],
             generation=metadata["generation"],
             arrived=datetime.fromisoformat(metadata["creationTimestamp"]),
+            label=label_value(metadata["name"]),
         )
         for owned in sorted(self._owned.get(metadata["uid"], ())):
             self._see(key, owned, self.raw[owned[0]].get(owned[1]))
@@ -399,7 +423,7 @@ class Sight:
     ) -> Iterator[Event]:
         """The event that says of a job what it is now."""
         try:
-            job = self._drafted(known.manifest, state.grid)
+            job = self._drafted(known, state.grid)
         except UnknownPlace as error:
             self.faults[handle] = f"spec.placement.near: {error}"
             return
@@ -422,8 +446,21 @@ class Sight:
             one = self._recalled(one, status, state.grid)
         yield JobArrived(at=now, job=one)
 
-    def _drafted(self, manifest: GpuJob, grid: Grid) -> Job:
-        job = job_on(manifest, grid, _Keys(), self._places, self._near)
+    def _read_anew(self, jobs: Iterable[str]) -> None:
+        """These GpuJobs mean another job now than they did."""
+        for key in jobs:
+            if (known := self.known.get(key)) is not None:
+                self.known[key] = replace(known, generation=-1)
+                self._objects[GPU_JOBS.plural, key] = None
+
+    def _drafted(self, known: Known, grid: Grid) -> Job:
+        manifest = known.manifest
+        keys = _Keys(
+            known,
+            self.raw[GPU_JOBS.plural].keys(),
+            lambda plain: self._doubtful[plain].add(known.key),
+        )
+        job = job_on(manifest, grid, keys, self._places, self._near)
         deadline = manifest.spec.deadline
         if deadline is None:
             return job
@@ -446,8 +483,7 @@ class Sight:
     def _gone(self, key: str, now: datetime) -> Iterator[Event]:
         known = self.known.pop(key, None)
         if known is not None:
-            metadata = known.manifest.metadata
-            self._labelled.pop(f"{metadata.namespace}/{label_value(metadata.name)}", None)
+            self._labelled.pop(known.labelled, None)
             if self.onlook is None or not self.onlook.has_ended(key):
                 yield JobDeleted(at=now, name=key)
 
@@ -471,7 +507,7 @@ class Sight:
 
     def _adopted(self, handle: Handle, raw: Raw, state: State, now: datetime) -> Iterator[Event]:
         metadata = raw["metadata"]
-        name = _adopted_key(raw)
+        name = adopt.adopted_key(raw)
         known = self.known.get(name)
         launched = ATTEMPT in (metadata.get("annotations") or {})
         generation = int(metadata.get("generation") or 0)
@@ -506,6 +542,7 @@ class Sight:
             uid=found.uid,
             generation=generation,
             arrived=datetime.fromisoformat(metadata["creationTimestamp"]),
+            label=adopt.adopted_label(raw),
             pinned=found.nodes,
             adopted=True,
         )
@@ -527,8 +564,7 @@ class Sight:
             return
         made = self._workload(known, raw)
         self.carriers[name], self._job_of[handle] = handle, name
-        metadata = known.manifest.metadata
-        self._labelled[f"{metadata.namespace}/{label_value(metadata.name)}"] = name
+        self._labelled[known.labelled] = name
         if self.workloads.get(name) != made:
             self.workloads[name] = made
             self.changed.add(name)
@@ -536,8 +572,7 @@ class Sight:
             self.onlook.follow(name, made.being)
 
     def _workload(self, known: Known, raw: Raw) -> Workload:
-        metadata = known.manifest.metadata
-        pods = self._pods.get(f"{metadata.namespace}/{label_value(metadata.name)}", ())
+        pods = self._pods.get(known.labelled, ())
         seen = phases.phase_of(raw, self._words.get(known.key, ""), pods=len(pods))
         notes = raw["metadata"].get("annotations") or {}
         attempt = int(notes[ATTEMPT]) if notes.get(ATTEMPT, "").isdecimal() else 0
@@ -592,11 +627,6 @@ def _is_unheard(raw: Raw) -> bool:
 def _labels(raw: Raw) -> Mapping[str, str]:
     labels: Mapping[str, str] = raw["metadata"].get("labels") or {}
     return labels
-
-
-def _adopted_key(raw: Raw) -> str:
-    """What the job of somebody else's workload is called here."""
-    return f"{raw['metadata'].get('namespace', '')}/{adopt.adopted_name(raw)}"
 
 
 def _owner_ref(raw: Raw) -> Mapping[str, Any]:

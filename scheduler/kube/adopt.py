@@ -62,6 +62,7 @@ from scheduler.kube.observe import Fleet, Machine, profile_of
 
 GIB = 2**30
 KINDS = (JOBS, JOB_SETS, RAY_JOBS, RAY_SERVICES)
+_ENDINGS = frozenset(each.kind.lower() for each in KINDS)
 GATE = "flopwise.dev/placement"
 _OURS = (ATTEMPT, DRAIN, PINNED, RECORD)
 _GPU_TAINT_KEY = GPU  # tolerated for them, as GPU clusters do by admission
@@ -379,9 +380,33 @@ def _object(raw: Raw, spec: Raw) -> Raw:
 
 def adopted_name(raw: Raw) -> str:
     """What the job is called: ``train.rayjob``, so that no two kinds are in one another's way."""
+    return _joined(raw, ".")
+
+
+def adopted_label(raw: Raw) -> str:
+    """The same as its pods' label has it: ``train_rayjob``, which no GpuJob can be called."""
+    return _joined(raw, "_")
+
+
+def adopted_key(raw: Raw) -> str:
+    """The same where GpuJobs are beside it: ``ml/train:rayjob``."""
+    return f"{raw['metadata'].get('namespace', '')}/{_joined(raw, ':')}"
+
+
+def key_of_name(namespace: str, name: str) -> str:
+    """The key of the adopted job of that name; empty where none can be called so.
+
+    >>> key_of_name("ml", "train.rayjob"), key_of_name("ml", "train.v2")
+    ('ml/train:rayjob', '')
+    """
+    stem, _, kind = name.rpartition(".")
+    return f"{namespace}/{stem}:{kind}" if stem and kind in _ENDINGS else ""
+
+
+def _joined(raw: Raw, by: str) -> str:
     kind = raw["kind"].lower()
     room = LABEL_CHARACTERS - len(kind) - 1
-    return f"{label_value(raw['metadata']['name'], room)}.{kind}"
+    return f"{label_value(raw['metadata']['name'], room)}{by}{kind}"
 
 
 def _annotated(annotations: Mapping[str, str], place: str, faults: list[Fault]) -> Raw:
@@ -477,7 +502,7 @@ def pin(raw: Raw, hostnames: Sequence[str], taints: Sequence[Taint] = (), *, job
     before = [_scheduling(part.template) for part in _parts(plain)]
     for part in _parts(plain):
         labels = part.template.setdefault("metadata", {}).setdefault("labels", {})
-        labels[JOB] = label_value(job or adopted_name(raw))
+        labels[JOB] = label_value(job) if job else adopted_label(raw)
         if _gpus(part):
             _pin_template(part.spec, raw["kind"], hostnames, taints)
     return {

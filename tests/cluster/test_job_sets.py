@@ -42,10 +42,10 @@ def test_a_job_set_is_planned_pinned_released_stopped_for_a_dearer_job_and_ends(
     since = kinds.audit_offset()
     operator = operators.start(f"--kubeconfig={kinds.kubeconfig_of(account, fleet)}", *LEASE)
     kinds.api.post(job_sets.path(fleet), job_sets.job_set("theirs", fleet))
-    eventually(lambda: nodes_of(kinds, fleet, "theirs.jobset") == [host], "it runs", PATIENCE)
+    eventually(lambda: nodes_of(kinds, fleet, "theirs_jobset") == [host], "it runs", PATIENCE)
     put(kinds, "GpuJob", "dear", fleet, task(fleet, run=plain("1s"), priority=10))
     eventually(lambda: holds(kinds, fleet, "dear", "Succeeded"), "a dearer job ran", PATIENCE)
-    eventually(lambda: nodes_of(kinds, fleet, "theirs.jobset") == [host], "it goes on", PATIENCE)
+    eventually(lambda: nodes_of(kinds, fleet, "theirs_jobset") == [host], "it goes on", PATIENCE)
     kinds.remove(job_sets.path(fleet, "theirs"))
     kinds.api.post(job_sets.path(fleet), job_sets.job_set("short", fleet, "1s"))
     eventually(

@@ -150,18 +150,18 @@ class Work:
     def of_others(self) -> None:
         """A Job of somebody's is stopped and pinned anew; a RayService; a JobSet."""
         add_job(self.cluster, self.space, suspended_job("theirs", self.space))
-        self.runs("theirs.job")
+        self.runs("theirs_job")
         self.all_give_way("urgent")
-        self.runs("theirs.job")
+        self.runs("theirs_job")
         self.cluster.remove(f"/apis/batch/v1/namespaces/{self.space}/jobs/theirs")
         services = f"/apis/ray.io/v1/namespaces/{self.space}/rayservices"
         self.cluster.api.post(services, their_service("answers", self.space))
-        self.runs("answers.rayservice")
+        self.runs("answers_rayservice")
         self.all_give_way("last")  # KubeRay does not stop the Ray of a service: we delete it
         self.cluster.remove(f"{services}/answers")
         made = job_sets.job_set("several", self.space)
         self.cluster.api.post(job_sets.path(self.space), made)
-        self.runs("several.jobset")
+        self.runs("several_jobset")
         self.cluster.remove(job_sets.path(self.space, "several"))
 
     def of_one_who_comes_anew(self) -> None:

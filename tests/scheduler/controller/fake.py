@@ -175,13 +175,10 @@ class Cluster:
         found = (self.objects["gpujobs", key].get("status") or {}).get("conditions") or ()
         return next((each for each in found if each["type"] == kind), {})
 
-    def events(self, reason: str) -> list[Raw]:
+    def events(self, reason: str) -> tuple[Raw, ...]:
         """Those of a reason."""
-        return [
-            raw
-            for (plural, _), raw in list(self.objects.items())
-            if plural == "events" and raw["reason"] == reason
-        ]
+        there = tuple(self.objects.items())  # they are written beside the steps
+        return tuple(r for (plural, _), r in there if plural == "events" and r["reason"] == reason)
 
 
 class Play:

@@ -26,7 +26,7 @@ def cluster() -> Cluster:
     """A node of eight H100 in a pool."""
     made = Cluster()
     made.add(node("n0"))
-    pool = {"accelerator": "h100", "gpusPerNode": 8, "price": {"usdPerGpuHour": 2.0}}
+    pool: dict[str, Any] = {"accelerator": "h100", "gpusPerNode": 8, "price": {"usdPerGpuHour": 2.0}}
     made.add(of_ours("GpuPool", "h100", **pool))
     return made
 

@@ -122,10 +122,10 @@ def test_what_is_older_than_what_was_seen_is_not_taken_in() -> None:
     world = World()
     world.sight.take("jobs", "ml/theirs", batch_job(version=7))
     world.tell()
-    assert world.sight.workloads["ml/theirs.job"].being is Being.HELD
+    assert world.sight.workloads["ml/theirs:job"].being is Being.HELD
     world.sight.take("jobs", "ml/theirs", batch_job(suspend=False, version=6))
     world.tell()
-    assert world.sight.workloads["ml/theirs.job"].being is Being.HELD
+    assert world.sight.workloads["ml/theirs:job"].being is Being.HELD
 
 
 def test_a_pod_of_others_takes_gpus_from_its_node_and_gives_them_back() -> None:
@@ -161,7 +161,7 @@ def test_a_workload_that_was_launched_before_is_taken_up_where_it_was_left() -> 
     before.tell()
     from scheduler.controller.actions import record_of
 
-    one = before.state.jobs["ml/theirs.job"]
+    one = before.state.jobs["ml/theirs:job"]
     notes = {
         ATTEMPT: "1",
         RECORD: record_text(record_of(one, before.state.grid)),
@@ -171,7 +171,7 @@ def test_a_workload_that_was_launched_before_is_taken_up_where_it_was_left() -> 
     after.sight.take("jobs", "ml/theirs", batch_job(suspend=False, version=2, **notes))
     (*_, arrived) = after.tell()
     assert isinstance(arrived, JobArrived)
-    found = after.state.jobs["ml/theirs.job"]
+    found = after.state.jobs["ml/theirs:job"]
     assert (found.phase, found.attempt, found.nodes) == (Phase.LAUNCHING, 1, one.nodes)
 
 
@@ -238,10 +238,46 @@ def test_a_pod_s_job_is_known_by_its_label_or_by_its_name() -> None:
     world = World()
     world.sight.take("jobs", "ml/theirs", batch_job())
     world.tell()
-    assert world.sight.job_of_pod("ml", "theirs.job", "x") == "ml/theirs.job"
-    assert world.sight.job_of_pod("ml", "", "theirs-0-abcde") == "ml/theirs.job"
+    assert world.sight.job_of_pod("ml", "theirs_job", "x") == "ml/theirs:job"
+    assert world.sight.job_of_pod("ml", "", "theirs-0-abcde") == "ml/theirs:job"
     assert world.sight.job_of_pod("ml", "", "others-0-abcde") == ""
     assert world.sight.job_of_pod("elsewhere", "", "theirs-0-abcde") == ""
+
+
+def test_a_gpu_job_may_be_called_as_a_workload_s_job_is_and_they_stay_two() -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/theirs.job", gpu_job("theirs.job"))
+    world.sight.take("jobs", "ml/theirs", batch_job())
+    world.tell()
+    assert world.phase("ml/theirs.job") is world.phase("ml/theirs:job") is Phase.LAUNCHING
+    nodes = {one.nodes for one in world.state.jobs.values()}
+    assert nodes == {("n0",), ("n1",)}
+    of_pod = world.sight.job_of_pod
+    assert of_pod("ml", "theirs_job", "x") == "ml/theirs:job"
+    theirs, ours = world.sight.known["ml/theirs:job"], world.sight.known["ml/theirs.job"]
+    assert (theirs.label, ours.label) == ("theirs_job", "theirs.job")
+    world.sight.take("jobs", "ml/theirs", None)
+    world.tell()
+    assert set(world.sight.known) == {"ml/theirs.job"}
+    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+
+
+def test_who_waits_for_a_name_waits_for_the_gpu_job_of_it_where_there_is_one() -> None:
+    world = World()
+    last = gpu_job("last")
+    last["spec"]["dependsOn"] = ["theirs.job"]
+    world.sight.take("gpujobs", "ml/last", last)
+    world.sight.take("jobs", "ml/theirs", batch_job())
+    world.tell()
+    assert world.state.jobs["ml/last"].job.after == ("ml/theirs:job",)
+    world.sight.take("gpujobs", "ml/theirs.job", gpu_job("theirs.job"))
+    world.tell()
+    world.tell()
+    assert world.state.jobs["ml/last"].job.after == ("ml/theirs.job",)
+    world.sight.take("gpujobs", "ml/theirs.job", None)
+    world.tell()
+    world.tell()
+    assert world.state.jobs["ml/last"].job.after == ("ml/theirs:job",)
 
 
 def gpu_queue(name: str, **spec: Any) -> dict[str, Any]:
@@ -277,11 +313,11 @@ def test_a_job_of_a_queue_that_is_not_there_waits_and_is_told_so() -> None:
     raw["metadata"]["labels"]["flopwise.dev/queue"] = "nowhere"
     world.sight.take("jobs", "ml/theirs", raw)
     world.tell()
-    one = world.state.jobs["ml/theirs.job"]
+    one = world.state.jobs["ml/theirs:job"]
     assert (one.phase, one.why.message) == (Phase.WAITING, "queue nowhere does not exist")
     world.sight.take("gpuqueues", "/nowhere", gpu_queue("nowhere"))
     world.tell()
-    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+    assert world.phase("ml/theirs:job") is Phase.LAUNCHING
 
 
 def test_pools_that_share_nodes_are_told_who_has_them() -> None:
@@ -374,11 +410,11 @@ def test_a_job_that_somebody_else_runs_is_decided_on_and_what_it_really_holds_is
     world.sight.take("jobs", "ml/theirs", raw)
     world.sight.take("pods", "ml/theirs-x", their_pod("2026-12-01T00:00:02Z"))
     world.tell()
-    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+    assert world.phase("ml/theirs:job") is Phase.LAUNCHING
     assert all(not d.unhealthy for n in world.state.nodes for d in n.devices)  # not of others
     assert world.sight.onlook is not None
-    real = world.sight.onlook.real(["ml/theirs.job"], world.state.jobs)
-    assert [(h.job, h.node, h.gpus) for h in real.holdings] == [("ml/theirs.job", "n1", 8.0)]
+    real = world.sight.onlook.real(["ml/theirs:job"], world.state.jobs)
+    assert [(h.job, h.node, h.gpus) for h in real.holdings] == [("ml/theirs:job", "n1", 8.0)]
 
 
 def test_a_job_that_ran_before_we_looked_on_is_where_it_is() -> None:
@@ -388,7 +424,7 @@ def test_a_job_that_ran_before_we_looked_on_is_where_it_is() -> None:
     world.sight.take("jobs", "ml/theirs", raw)
     world.sight.take("pods", "ml/theirs-x", their_pod("2026-11-30T23:00:05Z"))
     world.tell()
-    one = world.state.jobs["ml/theirs.job"]
+    one = world.state.jobs["ml/theirs:job"]
     assert (one.phase, one.nodes) == (Phase.RUNNING, ("n1",))
     assert one.started == datetime(2026, 11, 30, 23, 0, 5, tzinfo=UTC)
 
@@ -403,7 +439,7 @@ def test_a_job_of_the_second_in_which_we_begin_to_look_on_is_decided_on() -> Non
     world.sight.take("jobs", "ml/theirs", raw)
     world.sight.take("pods", "ml/theirs-x", their_pod("2026-12-01T00:00:01Z"))
     world.tell()
-    assert world.phase("ml/theirs.job") is Phase.LAUNCHING
+    assert world.phase("ml/theirs:job") is Phase.LAUNCHING
 
 
 def test_a_job_that_has_ended_by_itself_stays_in_the_world_that_would_be() -> None:
@@ -421,5 +457,5 @@ def test_a_job_that_has_ended_by_itself_stays_in_the_world_that_would_be() -> No
     assert world.tell() == []
     assert world.sight.onlook is not None
     real = world.sight.onlook.real([], world.state.jobs)
-    assert real.over == {"ml/theirs.job": Being.SUCCEEDED}
+    assert real.over == {"ml/theirs:job": Being.SUCCEEDED}
     assert world.sight.onlook.real([], {}).over == {}

@@ -320,7 +320,7 @@ def test_releasing_pins_and_lets_run_in_one_patch_that_fails_if_it_changed() -> 
     assert admits(pod, "a", {"kubernetes.io/hostname": "host-a", "zone": "z1"})
     assert not admits(pod, "b", {"kubernetes.io/hostname": "host-b", "zone": "z1"})
     assert [each["key"] for each in pod["tolerations"]] == ["nvidia.com/gpu", "spot"]
-    assert made["spec"]["template"]["metadata"]["labels"] == {JOB: "train.job"}
+    assert made["spec"]["template"]["metadata"]["labels"] == {JOB: "train_job"}
     assert pod["containers"] == raw["spec"]["template"]["spec"]["containers"]
     # Of the template only what Kubernetes lets be changed is in the patch.
     assert patch["spec"]["template"]["spec"].keys() == {"affinity", "tolerations"}
@@ -360,7 +360,7 @@ def test_a_ray_job_s_workers_are_pinned_and_its_head_is_not() -> None:
     assert "affinity" not in head["spec"]
     assert "affinity" not in cpu["spec"]
     assert REQUIRED in gpu["spec"]["affinity"]["nodeAffinity"]
-    assert {t["metadata"]["labels"][JOB] for t in (head, gpu, cpu)} == {"train.rayjob"}
+    assert {t["metadata"]["labels"][JOB] for t in (head, gpu, cpu)} == {"train_rayjob"}
     assert (made["spec"]["suspend"], made["spec"]["entrypoint"]) == (False, "x")
     again = patched(made, release(patched(made, suspend(made)), ["host-a"]))
     assert again["spec"] == patched(raw, release(raw, ["host-a"]))["spec"]
