@@ -2,9 +2,8 @@
 
 Raw objects come in one by one (`Sight.take`); what follows of them for a state comes out as events.
 A job is a GpuJob, or a workload of somebody else's that carries our queue label
-(`scheduler.kube.adopt`); its key is ``namespace/name``, or ``namespace/name:kind``, as no name has a
-colon. The workload of a GpuJob is the object that
-it owns. Nothing here asks or writes anything.
+(`scheduler.kube.adopt`); its key is ``namespace/name``, or ``namespace/name:kind``, as no name has
+a colon. The workload of a GpuJob is the object that it owns. Nothing here asks or writes anything.
 
 A node that has not been ready for `Settings.node_lost_seconds` is taken to be gone, with all on it.
 """
@@ -124,7 +123,9 @@ class _Keys(dict[tuple[str, str], str]):
     workload: ``doubtful`` is told of each.
     """
 
-    def __init__(self, of: Known, gpu_jobs: Container[str], doubtful: Callable[[str], None]) -> None:
+    def __init__(
+        self, of: Known, gpu_jobs: Container[str], doubtful: Callable[[str], None]
+    ) -> None:
         metadata = of.manifest.metadata
         super().__init__({(metadata.namespace, metadata.name): of.key})
         self._gpu_jobs, self._doubtful = gpu_jobs, doubtful
@@ -158,11 +159,13 @@ class Sight:
         self._fleet_at = -1e9
         self._fleet_changed = False
         self._queues_changed = False
+        self._classes_changed = False
+        self._assumed = adopt.NOTHING_SAID
         self._objects: dict[Handle, None] = {}  # jobs and workloads to look at, in order
         self._owned: dict[str, set[Handle]] = defaultdict(set)  # by uid of the GpuJob
         self._pods: dict[str, set[str]] = defaultdict(set)  # of Rays of ours, by their label
         self._labelled: dict[str, str] = {}  # a job's label to the job
-        self._doubtful: dict[str, set[str]] = defaultdict(set)  # GpuJobs, there or not, to who waits
+        self._doubtful: dict[str, set[str]] = defaultdict(set)  # of GpuJobs: who may wait for them
         self._words: dict[str, str] = {}  # Ray's own, of a job, where KubeRay has none
         self._away: dict[str, float] = {}  # since when a node is not ready
         self.onlook = Onlook() if self.settings.looks_on else None
@@ -192,6 +195,8 @@ class Sight:
             self._fleet_changed = True
         elif plural == names.GPU_QUEUES.plural:
             self._queues_changed = True
+        elif plural == names.PRIORITY_CLASSES.plural:
+            self._classes_changed = True
         else:
             self._index(plural, key, raw if raw is not None else old, there=raw is not None)
             self._fleet_changed |= self.settings.looks_on  # whose pods are whose may be another
@@ -247,7 +252,8 @@ class Sight:
     @property
     def is_due(self) -> bool:
         """Whether there is something that a state has not been told of."""
-        return bool(self._objects or self._queues_changed or self._fleet_is_due())
+        changed = self._objects or self._queues_changed or self._classes_changed
+        return bool(changed or self._fleet_is_due())
 
     def _fleet_is_due(self) -> bool:
         now = self._clock()
@@ -266,6 +272,8 @@ class Sight:
         if self._queues_changed:
             self._queues_changed = False
             yield QueuesChanged(at=now, queues=self._queues())
+        if self._classes_changed:
+            self._read_classes()
         due, self._objects = self._objects, {}
         ordered = sorted(due, key=lambda handle: handle[0] != GPU_JOBS.plural)
         for plural, key in ordered:
@@ -376,6 +384,21 @@ class Sight:
                 )
             )
         return found
+
+    def _read_classes(self) -> None:
+        """What PriorityClasses are worth; where that has changed, workloads are adopted anew."""
+        self._classes_changed = False
+        found = {
+            raw["metadata"]["name"]: int(raw.get("value") or 0)
+            for raw in self.raw[names.PRIORITY_CLASSES.plural].values()
+        }
+        if found == self._assumed.priorities:
+            return
+        self._assumed = replace(self._assumed, priorities=found)
+        for key, known in self.known.items():
+            if known.adopted:
+                self.known[key] = replace(known, generation=-1)
+                self._objects[known.resource.plural, f"{key.partition('/')[0]}/{known.name}"] = None
 
     def _looked_at(self) -> Iterator[tuple[str, Raw]]:
         """Workloads of others that are looked at only, by their jobs."""
@@ -524,8 +547,9 @@ class Sight:
             if phases.phase_of(raw).phase in (phases.Phase.SUCCEEDED, phases.Phase.FAILED):
                 return  # it ended before we looked on
             self.onlook.begin(name)
-        found = adopt.adopt(raw, self._adopting, looks_on=self.settings.looks_on)
-        if isinstance(found, Adopted) and not self.settings.looks_on:
+        looks_on = self.settings.looks_on
+        found = adopt.adopt(raw, self._adopting, self._assumed, looks_on=looks_on)
+        if isinstance(found, Adopted) and not looks_on:
             found = _one_pod(found)
         if not isinstance(found, Adopted):
             if isinstance(found, Declined) and found.reason != "Kueue":

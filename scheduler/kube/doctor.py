@@ -65,7 +65,7 @@ class Right:
 def _rights() -> Iterator[Right]:
     ours = (names.GPU_POOLS, names.GPU_QUEUES, names.GPU_JOBS)
     runs = (names.RAY_JOBS, names.RAY_SERVICES, names.RAY_CLUSTERS, names.JOBS)
-    for resource in (names.NODES, names.PODS, *ours, *runs):
+    for resource in (names.NODES, names.PODS, names.PRIORITY_CLASSES, *ours, *runs):
         yield from (Right(verb=verb, resource=resource) for verb in ("list", "watch"))
     for resource in ours:
         yield Right(verb="patch", resource=resource, subresource="status")

@@ -255,6 +255,7 @@ def watched(namespaces: tuple[str, ...] = ()) -> tuple[Wanted, ...]:
     cluster = (
         Wanted(resource=names.NODES, keep=slim_node),
         Wanted(resource=names.RESOURCE_SLICES),
+        Wanted(resource=names.PRIORITY_CLASSES),
         Wanted(resource=names.GPU_POOLS),
         Wanted(resource=names.GPU_QUEUES),
         Wanted(resource=names.PODS, labels=f"!{names.JOB}", keep=slim_pod),

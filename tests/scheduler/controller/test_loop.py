@@ -26,8 +26,8 @@ def cluster() -> Cluster:
     """A node of eight H100 in a pool."""
     made = Cluster()
     made.add(node("n0"))
-    pool: dict[str, Any] = {"accelerator": "h100", "gpusPerNode": 8, "price": {"usdPerGpuHour": 2.0}}
-    made.add(of_ours("GpuPool", "h100", **pool))
+    price: Any = {"usdPerGpuHour": 2.0}
+    made.add(of_ours("GpuPool", "h100", accelerator="h100", gpusPerNode=8, price=price))
     return made
 
 
@@ -46,7 +46,7 @@ def start(cluster: Cluster) -> Iterator[Start]:
         each.end()
 
 
-def of_ours(kind: str, name: str, namespace: str = "", **spec: Any) -> dict[str, Any]:
+def of_ours(kind: str, name: str, namespace: str = "", /, **spec: Any) -> dict[str, Any]:
     metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
     head = {"apiVersion": "flopwise.dev/v1alpha1", "kind": kind}
     return {**head, "metadata": metadata, "spec": spec}

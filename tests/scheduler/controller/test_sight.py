@@ -280,6 +280,35 @@ def test_who_waits_for_a_name_waits_for_the_gpu_job_of_it_where_there_is_one() -
     assert world.state.jobs["ml/last"].job.after == ("ml/theirs:job",)
 
 
+def priority_class(name: str, value: int, version: int = 1) -> dict[str, Any]:
+    head = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": value}
+    return head | {"metadata": {"name": name, "resourceVersion": str(version)}}
+
+
+def test_a_workload_has_the_priority_of_the_class_that_its_pods_name() -> None:
+    world = World()
+    raw = batch_job()
+    raw["spec"]["template"]["spec"]["priorityClassName"] = "high"
+    raw["metadata"]["labels"]["flopwise.dev/queue"] = "nowhere"  # so that it waits
+    world.sight.take("jobs", "ml/theirs", raw)
+    world.sight.take("priorityclasses", "/high", priority_class("high", 1000))
+    world.sight.take("priorityclasses", "/other", priority_class("other", 7))
+    world.tell()
+    assert world.state.jobs["ml/theirs:job"].job.tier == 1000
+    world.sight.take("priorityclasses", "/high", priority_class("high", 2000, version=2))
+    world.tell()
+    assert world.state.jobs["ml/theirs:job"].job.tier == 2000
+    world.sight.take("priorityclasses", "/high", None)  # of a class that is gone nobody knows
+    world.tell()
+    assert world.state.jobs["ml/theirs:job"].job.tier == 0
+    stated = batch_job(version=3, **{"flopwise.dev/priority": "5"})
+    stated["metadata"]["generation"] = 2
+    stated["spec"]["template"]["spec"]["priorityClassName"] = "other"
+    world.sight.take("jobs", "ml/theirs", stated)
+    world.tell()
+    assert world.state.jobs["ml/theirs:job"].job.tier == 5
+
+
 def gpu_queue(name: str, **spec: Any) -> dict[str, Any]:
     head = {"apiVersion": "flopwise.dev/v1alpha1", "kind": "GpuQueue"}
     return head | {"metadata": {"name": name}, "spec": spec}
