@@ -30,7 +30,9 @@ from planner.plan import Placement, Segment
 from planner.problem import GPU_MILLI, Grid, Work, hours_for
 from scheduler.controller.state import (
     ENDED,
+    Cause,
     Event,
+    JobChanged,
     JobFailed,
     JobFinished,
     JobStarted,
@@ -40,6 +42,7 @@ from scheduler.controller.state import (
     Tracked,
     Why,
     gpus_of,
+    is_idle,
     notice_seconds,
     work_left,
 )
@@ -113,6 +116,7 @@ class Workload:
     saved: bool = False  # it saved a checkpoint as it stopped
     message: str = ""
     final: bool = False  # it failed for good
+    idle: str = ""  # why it was stopped, where it left its GPUs idle and its owner lets that stand
     lingers: bool = False  # it has ended, and nobody but us will take its pods away
 
 
@@ -316,16 +320,27 @@ def recalled(one: Tracked, status: Status | None, workload: Workload | None, gri
     """
     told = Record() if status is None else status.record
     if workload is not None and workload.attempt > told.attempt:
-        return _remembered(one, workload.record, Phase.LAUNCHING, grid)
+        return _launched_since(one, workload, grid)
     if status is None:
         return one
     phase = status.phase
     if phase is Phase.RESERVED:  # it is promised anew
         phase = Phase.SUSPENDED if told.attempt else Phase.WAITING
     found = _remembered(one, told, phase, grid)
+    if status.why.reason == Cause.IDLE and status.generation != one.generation:
+        return found  # its owner has seen to it meanwhile
     if not found.holds:
         return replace(found, why=status.why)
     return replace(found, why=status.why, started=status.started, unheard=status.unheard)
+
+
+def _launched_since(one: Tracked, workload: Workload, grid: Grid) -> Tracked:
+    """A job of which its workload alone tells."""
+    if not workload.idle:
+        return _remembered(one, workload.record, Phase.LAUNCHING, grid)
+    phase = Phase.SUSPENDED if workload.being is Being.HELD else Phase.STOPPING
+    found = _remembered(one, workload.record, phase, grid)
+    return replace(found, why=Why(reason=Cause.IDLE, message=workload.idle))
 
 
 def _remembered(one: Tracked, record: Record, phase: Phase, grid: Grid) -> Tracked:
@@ -374,10 +389,13 @@ def _devices(replicas: int, milli: int) -> tuple[int, ...]:
 
 def learned(observed: Observed, state: State) -> tuple[Event, ...]:
     """What the workloads tell of jobs that the state does not know yet, by name."""
-    found = []
+    found: list[Event] = []
     for name, one in sorted(state.jobs.items()):
         workload = observed.workloads.get(name)
         if not one.holds:
+            if workload is not None and _is_woken(workload, one):
+                woken = JobChanged(at=state.now, job=one.job, generation=one.generation, wakes=True)
+                found.append(woken)
             continue
         if workload is None:
             if one.phase is not Phase.LAUNCHING:
@@ -385,6 +403,12 @@ def learned(observed: Observed, state: State) -> tuple[Event, ...]:
         elif workload.attempt == one.attempt:
             found += _told(workload, one, state.now)
     return tuple(found)
+
+
+def _is_woken(workload: Workload, one: Tracked) -> bool:
+    """Whether the owner of a workload that was stopped for being idle has taken our word away."""
+    held = workload.adopted and workload.being is Being.HELD
+    return held and is_idle(one) and not workload.idle
 
 
 def _gone(one: Tracked, now: datetime) -> Event:

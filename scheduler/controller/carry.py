@@ -17,6 +17,7 @@ from typing import Any
 from planner.problem import Job
 from scheduler.controller.actions import Action, Delete, Launch, Release, Report, Resume, Stop
 from scheduler.controller.sight import Known
+from scheduler.controller.state import Cause
 from scheduler.controller.told import record_text
 from scheduler.kube import adopt, names, workloads
 from scheduler.kube import launch as starting
@@ -24,7 +25,7 @@ from scheduler.kube.api import Api
 from scheduler.kube.errors import AlreadyExists, Conflict, NotFound
 from scheduler.kube.informer import key_of
 from scheduler.kube.launch import Capabilities, Settings, gangs
-from scheduler.kube.names import ATTEMPT, DRAIN, RECORD, RESOURCES, Resource
+from scheduler.kube.names import ATTEMPT, DRAIN, IDLE, RECORD, RESOURCES, Resource
 from scheduler.kube.observe import Fleet
 from scheduler.kube.phases import drain_notice
 from scheduler.kube.ray_status import marked, token_of
@@ -81,9 +82,11 @@ class Hand:
             notice = drain_notice(datetime.now(UTC) + timedelta(seconds=action.notice_seconds))
             if order.known is not None and order.known.manifest.spec.checkpoint.interval_seconds:
                 self._tell_pods(order.known, notice)
+            notice["metadata"]["annotations"] |= _why_stopped(order.known, action)
             yield self._patched(resource, raw, notice)
         elif order.known is not None and order.known.adopted:
-            made = self._patched(resource, raw, adopt.suspend(raw))
+            noted = {"metadata": {"annotations": _why_stopped(order.known, action)}}
+            made = self._patched(resource, raw, adopt.suspend(raw) | noted)
             yield made
             self._renew(resource, made[2])
         elif workloads.stops_by_deletion(resource) or self._is_on_lost(order):
@@ -174,6 +177,7 @@ class Hand:
             ATTEMPT: str(action.attempt),
             RECORD: record_text(action.record),
             DRAIN: None,
+            IDLE: None,
         }
         seen = self._patched(resource, raw, patch)
         yield seen
@@ -196,6 +200,13 @@ class Hand:
         metadata = raw["metadata"]
         made = self.api.patch(resource, metadata["name"], patch, metadata["namespace"])
         return resource.plural, key_of(made), made
+
+
+def _why_stopped(known: Known | None, action: Stop) -> dict[str, str]:
+    """What is to be found on a workload by whoever comes after us: it has no status of ours."""
+    if known is None or not known.adopted or action.why.reason != Cause.IDLE:
+        return {}
+    return {IDLE: action.why.message}
 
 
 def _suspension(attempt: int, *, value: bool) -> list[Raw]:

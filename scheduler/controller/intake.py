@@ -40,7 +40,6 @@ from scheduler.controller.state import (
     Tracked,
     Why,
     end_of,
-    is_idle,
     work_at_risk,
     work_done,
 )
@@ -92,12 +91,12 @@ def _changed(found: Pass, event: JobChanged) -> None:
     if (
         one is None
         or one.phase in ENDED
-        or (one.job, one.generation) == (event.job, event.generation)
+        or ((one.job, one.generation) == (event.job, event.generation) and not event.wakes)
     ):
         return
+    if one.why.reason == Cause.IDLE and (event.wakes or event.generation != one.generation):
+        one = replace(one, why=Why(reason=Cause.ARRIVED))  # its owner has seen to it
     if not one.holds:
-        if is_idle(one) and event.generation != one.generation:
-            one = replace(one, why=Why(reason=Cause.ARRIVED))  # its owner has seen to it
         found.unreserve(replace(one, job=event.job, generation=event.generation))
         return
     new = event.job

@@ -54,6 +54,7 @@ from scheduler.controller.sight import WORKLOADS, Known, Sight
 from scheduler.controller.sight import Settings as SightSettings
 from scheduler.controller.slow import Answer, Slow
 from scheduler.controller.state import (
+    Cause,
     Event,
     JobFailed,
     JobIdle,
@@ -376,7 +377,10 @@ class Operator:
         known = self.sight.known.get(new.name)
         waits = new.phase in (Phase.WAITING, Phase.SUSPENDED, Phase.FAILED)
         if known is not None and (waits or new.why.reason in EVICTED) and new.why.message:
-            self._note(known, word(new.why.reason), new.why.message, warning=waits)
+            text = new.why.message
+            if known.adopted and new.why.reason == Cause.IDLE:
+                text = f"{text}: its annotation {names.IDLE} taken away"
+            self._note(known, word(new.why.reason), text, warning=waits)
 
     def _tell_of_idle(self, old: Tracked | None, new: Tracked | None) -> None:
         if new is None or new.idle_since is None or (old is not None and old.idle_since):

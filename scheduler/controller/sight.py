@@ -50,6 +50,7 @@ from scheduler.kube.names import (
     DRAIN,
     GPU_JOBS,
     GROUP,
+    IDLE,
     QUEUE,
     RECORD,
     Resource,
@@ -617,6 +618,7 @@ class Sight:
             told=told,
             started=(seen.started or known.arrived) if started else None,
             ended=seen.ended,
+            idle=notes.get(IDLE, "") if known.adopted else "",
             saved=told is not None and known.manifest.spec.checkpoint.interval_seconds > 0,
             message=": ".join(filter(None, (seen.reason, seen.message)))
             if being is Being.FAILED

@@ -227,10 +227,14 @@ class JobArrived(Tick):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobChanged(Tick):
-    """Its owner has changed what a job asks for. What runs goes on as it was started."""
+    """Its owner has changed what a job asks for. What runs goes on as it was started.
+
+    ``wakes``: or has seen to it that it left its GPUs idle.
+    """
 
     job: Job
     generation: int = 0
+    wakes: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,7 @@ from scheduler.kube.names import (
     GPU_SHARED,
     GROUP,
     HOSTNAME,
+    IDLE,
     JOB,
     JOB_SETS,
     JOBS,
@@ -64,7 +65,7 @@ GIB = 2**30
 KINDS = (JOBS, JOB_SETS, RAY_JOBS, RAY_SERVICES)
 _ENDINGS = frozenset(each.kind.lower() for each in KINDS)
 GATE = "flopwise.dev/placement"
-_OURS = (ATTEMPT, DRAIN, PINNED, RECORD)
+_OURS = (ATTEMPT, DRAIN, IDLE, PINNED, RECORD)
 _GPU_TAINT_KEY = GPU  # tolerated for them, as GPU clusters do by admission
 
 

@@ -21,6 +21,7 @@ POOL = "flopwise.dev/pool"
 ATTEMPT = "flopwise.dev/attempt"
 DRAIN = "flopwise.dev/drain"  # until when a workload has time to save, RFC 3339
 RECORD = "flopwise.dev/record"  # what must outlive an operator of a launch, JSON
+IDLE = "flopwise.dev/idle"  # why an adopted workload was stopped; it goes on once this is gone
 PINNED = "flopwise.dev/pinned"  # what an adopted workload said before it was pinned, JSON
 # Of others.
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from scheduler.controller import state as states
 from scheduler.controller.loop import Settings
+from scheduler.controller.readings import Reading
 from scheduler.kube.errors import Refused
 from scheduler.kube.launch import Capabilities
+from scheduler.kube.names import GPU_JOBS, JOBS
 from scheduler.kube.ray_objects import token_of_job
 from scheduler.kube.ray_status import HEADER
+from telemetry.idle import IdleWorkload
+from telemetry.uses import Owner
 from tests.scheduler.controller.fake import Cluster, Play
+from tests.scheduler.controller.test_sight import batch_job
 from tests.scheduler.kube.objects import node
 
 Start = Callable[..., Play]
@@ -184,3 +190,111 @@ def test_where_the_api_server_does_not_let_us_ask_nothing_is_said_of_a_token(
     runs(cluster)
     play.step(5)
     assert cluster.condition("ml/train", "TokenRefused") == {}
+
+
+# -- idle jobs, and an operator that is started again ----------------------------------------------
+
+
+def leaves_idle(play: Play, job: str) -> None:
+    """Prometheus says that the GPUs of a job's pods do nothing since long before it came."""
+    since = datetime.now(UTC) - timedelta(hours=1)
+    owner = Owner(namespace="ml", job=job)
+    idle = IdleWorkload(owner=owner, since=since, until=datetime.now(UTC), gpus=())
+    play.operator.inbox.put(("reading", ""), Reading(at=datetime.now(UTC), idle=(idle,)))
+
+
+def strict_queue(cluster: Cluster) -> None:
+    idle: Any = {"afterSeconds": 1, "action": "Suspend"}
+    cluster.add(of_ours("GpuQueue", "strict", idle=idle))
+
+
+def theirs(cluster: Cluster) -> dict[str, Any]:
+    """The Job of somebody who has never heard of GpuJobs, as it is now."""
+    return cluster.objects["jobs", "ml/theirs"]
+
+
+def works(cluster: Cluster, key: str) -> None:
+    began = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
+    cluster.becomes("jobs", key, startTime=began, active=1, ready=1)
+
+
+AT_ONCE: Any = {"decisions": states.Settings(notice_seconds=0.0)}
+
+
+def test_a_workload_that_was_suspended_for_being_idle_stays_so_whoever_comes_and_goes_on_at_a_word(
+    cluster: Cluster, start: Start
+) -> None:
+    strict_queue(cluster)
+    raw = batch_job()
+    raw["metadata"]["labels"]["flopwise.dev/queue"] = "strict"
+    cluster.add(raw)
+    first = start(**AT_ONCE)
+    first.until(lambda: not theirs(cluster)["spec"]["suspend"], "it is released")
+    works(cluster, "ml/theirs")
+    first.until(lambda: first.operator.state.jobs["ml/theirs:job"].started, "it works")
+    leaves_idle(first, "theirs_job")
+    first.until(lambda: theirs(cluster)["spec"]["suspend"], "it is suspended")
+    cluster.becomes("jobs", "ml/theirs", active=0)
+    first.step(3)
+    (event,) = cluster.events("Idle")
+    assert "its annotation flopwise.dev/idle taken away" in event["note"]
+    first.end()
+
+    second = start(**AT_ONCE)  # all GPUs are free
+    second.step(5)
+    assert theirs(cluster)["spec"]["suspend"]
+    why = theirs(cluster)["metadata"]["annotations"]["flopwise.dev/idle"]
+    assert "its GPUs did nothing" in why
+    taken_away: Any = {"metadata": {"annotations": {"flopwise.dev/idle": None}}}
+    cluster.patch(JOBS, "theirs", taken_away, "ml")
+    second.until(lambda: not theirs(cluster)["spec"]["suspend"], "it goes on")
+    assert theirs(cluster)["metadata"]["annotations"]["flopwise.dev/attempt"] == "2"
+
+
+def idle_gpu_job(cluster: Cluster, play: Play) -> None:
+    """A GpuJob of a Job, suspended for leaving its GPUs idle."""
+    strict_queue(cluster)
+    containers = [{"name": "main", "image": "none"}]
+    run: Any = {"podTemplate": {"spec": {"containers": containers}}}
+    cluster.add(gpu_job(queue="strict", run=run))
+    jobs = cluster.objects
+    play.until(
+        lambda: ("jobs", "ml/train") in jobs and not jobs["jobs", "ml/train"]["spec"]["suspend"],
+        "it is released",
+    )
+    works(cluster, "ml/train")
+    play.until(lambda: cluster.condition("ml/train", "Running").get("status") == "True", "it works")
+    leaves_idle(play, "train")
+    play.until(lambda: jobs["jobs", "ml/train"]["spec"]["suspend"], "it is suspended")
+    cluster.becomes("jobs", "ml/train", active=0)
+    play.until(lambda: cluster.condition("ml/train", "Preempted")["reason"] == "Idle", "it is told")
+
+
+def suspended_again(cluster: Cluster) -> bool:
+    found = cluster.objects.get(("jobs", "ml/train"))
+    return found is not None and bool(found["spec"]["suspend"])
+
+
+def test_a_gpu_job_that_was_suspended_for_being_idle_stays_so_whoever_comes(
+    cluster: Cluster, start: Start
+) -> None:
+    first = start(**AT_ONCE)
+    idle_gpu_job(cluster, first)
+    first.step(3)
+    first.end()
+    second = start(**AT_ONCE)
+    second.step(5)
+    assert suspended_again(cluster)
+    assert second.operator.state.jobs["ml/train"].attempt == 1
+
+
+def test_a_gpu_job_that_its_owner_has_changed_while_nobody_looked_goes_on(
+    cluster: Cluster, start: Start
+) -> None:
+    first = start(**AT_ONCE)
+    idle_gpu_job(cluster, first)
+    first.step(3)
+    first.end()
+    cluster.patch(GPU_JOBS, "train", {"spec": {"priority": 1}}, "ml")
+    second = start(**AT_ONCE)
+    second.until(lambda: second.operator.state.jobs["ml/train"].attempt == 2, "it goes on")

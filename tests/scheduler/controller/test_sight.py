@@ -301,7 +301,8 @@ def test_a_workload_has_the_priority_of_the_class_that_its_pods_name() -> None:
     world.sight.take("priorityclasses", "/high", None)  # of a class that is gone nobody knows
     world.tell()
     assert world.state.jobs["ml/theirs:job"].job.tier == 0
-    stated = batch_job(version=3, **{"flopwise.dev/priority": "5"})
+    notes: dict[str, Any] = {"flopwise.dev/priority": "5"}
+    stated = batch_job(version=3, **notes)
     stated["metadata"]["generation"] = 2
     stated["spec"]["template"]["spec"]["priorityClassName"] = "other"
     world.sight.take("jobs", "ml/theirs", stated)
