@@ -126,6 +126,8 @@ class Observed:
 
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     statuses: Mapping[str, Status] = field(default_factory=dict)
+    # Seconds since a job was given notice, by a clock that does not jump; else the state's counts.
+    waited: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,7 +195,9 @@ def diff(observed: Observed, state: State) -> tuple[Action, ...]:
     """
     found: list[Action] = []
     for name, one in state.jobs.items():
-        found += _workload_actions(observed.workloads.get(name), one, state)
+        found += _workload_actions(
+            observed.workloads.get(name), one, state, observed.waited.get(name)
+        )
         status = status_of(one, state)
         if observed.statuses.get(name) != status:
             found.append(Report(job=name, status=status))
@@ -210,7 +214,9 @@ def _rank(action: Action, removed: set[str]) -> tuple[int, str]:
     return ORDER.index(type(action)) * 2, action.job
 
 
-def _workload_actions(workload: Workload | None, one: Tracked, state: State) -> Iterator[Action]:
+def _workload_actions(
+    workload: Workload | None, one: Tracked, state: State, waited: float | None
+) -> Iterator[Action]:
     if one.foreign:
         return
     if one.phase in (Phase.LAUNCHING, Phase.RUNNING):
@@ -218,7 +224,7 @@ def _workload_actions(workload: Workload | None, one: Tracked, state: State) -> 
     elif workload is None:
         return
     elif one.phase is Phase.STOPPING:
-        yield from _to_stop(workload, one, state)
+        yield from _to_stop(workload, one, state, waited)
     elif workload.being in AWAKE and workload.attempt:
         yield Stop(job=one.name, attempt=workload.attempt, notice_seconds=0.0, why=one.why)
     elif workload.lingers and one.phase in ENDED:
@@ -253,12 +259,17 @@ def _next_attempt(workload: Workload, one: Tracked, state: State) -> Iterator[Ac
         yield Stop(job=one.name, attempt=workload.attempt, notice_seconds=0.0, why=one.why)
 
 
-def _to_stop(workload: Workload, one: Tracked, state: State) -> Iterator[Action]:
+def _to_stop(
+    workload: Workload, one: Tracked, state: State, waited: float | None
+) -> Iterator[Action]:
     if workload.being in AWAKE:
         seconds = notice_seconds(one, state.settings)
         if workload.told is None:
             yield Stop(job=one.name, attempt=one.attempt, notice_seconds=seconds, why=one.why)
-        elif (state.now - workload.told).total_seconds() >= seconds:
+            return
+        if waited is None:
+            waited = (state.now - workload.told).total_seconds()
+        if waited >= seconds:
             yield Stop(job=one.name, attempt=one.attempt, notice_seconds=0.0, why=one.why)
     elif one.deleted and not workload.adopted and workload.being is not Being.LEAVING:
         yield Delete(job=one.name, attempt=workload.attempt)

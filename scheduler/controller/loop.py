@@ -49,6 +49,7 @@ from scheduler.controller.keeper import Keeper
 from scheduler.controller.log import Log
 from scheduler.controller.metrics import Metrics
 from scheduler.controller.notes import Note, Notes
+from scheduler.controller.notices import Notices
 from scheduler.controller.readings import Measured, Reading, Readings, Source, windows_of
 from scheduler.controller.sight import WORKLOADS, Known, Sight
 from scheduler.controller.sight import Settings as SightSettings
@@ -163,6 +164,7 @@ class Operator:
         ]
         self._hands = Hands(self._is_done, settings.workers)
         self._notes = Notes(api, self.leader.identity)
+        self._notices = Notices()
         self._slow: Slow | None = None
         self._keeper = Keeper(self.metrics)  # only observing
         self._readings: Readings | None = None
@@ -312,10 +314,22 @@ class Operator:
 
     def _settled(self, now: datetime) -> Iterable[Event]:
         events = list(self.sight.events(self.state, now))
-        self._dirty |= self.sight.changed
+        self._dirty |= self.sight.changed | self._due()
         self.sight.changed = set()
         events += self._learned(self._dirty, replace(self.state, now=now))
         return events
+
+    def _due(self) -> set[str]:
+        """Jobs to look at though nothing was told of them: what failed is tried again, and all now
+        and then. What was told of one while it was written to may have gone unheard."""
+        now = time.monotonic()
+        due = {key for key, at in self._again.items() if at <= now}
+        for key in due:
+            del self._again[key]
+        if now - self._checked_at > RECHECK_SECONDS:
+            self._checked_at = now
+            due |= self.state.jobs.keys() | self.sight.workloads.keys()
+        return due
 
     def _news(self) -> Iterable[Event]:
         if self.settings.observe_only:
@@ -451,18 +465,13 @@ class Operator:
     # -- acting ------------------------------------------------------------------------------------
 
     def _act(self) -> None:
-        now = time.monotonic()
-        due = {key for key, at in self._again.items() if at <= now}
-        for key in due:
-            del self._again[key]
-        if now - self._checked_at > RECHECK_SECONDS:
-            self._checked_at = now
-            due |= self.state.jobs.keys() | self.sight.workloads.keys()
         stopping = {k for k, one in self.state.jobs.items() if one.phase is Phase.STOPPING}
-        keys = self._dirty | due | stopping
+        keys = self._dirty | stopping
         self._dirty = set()
+        self._notices.keep(stopping)
         part = {key: self.state.jobs[key] for key in keys if key in self.state.jobs}
-        for action in diff(self._observed(keys), replace(self.state, jobs=part)):
+        observed = replace(self._observed(keys), waited=self._waited(stopping))
+        for action in diff(observed, replace(self.state, jobs=part)):
             self._hand_out(action)
         self.metrics.pending.set(len(self._hands))
         self._faults()
@@ -471,6 +480,15 @@ class Operator:
         workloads = {k: self.sight.workloads[k] for k in keys if k in self.sight.workloads}
         statuses = {k: self._told[k] for k in keys if k in self._told}
         return Observed(workloads=workloads, statuses=statuses)
+
+    def _waited(self, stopping: Iterable[str]) -> Mapping[str, float]:
+        """Seconds since those that are to stop were told."""
+        now = datetime.now(UTC)
+        return {
+            key: self._notices.waited_seconds(key, workload.told, now)
+            for key in stopping
+            if (workload := self.sight.workloads.get(key)) is not None and workload.told is not None
+        }
 
     def _hand_out(self, action: Action) -> None:
         key = action.job

@@ -21,6 +21,7 @@ from scheduler.kube.phases import job_info, job_info_request
 from scheduler.kube.ray_objects import token_name, token_of_job
 
 MARK_CHARACTERS = 8
+SAYS_RAY = "authentication token"  # missing, or invalid: in what Ray answers
 HEADER = "x-ray-authorization"  # the API server keeps ``Authorization`` for itself
 
 
@@ -54,8 +55,8 @@ def heard(kube: Kube, ray_job: Raw, launch: Launch, keys: Sequence[bytes]) -> He
     try:
         return Heard(word=asked(kube, ray_job, token))
     except Refused as error:
-        if error.reason:  # the API server's own word: it has not asked Ray at all
-            return Heard()
+        if error.reason or SAYS_RAY not in str(error):
+            return Heard()  # the API server's own word: it does not ask for us, or not there
         why = (
             f"its Ray does not take our token (HTTP {error.status}), so that nobody hears how it "
             f"does: it was started with that of Secret {named or 'of its own'}"

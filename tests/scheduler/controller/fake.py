@@ -20,6 +20,7 @@ from scheduler.kube.informer import key_of, watched
 from scheduler.kube.launch import Capabilities
 from scheduler.kube.names import RESOURCES, Resource
 
+PATIENCE_SECONDS = 60.0
 CREATED = "2026-12-01T00:00:00Z"
 WATCHED = {each.resource.plural for each in watched()}
 
@@ -195,20 +196,23 @@ class Play:
     def step(self, count: int = 1) -> None:
         """It looks, decides and acts; what it asked for is done before this returns."""
         for _ in range(count):
-            self._tell()
+            self.tell()
             self.operator.step(0.0)
             while self.operator.is_writing:
                 time.sleep(0.001)
 
-    def until(self, holds: Callable[[], Any], what: str, steps: int = 100) -> Any:
+    def until(self, holds: Callable[[], Any], what: str) -> Any:
         """Steps until it holds: what was written is heard of a step or two later."""
-        for _ in range(steps):
+        end = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < end:
             self.step()
             if found := holds():
                 return found
-        raise AssertionError(f"not after {steps} steps: {what}; {''.join(self.lines[-20:])}")
+            time.sleep(0.01)
+        raise AssertionError(f"it never comes: {what}; {''.join(self.lines[-20:])}")
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
+        """What has changed, as watches would."""
         there = {
             handle: raw for handle, raw in self.cluster.objects.items() if handle[0] in WATCHED
         }

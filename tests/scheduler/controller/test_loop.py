@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from scheduler.controller import state as states
 from scheduler.controller.loop import Settings
 from scheduler.controller.readings import Reading
-from scheduler.kube.errors import Refused
+from scheduler.kube.errors import KubeError, NotFound, Refused
 from scheduler.kube.launch import Capabilities
 from scheduler.kube.names import GPU_JOBS, JOBS
 from scheduler.kube.ray_objects import token_of_job
@@ -177,18 +179,22 @@ def test_a_ray_that_refuses_the_token_of_its_own_secret_is_not_started_again_for
     assert released(cluster)
 
 
-def test_where_the_api_server_does_not_let_us_ask_nothing_is_said_of_a_token(
+def test_where_the_api_server_does_not_ask_ray_for_us_nothing_is_said_of_a_token(
     cluster: Cluster, start: Start
 ) -> None:
     def answer(headers: Mapping[str, str]) -> bytes:
-        raise Refused("may not get services/proxy", status=403, reason="Forbidden")
+        raise refusals.pop()
 
+    refusals = [
+        Refused("may not get services/proxy", status=403, reason="Forbidden"),
+        Refused("https://a: HTTP 403: address not allowed", status=403),
+    ] * 3
     play = start(ray_keys=(b"key",))
     cluster.add(gpu_job(run=RAY, checkpoint=SAVES))
     play.until(lambda: released(cluster), "it is launched")
     cluster.dashboard = answer
     runs(cluster)
-    play.step(5)
+    play.until(lambda: len(refusals) < 2, "it has asked")
     assert cluster.condition("ml/train", "TokenRefused") == {}
 
 
@@ -298,3 +304,55 @@ def test_a_gpu_job_that_its_owner_has_changed_while_nobody_looked_goes_on(
     cluster.patch(GPU_JOBS, "train", {"spec": {"priority": 1}}, "ml")
     second = start(**AT_ONCE)
     second.until(lambda: second.operator.state.jobs["ml/train"].attempt == 2, "it goes on")
+
+
+# -- notices ---------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_jumps_ahead_ends_no_notice_early(cluster: Cluster, start: Start) -> None:
+    play = start(decisions=states.Settings(notice_seconds=600.0))
+    cluster.add(gpu_job(run=RAY, checkpoint=SAVES))
+    play.until(lambda: released(cluster), "it is launched")
+    runs(cluster)
+    cluster.objects["rayjobs", "ml/train"]["status"]["jobStatus"] = "RUNNING"
+    play.until(lambda: cluster.condition("ml/train", "Running").get("status") == "True", "it runs")
+    cluster.add(gpu_job("urgent", run=RAY, priority=10))
+    told = "flopwise.dev/drain"
+    play.until(
+        lambda: told in cluster.objects["rayjobs", "ml/train"]["metadata"]["annotations"],
+        "it is told",
+    )
+    play.operator.state = replace(
+        play.operator.state, now=play.operator.state.now + timedelta(hours=1)
+    )
+    play.step(5)
+    assert released(cluster)
+
+
+# -- what others do meanwhile ----------------------------------------------------------------------
+
+
+def test_a_workload_that_goes_while_it_is_stopped_is_known_to_have_gone(
+    cluster: Cluster, start: Start
+) -> None:
+    play = start(**AT_ONCE)
+    cluster.add(gpu_job(run=RAY))
+    play.until(lambda: released(cluster), "it is launched")
+    play.step(2)
+    asked, go = threading.Event(), threading.Event()
+
+    def gone(_: Any) -> KubeError:
+        asked.set()
+        assert go.wait(10)
+        return NotFound("rayjobs train not found", status=404)
+
+    cluster.refuses["patch", "rayjobs"] = gone
+    del cluster.objects["gpujobs", "ml/train"]
+    play.tell()
+    play.operator.step(0.0)
+    assert asked.wait(10)
+    del cluster.objects["rayjobs", "ml/train"]  # garbage collection, and its watch, are faster
+    play.tell()
+    play.operator.step(0.0)
+    go.set()
+    play.until(lambda: "ml/train" not in play.operator.state.jobs, "its nodes are free")
