@@ -55,6 +55,7 @@ class Being(StrEnum):
     RELEASED = "Released"  # it may run, and was not seen to work yet
     WORKING = "Working"
     LEAVING = "Leaving"  # suspended or deleted, and something of it still runs
+    LEFT = "Left"  # deleted, and nothing of it runs: its object stays for somebody's finalizer
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
 
@@ -202,10 +203,16 @@ def diff(observed: Observed, state: State) -> tuple[Action, ...]:
         if observed.statuses.get(name) != status:
             found.append(Report(job=name, status=status))
     for name, workload in observed.workloads.items():
-        if name not in state.jobs and not workload.adopted and workload.attempt:
+        if name not in state.jobs and _is_left_over(workload):
             found.append(Delete(job=name, attempt=workload.attempt))
     removed = {action.job for action in found if isinstance(action, Delete)}
     return tuple(sorted(found, key=lambda action: _rank(action, removed)))
+
+
+def _is_left_over(workload: Workload) -> bool:
+    """Whether a workload whose job is no more is ours to delete, and was not."""
+    goes = workload.being in (Being.LEAVING, Being.LEFT)
+    return not workload.adopted and workload.attempt > 0 and not goes
 
 
 def _rank(action: Action, removed: set[str]) -> tuple[int, str]:
@@ -219,6 +226,8 @@ def _workload_actions(
 ) -> Iterator[Action]:
     if one.foreign:
         return
+    if workload is not None and workload.being is Being.LEFT:
+        workload = None  # a launch is refused until its object is gone, and tried again
     if one.phase in (Phase.LAUNCHING, Phase.RUNNING):
         yield from _to_run(workload, one, state)
     elif workload is None:
@@ -403,6 +412,8 @@ def learned(observed: Observed, state: State) -> tuple[Event, ...]:
     found: list[Event] = []
     for name, one in sorted(state.jobs.items()):
         workload = observed.workloads.get(name)
+        if workload is not None and workload.being is Being.LEFT:
+            workload = None
         if not one.holds:
             if workload is not None and _is_woken(workload, one):
                 woken = JobChanged(at=state.now, job=one.job, generation=one.generation, wakes=True)

@@ -512,7 +512,7 @@ class Operator:
         held = {node for node, _ in workload.record.nodes} if workload is not None else set()
         return Order(
             action=action,
-            known=self.sight.known.get(key),
+            known=self.sight.who(key),
             job=one.job if one is not None else None,
             resource=WORKLOADS.get(plural),
             raw=self.sight.raw[plural].get(name) if plural else None,
@@ -636,7 +636,7 @@ class Operator:
         """A launch that the API server does not take frees its nodes, and counts as a failure."""
         one = self.state.jobs.get(key)
         if one is not None and one.phase is Phase.LAUNCHING and key not in self.sight.workloads:
-            final = isinstance(error, Unsupported)
+            final = isinstance(error, Unsupported | errors.Terminating)
             self._run([JobFailed(at=datetime.now(UTC), name=key, message=str(error), final=final)])
 
     def _trouble(self, resource: names.Resource, why: str) -> None:

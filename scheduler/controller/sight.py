@@ -148,6 +148,7 @@ class Sight:
         self.settings = settings or Settings()
         self.raw: defaultdict[str, dict[str, Raw]] = defaultdict(dict)
         self.known: dict[str, Known] = {}
+        self._departed: dict[str, Known] = {}  # whose object is gone, and its workload is not yet
         self.workloads: dict[str, Workload] = {}
         self.carriers: dict[str, Handle] = {}  # the object of each job's workload
         self._job_of: dict[Handle, str] = {}  # and back
@@ -421,6 +422,17 @@ class Sight:
             yield from self._gone(key, now)
             return
         metadata = raw["metadata"]
+        if not metadata.get("deletionTimestamp"):
+            yield from self._stated(key, raw, state, now)
+            return
+        # Whoever holds it: what it has is to stop, also where it is seen for the first time.
+        if key not in self.known and self._owned.get(metadata["uid"]):
+            yield from self._stated(key, raw, state, now)
+        self.faults.pop(handle, None)
+        yield from self._gone(key, now)
+
+    def _stated(self, key: str, raw: Raw, state: State, now: datetime) -> Iterator[Event]:
+        handle, metadata = (GPU_JOBS.plural, key), raw["metadata"]
         known = self.known.get(key)
         if known and (known.uid, known.generation) == (metadata["uid"], metadata["generation"]):
             return
@@ -428,6 +440,8 @@ class Sight:
         if not isinstance(made, GpuJob):
             self.faults[handle] = _text(made)
             return
+        if known is None or known.uid != metadata["uid"]:
+            self._detach(key, metadata["uid"])
         self.known[key] = Known(
             key=key,
             manifest=made,
@@ -504,10 +518,26 @@ class Sight:
             return replace(found, phase=Phase.SUSPENDED)
         return found
 
+    def who(self, key: str) -> Known | None:
+        """A job as its object says it is, or said while there was one."""
+        return self.known.get(key) or self._departed.get(key)
+
+    def _detach(self, key: str, uid: str) -> None:
+        """The workload of a job is not that of the one with ``uid``, which is called as it was."""
+        if self._departed.pop(key, None) is None and key not in self.known:
+            return
+        handle = self.carriers.get(key)
+        raw = None if handle is None else self.raw[handle[0]].get(handle[1])
+        if handle is not None and (raw is None or _owner_uid(raw) != uid):
+            self._see(key, handle, None)
+
     def _gone(self, key: str, now: datetime) -> Iterator[Event]:
         known = self.known.pop(key, None)
         if known is not None:
-            self._labelled.pop(known.labelled, None)
+            if key in self.carriers:
+                self._departed[key] = known
+            else:
+                self._labelled.pop(known.labelled, None)
             if self.onlook is None or not self.onlook.has_ended(key):
                 yield JobDeleted(at=now, name=key)
 
@@ -533,6 +563,9 @@ class Sight:
         metadata = raw["metadata"]
         name = adopt.adopted_key(raw)
         known = self.known.get(name)
+        if metadata.get("deletionTimestamp"):  # whoever holds it: nothing is begun any more
+            yield from self._leaving(name, handle, raw, now)
+            return
         launched = ATTEMPT in (metadata.get("annotations") or {})
         generation = int(metadata.get("generation") or 0)
         same = known is not None and known.uid == metadata["uid"]
@@ -574,6 +607,11 @@ class Sight:
         self._see(name, handle, raw)
         yield from self._told(self.known[name], None, state, now, handle)
 
+    def _leaving(self, name: str, handle: Handle, raw: Raw, now: datetime) -> Iterator[Event]:
+        """Somebody else's workload is being deleted."""
+        self._see(name, handle, raw)
+        yield from self._gone(name, now)
+
     def _see(self, name: str, handle: Handle, raw: Raw | None) -> None:
         """The workload of a job is now so, or is no more."""
         if raw is None:
@@ -583,8 +621,10 @@ class Sight:
                 self._words.pop(name, None)
                 self.workloads.pop(name, None)
                 self.changed.add(name)
+                if (departed := self._departed.pop(name, None)) is not None:
+                    self._labelled.pop(departed.labelled, None)
             return
-        known = self.known.get(name)
+        known = self.who(name)
         if known is None or (not known.adopted and _owner_uid(raw) != known.uid):
             return
         made = self._workload(known, raw)
@@ -604,7 +644,7 @@ class Sight:
         record = read_record(notes.get(RECORD))
         being = BEINGS[seen.phase]
         if raw["metadata"].get("deletionTimestamp"):
-            being = Being.LEAVING
+            being = Being.LEFT if _is_empty(raw, len(pods)) else Being.LEAVING
         elif being is Being.LEAVING and self._only_lost_pods(raw, record):
             being = Being.HELD
         told = _told_at(notes.get(DRAIN, ""), known, self.settings)
@@ -641,6 +681,14 @@ def _version(raw: Raw) -> int:
     """Numbers grow with each change, and only there where an object keeps it."""
     text = str(raw["metadata"].get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0
+
+
+def _is_empty(raw: Raw, pods: int) -> bool:
+    """Whether nothing of a workload runs. ``pods``: those of its Ray; nobody counts a JobSet's."""
+    status = raw.get("status") or {}
+    if raw["kind"] == names.JOBS.kind:
+        return not (status.get("active") or status.get("terminating"))
+    return raw["kind"] != names.JOB_SETS.kind and not pods
 
 
 def _is_unheard(raw: Raw) -> bool:

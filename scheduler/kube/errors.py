@@ -56,6 +56,10 @@ class Refused(KubeError):
     """Not logged in, or not allowed (401, 403)."""
 
 
+class Terminating(Refused):
+    """Nothing new is taken in a namespace that is being deleted (403)."""
+
+
 class Invalid(KubeError):
     """The server does not take the object (400, 413, 415, 422); the message names the field."""
 
@@ -93,6 +97,8 @@ def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
     known: dict[str, Any] = {"status": status, "reason": reason, "details": details}
     if status == 429:
         return TooMany(message, retry_after_seconds=_patience(details, headers), **known)
+    if status == 403 and _ends_with_its_namespace(details):
+        return Terminating(message, **known)
     if status == 500 and message.startswith(_NO_SUCH_FIELD):
         return Invalid(message, **known)
     if status == 409 and reason == "AlreadyExists":
@@ -100,6 +106,13 @@ def error_of(status: int, said: Mapping[str, Any], headers: Mapping[str, str]) -
     if status >= 500:
         return ServerFailed(message, **known)
     return _BY_STATUS.get(status, KubeError)(message, **known)
+
+
+def _ends_with_its_namespace(details: Mapping[str, Any]) -> bool:
+    causes = details.get("causes")
+    return isinstance(causes, list) and any(
+        isinstance(each, dict) and each.get("reason") == "NamespaceTerminating" for each in causes
+    )
 
 
 # How server-side apply says that a field is unknown: with the status of a failure of its own.

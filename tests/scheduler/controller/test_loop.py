@@ -13,7 +13,7 @@ import pytest
 from scheduler.controller import state as states
 from scheduler.controller.loop import Settings
 from scheduler.controller.readings import Reading
-from scheduler.kube.errors import KubeError, NotFound, Refused
+from scheduler.kube.errors import KubeError, NotFound, Refused, error_of
 from scheduler.kube.launch import Capabilities
 from scheduler.kube.names import GPU_JOBS, JOBS
 from scheduler.kube.ray_objects import token_of_job
@@ -356,3 +356,118 @@ def test_a_workload_that_goes_while_it_is_stopped_is_known_to_have_gone(
     play.operator.step(0.0)
     go.set()
     play.until(lambda: "ml/train" not in play.operator.state.jobs, "its nodes are free")
+
+
+def launching(cluster: Cluster, play: Play) -> threading.Event:
+    """A GpuJob whose workload is just being created, until the event is set."""
+    asked, go = threading.Event(), threading.Event()
+
+    def held(_: Any) -> None:
+        asked.set()
+        assert go.wait(30)
+
+    cluster.refuses["create", "rayjobs"] = held
+    cluster.add(gpu_job(run=RAY))
+    while not asked.is_set():
+        play.tell()
+        play.operator.step(0.01)
+    return go
+
+
+def test_a_gpu_job_that_is_deleted_while_it_is_launched_is_never_let_run(
+    cluster: Cluster, start: Start
+) -> None:
+    play = start()
+    go = launching(cluster, play)
+    del cluster.objects["gpujobs", "ml/train"]
+    play.tell()
+    play.operator.step(0.0)
+    go.set()
+    play.until(lambda: "ml/train" not in play.operator.state.jobs, "its nodes are free")
+    play.step(3)
+    made = cluster.objects.get(("rayjobs", "ml/train"))  # its owner is gone: it will be collected
+    assert made is None or made["spec"]["suspend"]
+    cluster.add(gpu_job("next", run=RAY))
+    del cluster.refuses["create", "rayjobs"]
+    play.until(lambda: ("rayjobs", "ml/next") in cluster.objects, "another has its nodes")
+
+
+def test_one_that_is_made_anew_under_its_name_waits_for_what_is_left_of_the_first(
+    cluster: Cluster, start: Start
+) -> None:
+    # The first has succeeded; its RayJob is still there when the second comes.
+    play = start()
+    cluster.add(gpu_job(run=RAY))
+    play.until(lambda: released(cluster), "it is launched")
+    cluster.becomes("rayjobs", "ml/train", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    play.until(lambda: cluster.condition("ml/train", "Succeeded").get("status") == "True", "ended")
+    again = gpu_job(run=RAY)
+    again["metadata"]["uid"] = "another"
+    cluster.add(again)
+    play.until(lambda: cluster.events("NameTaken"), "it is told that its name is taken")
+    assert cluster.condition("ml/train", "Succeeded") == {}
+    del cluster.objects["rayjobs", "ml/train"]
+    play.until(lambda: released(cluster), "it runs")
+    owner = cluster.objects["rayjobs", "ml/train"]["metadata"]["ownerReferences"][0]
+    assert owner["uid"] == "another"
+
+
+FOREIGN = "example.com/never-goes"
+
+
+def test_a_gpu_job_that_somebody_s_finalizer_holds_is_stopped_and_its_nodes_are_free(
+    cluster: Cluster, start: Start
+) -> None:
+    play = start(**AT_ONCE)
+    held = gpu_job(run=RAY, checkpoint={**SAVES, "saveSeconds": 0})
+    held["metadata"]["finalizers"] = [FOREIGN]
+    cluster.add(held)
+    play.until(lambda: released(cluster), "it is launched")
+    play.step(2)
+    cluster.delete(GPU_JOBS, "train", "ml")
+    play.end()
+    other = start(**AT_ONCE)  # who comes after us sees it for the first time so
+    other.until(lambda: ("rayjobs", "ml/train") not in cluster.objects, "its workload is deleted")
+    other.until(lambda: "ml/train" not in other.operator.state.jobs, "its nodes are free")
+    assert ("gpujobs", "ml/train") in cluster.objects
+    asked = len(cluster.asked)
+    other.step(20)
+    assert len(cluster.asked) == asked
+
+
+def test_a_workload_that_somebody_s_finalizer_holds_keeps_no_nodes_once_nothing_of_it_runs(
+    cluster: Cluster, start: Start
+) -> None:
+    play = start(**AT_ONCE)
+    cluster.add(batch_job())
+    play.until(lambda: not theirs(cluster)["spec"]["suspend"], "it is released")
+    works(cluster, "ml/theirs")
+    play.step(2)
+    theirs(cluster)["metadata"]["finalizers"] = [FOREIGN]
+    cluster.delete(JOBS, "theirs", "ml")
+    cluster.add(gpu_job(run=RAY))
+    play.step(5)
+    assert play.operator.state.jobs["ml/theirs:job"].holds  # its pod runs
+    cluster.becomes("jobs", "ml/theirs", active=0)
+    play.until(lambda: ("rayjobs", "ml/train") in cluster.objects, "another has its nodes")
+    assert ("jobs", "ml/theirs") in cluster.objects
+    assert "ml/theirs:job" not in play.operator.state.jobs
+
+
+def test_in_a_namespace_that_is_being_deleted_a_launch_is_tried_once_and_told(
+    cluster: Cluster, start: Start
+) -> None:
+    def refused(raw: dict[str, Any]) -> KubeError:
+        said = "forbidden: unable to create new content in namespace ml because it is being "
+        causes = [{"reason": "NamespaceTerminating", "message": "", "field": "metadata.namespace"}]
+        status = {"reason": "Forbidden", "message": f"{said}terminated"}
+        return error_of(403, {**status, "details": {"causes": causes}}, {})
+
+    for plural in ("rayjobs", "secrets", "networkpolicies", "events"):
+        cluster.refuses["create", plural] = refused
+    play = start()
+    cluster.add(gpu_job(run=RAY))
+    play.until(lambda: cluster.condition("ml/train", "Failed").get("status") == "True", "it failed")
+    assert "it is being terminated" in cluster.condition("ml/train", "Failed")["message"]
+    play.step(20)
+    assert [each[:2] for each in cluster.asked].count(("create", "secrets")) == 1
