@@ -7,7 +7,7 @@ stand in one place, so that one of them need state it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cost_models.egress import egress_prices, egress_usd_per_gib
@@ -60,8 +60,8 @@ class Near:
     def __init__(self, pools: Sequence[GpuPool]) -> None:
         self.pools = pools
         self._known: dict[str, Mapping[str, Link]] = {}
-        sites = [pool.spec.site for pool in pools]
-        self.spots = {p.metadata.name: _spot(p.metadata.name, p.spec.site, sites) for p in pools}
+        shared = _shared(pool.spec.site for pool in pools)
+        self.spots = {p.metadata.name: _spot(p.metadata.name, p.spec.site, shared) for p in pools}
 
     def links(self, near: str) -> Mapping[str, Link]:
         """The way from ``near`` to each pool, by name. Raises `UnknownPlace`."""
@@ -107,28 +107,44 @@ class Near:
         return f"; allowed: a pool, or PROVIDER/REGION of `{listed}`, such as {such}"
 
 
-def _spot(name: str, site: Site, sites: Sequence[Site]) -> Spot:
-    provider, region = site.provider.lower(), site.region.lower()
-    there = [s for s in sites if site.region and _same_site(s, site)]
-    stated = [
-        Coordinates(s.latitude, s.longitude)
-        for s in (site, *there)
-        if s.latitude is not None and s.longitude is not None
-    ]
-    row = regions().get((provider, region))
-    prices = [s.egress_usd_per_gib for s in (site, *there) if s.egress_usd_per_gib is not None]
+Stated = tuple[Coordinates | None, float | None]  # where it is, and what leaving it costs
+
+
+def _shared(sites: Iterable[Site]) -> dict[tuple[str, str], Stated]:
+    """By provider and region, what the first pool there states that states it."""
+    found: dict[tuple[str, str], Stated] = {}
+    for site in sites:
+        if site.region:
+            key = site.provider.lower(), site.region.lower()
+            found[key] = _either(found.get(key, (None, None)), _stated(site))
+    return found
+
+
+def _stated(site: Site) -> Stated:
+    at = None
+    if site.latitude is not None and site.longitude is not None:
+        at = Coordinates(site.latitude, site.longitude)
+    return at, site.egress_usd_per_gib
+
+
+def _either(first: Stated, second: Stated) -> Stated:
+    """Each of the two, of the first where it has it."""
+    at = second[0] if first[0] is None else first[0]
+    return at, second[1] if first[1] is None else first[1]
+
+
+def _spot(name: str, site: Site, shared: Mapping[tuple[str, str], Stated]) -> Spot:
+    provider, region = key = site.provider.lower(), site.region.lower()
+    at, usd_per_gib = _either(_stated(site), shared.get(key, (None, None)))
+    row = regions().get(key)
     return Spot(
         provider=provider,
         region=region,
         pool=name,
         own=site.kind is not SiteKind.CLOUD,
-        at=next(iter(stated), row.coordinates if row else None),
-        stated_usd_per_gib=next(iter(prices), None),
+        at=at or (row.coordinates if row else None),
+        stated_usd_per_gib=usd_per_gib,
     )
-
-
-def _same_site(a: Site, b: Site) -> bool:
-    return (a.provider.lower(), a.region.lower()) == (b.provider.lower(), b.region.lower())
 
 
 def _link(origin: Spot, to: Spot) -> Link:

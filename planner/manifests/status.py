@@ -114,7 +114,7 @@ class JobPlan(PlannedSegment):
 class Launched(Part):
     """The workload that carries a job."""
 
-    kind: ShortText = Field(description="RayJob, RayService, RayCluster, Job or JobSet.")
+    kind: ShortText = Field(description="RayJob, RayService, RayCluster or Job.")
     name: ShortText = Field(description="Its name, in the job's namespace.")
     attempt: Count = Field(default=0, description="How often the job was started, this included.")
 

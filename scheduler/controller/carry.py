@@ -103,9 +103,7 @@ class Hand:
 
     def _is_on_lost(self, order: Order) -> bool:
         """Whether its pods cannot end: a Job would wait for them for ever before it goes on."""
-        if order.resource not in (names.JOBS, names.JOB_SETS) or order.known is None:
-            return False
-        return bool(order.lost)
+        return order.resource is names.JOBS and order.known is not None and bool(order.lost)
 
     def _delete(self, order: Order) -> Iterator[Seen]:
         resource, raw = order.resource, order.raw
@@ -148,7 +146,7 @@ class Hand:
             return
         if order.known.adopted:
             yield from self._released(order, action, resource, raw)
-        elif resource in (names.JOBS, names.JOB_SETS):
+        elif resource is names.JOBS:
             yield from self._delete(order)
         else:
             launch = self._with_token(_launch_of(order, action), resource)

@@ -67,7 +67,14 @@ from scheduler.controller.state import (
     Tracked,
     gpus_of,
 )
-from scheduler.controller.summary import Sums, pool_status, queue_status, sums
+from scheduler.controller.summary import (
+    Stock,
+    Sums,
+    pool_status,
+    queue_status,
+    stocks,
+    sums,
+)
 from scheduler.controller.told import EVICTED, idle_in_words, read_status, status_patch, word
 from scheduler.kube import errors, names
 from scheduler.kube import launch as starting
@@ -673,10 +680,12 @@ class Operator:
             held = found.get(raw["metadata"]["name"], Sums())
             observed = self._keeper.told(raw["metadata"]["name"])
             self._summary(names.GPU_QUEUES, key, raw, queue_status(raw, held, fault, observed))
+        stocked = stocks(self.state)
         for key, raw in self.sight.raw[names.GPU_POOLS.plural].items():
+            name = raw["metadata"]["name"]
             fault = self.sight.faults.get((names.GPU_POOLS.plural, key), "")
-            remark = self.sight.remarks.get(f"GpuPool {raw['metadata']['name']}", "")
-            status = pool_status(raw, self.state, fault, remark)
+            remark = self.sight.remarks.get(f"GpuPool {name}", "")
+            status = pool_status(raw, stocked.get(name, Stock()), fault, remark)
             self._summary(names.GPU_POOLS, key, raw, status)
 
     def _summary(self, resource: names.Resource, key: str, raw: Any, status: Any) -> None:

@@ -12,12 +12,11 @@ from typing import Any
 
 from planner.manifests.status import JobCondition
 from scheduler.kube.api import Raw
-from scheduler.kube.names import JOB, JOB_SETS, JOBS, PROJECT, RAY_JOBS, TEAM, label_value
+from scheduler.kube.names import JOB, JOBS, PROJECT, RAY_JOBS, TEAM, label_value
 
 WAITING = "Waiting"
 _ENDED = (JobCondition.SUCCEEDED, JobCondition.FAILED)
 _OF_JOB = "batch.kubernetes.io/job-name"
-_OF_JOB_SET = "jobset.sigs.k8s.io/jobset-name"
 _MAIN = ("main", "ray-job-submitter", "ray-head")  # containers that write what a user looks for
 
 
@@ -135,8 +134,6 @@ def log_selector(raw: Raw) -> str:
     kind, name = launched.get("kind"), launched.get("name", "")
     if kind in (RAY_JOBS.kind, JOBS.kind):
         return f"{_OF_JOB}={name}"
-    if kind == JOB_SETS.kind:
-        return f"{_OF_JOB_SET}={name}"
     return f"{JOB}={label_value(raw['metadata']['name'])},ray.io/node-type=head" if kind else ""
 
 

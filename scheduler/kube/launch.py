@@ -17,7 +17,6 @@ from scheduler.kube.api import Raw
 from scheduler.kube.names import (
     GPU,
     GPU_SHARED,
-    JOB_SETS,
     RAY_JOBS,
     RAY_SERVICES,
     Resource,
@@ -145,7 +144,6 @@ class Capabilities:
     ray: bool = True
     auth_options: bool = False  # KubeRay 1.5.1 and later
     pre_running_deadline: bool = False  # KubeRay 1.6 and later
-    job_sets: bool = False
 
 
 def capabilities(crds: Iterable[Raw]) -> Capabilities:
@@ -157,7 +155,6 @@ def capabilities(crds: Iterable[Raw]) -> Capabilities:
         ray=ray_job is not None and ray_service in by_name,
         auth_options=_has(ray_job, "spec", "rayClusterSpec", "authOptions"),
         pre_running_deadline=_has(ray_job, "spec", "preRunningDeadlineSeconds"),
-        job_sets="jobsets.jobset.x-k8s.io" in by_name,
     )
 
 
@@ -168,7 +165,6 @@ def discovered(serves: Callable[[Resource], bool], declares: Declares) -> Capabi
         ray=ray,
         auth_options=ray and declares(RAY_JOBS, "authOptions"),
         pre_running_deadline=ray and declares(RAY_JOBS, "preRunningDeadlineSeconds"),
-        job_sets=serves(JOB_SETS),
     )
 
 

@@ -21,6 +21,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from cost_models.accelerators import resolve_accelerator
 from cost_models.names import UnknownName
@@ -339,8 +340,9 @@ def fleet(found: Iterable[Machine], pools: Sequence[GpuPool]) -> Fleet:
     outside: list[str] = []
     faults: list[Fault] = []
     ordered = sorted(pools, key=lambda pool: (-len(pool.spec.node_selector), pool.metadata.name))
+    candidates = _Candidates(ordered)
     for machine in found:
-        mine = [pool for pool in ordered if selects(pool, machine)]
+        mine = [pool for pool in candidates.of(machine) if selects(pool, machine)]
         if not mine:
             outside.append(machine.name)
             continue
@@ -360,6 +362,29 @@ def fleet(found: Iterable[Machine], pools: Sequence[GpuPool]) -> Fleet:
         outside=tuple(outside),
         faults=tuple(faults),
     )
+
+
+class _Candidates:
+    """Pools by one of the labels that they ask for, the one that the fewest ask for; and those of
+    all nodes of a kind. Nobody looks at each pool for each machine."""
+
+    def __init__(self, pools: Sequence[GpuPool]) -> None:
+        asked = Counter(pair for pool in pools for pair in pool.spec.node_selector.items())
+        self._by_label: dict[tuple[str, str], list[tuple[int, GpuPool]]] = defaultdict(list)
+        self._of_kind: dict[str, list[tuple[int, GpuPool]]] = defaultdict(list)
+        for rank, pool in enumerate(pools):
+            pairs = pool.spec.node_selector.items()
+            if pairs:
+                self._by_label[min(pairs, key=lambda pair: asked[pair])].append((rank, pool))
+            else:
+                self._of_kind[pool.spec.accelerator].append((rank, pool))
+
+    def of(self, machine: Machine) -> list[GpuPool]:
+        """Pools that may have selected it, in their order."""
+        found = list(self._of_kind.get(machine.accelerator, ()))
+        for pair in machine.labels.items():
+            found += self._by_label.get(pair, ())
+        return [pool for _, pool in sorted(found, key=itemgetter(0))]
 
 
 def selects(pool: GpuPool, machine: Machine) -> bool:

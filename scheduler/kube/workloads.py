@@ -7,8 +7,7 @@
 | a pod template, and no entrypoint | Job (indexed, a pod a replica) |
 | neither | RayCluster, for its user to connect to |
 
-A gang without Ray over several pools would be a JobSet. The operator decides on one pool for each,
-and the chart grants it neither to make nor to delete one.
+A gang without Ray runs on one pool: the operator decides on one for each. It makes no JobSet.
 
 A gang runs whole or not at all: its nodes were chosen with room for all of it, what is made is
 suspended, and has as many replicas at least and at most. It is released in one piece. Names follow
@@ -37,7 +36,6 @@ from scheduler.kube.names import (
     FIELD_MANAGER,
     GPU_JOBS,
     JOB,
-    JOB_SETS,
     JOBS,
     NETWORK_POLICIES,
     POOL,
@@ -72,7 +70,7 @@ def resource_of(launch: Launch) -> Resource:
     if spec.run.entrypoint:
         return RAY_JOBS
     if spec.run.pod_template:
-        return JOBS if len(launch.gangs) == 1 else JOB_SETS
+        return JOBS
     return RAY_CLUSTERS
 
 
@@ -102,8 +100,8 @@ def manifests(
     """
     resource = resource_of(launch)
     _refuse(resource, can)
-    if resource in (JOBS, JOB_SETS):
-        return _batch(launch, settings, resource)
+    if resource is JOBS:
+        return _batch(launch, settings)
     closed = auth_of(resource, can, settings)
     cluster = ray_objects.cluster_spec(launch, settings, by_environment=closed is Auth.ENVIRONMENT)
     if closed is Auth.OPTIONS:
@@ -138,11 +136,6 @@ def _refuse(resource: Resource, can: Capabilities) -> None:
         raise Unsupported(
             "spec.run: found work for Ray, and the cluster has no KubeRay; "
             "allowed: podTemplate without entrypoint"
-        )
-    if resource is JOB_SETS and not can.job_sets:
-        raise Unsupported(
-            "spec.run.podTemplate: found work on several pools, and the cluster has no JobSet; "
-            "allowed: placement.pools with one, or an entrypoint for Ray"
         )
 
 
@@ -271,9 +264,7 @@ _RAY_SPECS = {
 # -- without Ray -----------------------------------------------------------------------------------
 
 
-def _batch(launch: Launch, settings: Settings, resource: Resource) -> tuple[Raw, ...]:
-    if resource is JOB_SETS:
-        return (_object(launch, JOB_SETS, _job_set_spec(launch, settings)),)
+def _batch(launch: Launch, settings: Settings) -> tuple[Raw, ...]:
     (gang,) = launch.gangs
     job = _object(launch, JOBS, {**_job_spec(launch, settings, gang), "suspend": True})
     job["spec"]["ttlSecondsAfterFinished"] = settings.ttl_seconds
@@ -298,24 +289,6 @@ def _job_spec(launch: Launch, settings: Settings, gang: Gang) -> Raw:
     if launch.deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = launch.deadline_seconds
     return spec
-
-
-def _job_set_spec(launch: Launch, settings: Settings) -> Raw:
-    """A replicated Job a pool; when one fails, all start again, as a gang does."""
-    return {
-        "suspend": True,
-        "ttlSecondsAfterFinished": settings.ttl_seconds,
-        "network": {"enableDNSHostnames": True},
-        "failurePolicy": {"maxRestarts": settings.back_off_limit},
-        "replicatedJobs": [
-            {
-                "name": ray_objects.group_name(gang),
-                "replicas": 1,
-                "template": {"spec": {**_job_spec(launch, settings, gang), "backoffLimit": 0}},
-            }
-            for gang in launch.gangs
-        ],
-    }
 
 
 def _meeting_point(launch: Launch) -> Raw:
@@ -375,7 +348,7 @@ def _program(
 
 def _rendezvous(launch: Launch, gang: Gang) -> Sequence[Raw]:
     """How the pods of a gang find the first of them, as ``torchrun`` asks for it."""
-    if gang.count == 1 or len(launch.gangs) > 1:
+    if gang.count == 1:
         return ()
     return (
         {"name": "MASTER_ADDR", "value": f"{launch.name}-0.{launch.name}"},

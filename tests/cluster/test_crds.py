@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,8 @@ from planner.manifests.status import (
     Launched,
 )
 from planner.manifests.text import documents
-from scheduler.controller.usage import PoolUse, QueueUse
+from scheduler.controller.summary import Stock, Sums, pool_status, queue_status
 from scheduler.kube.crds import FIXED_BY_LAUNCH
-from scheduler.kube.statuses import pool_told, queue_told, raw
 from tests.cluster.api import Object, Refused
 from tests.cluster.cluster import Cluster
 from tests.planner.manifests.test_schema import ALLOWED, POOL, REFUSED, TASK, TRAINING
@@ -363,8 +361,9 @@ def change_refused(kinds: Cluster, of: Object, spec: dict[str, Any]) -> str:
 def report(
     kinds: Cluster, of: Object, status: GpuJobStatus | GpuPoolStatus | GpuQueueStatus
 ) -> Object:
-    """Writes a status as the operator does."""
-    return kinds.api.patch(f"{path_of(of)}/status", {"status": raw(status)})
+    """Writes a status; what is not stated is left out."""
+    told = status.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    return kinds.api.patch(f"{path_of(of)}/status", {"status": told})
 
 
 def condition(kind: JobCondition, status: ConditionStatus, reason: str) -> Condition:
@@ -524,14 +523,13 @@ def test_kubectl_explains_a_field(kinds: Cluster) -> None:
 
 
 def test_pools_and_queues_show_what_became_of_them(make: Make, kinds: Cluster) -> None:
-    now = datetime(2026, 12, 1, tzinfo=UTC)
     made = make(pool(POOL, "shown"))
-    use = PoolUse(nodes=2, gpus=16.0, free_gpus=3.5)
-    report(kinds, made, pool_told(use, {}, generation=1, now=now))
+    told = pool_status(made, Stock(nodes=2, gpus=16, free_gpus=3.5))
+    kinds.api.patch(f"{path_of(made)}/status", {"status": told})
     row = kinds.kubectl("get", "gpool", "shown").splitlines()[1].split()
     assert row[:-1] == ["shown", "l4", "2", "16", "3.5", "True"]
     made = make(queue({"parent": "company"}, "shown"))
-    used = QueueUse(waiting_jobs=3, running_jobs=1, used={"l4": 12.5})
-    report(kinds, made, queue_told(used, {}, generation=1, now=now))
+    told = queue_status(made, Sums(waiting=3, running=1, used={"l4": 12.5}))
+    kinds.api.patch(f"{path_of(made)}/status", {"status": told})
     row = kinds.kubectl("get", "gqueue", "shown").splitlines()[1].split()
     assert row[:-1] == ["shown", "company", "3", "1", "True"]

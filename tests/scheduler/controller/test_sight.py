@@ -13,7 +13,7 @@ from scheduler.controller.actions import Being
 from scheduler.controller.decide import run
 from scheduler.controller.sight import Settings, Sight
 from scheduler.controller.state import Event, JobArrived, Phase, State
-from scheduler.controller.summary import pool_status
+from scheduler.controller.summary import pool_status, stocks
 from scheduler.controller.told import record_text
 from scheduler.kube.holders import Holders
 from scheduler.kube.names import ATTEMPT, RECORD
@@ -359,7 +359,7 @@ def test_pools_that_share_nodes_are_told_who_has_them() -> None:
     assert {node.pool for node in world.state.nodes} == {"h100"}
     remark = world.sight.remarks["GpuPool other"]
     assert "which GpuPool h100 has" in remark
-    (ready,) = pool_status(other, world.state, "", remark)["conditions"]
+    (ready,) = pool_status(other, stocks(world.state)["other"], "", remark)["conditions"]
     assert (ready["status"], ready["message"]) == ("False", remark)  # it has no node of its own
 
 

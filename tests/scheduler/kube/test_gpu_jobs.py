@@ -125,7 +125,6 @@ def test_a_job_that_waits_says_when_it_is_expected() -> None:
     [
         ("RayJob", "batch.kubernetes.io/job-name=train-1"),
         ("Job", "batch.kubernetes.io/job-name=train-1"),
-        ("JobSet", "jobset.sigs.k8s.io/jobset-name=train-1"),
         ("RayService", "flopwise.dev/job=train,ray.io/node-type=head"),
         ("RayCluster", "flopwise.dev/job=train,ray.io/node-type=head"),
     ],

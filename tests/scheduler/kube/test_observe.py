@@ -6,8 +6,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from planner.problem import Grid
+from scheduler.kube import observe
 from scheduler.kube.names import JOB
 from scheduler.kube.observe import (
     Fleet,
@@ -315,3 +318,44 @@ def test_a_trace_is_for_files_only() -> None:
     }
     (fault,) = manifests([raw]).faults
     assert fault.path == "spec.inference.requestTrace"
+
+
+# -- which pool a node is in -----------------------------------------------------------------------
+
+LABELS = st.dictionaries(st.sampled_from("abc"), st.sampled_from("xy"), max_size=3)
+
+
+@given(st.lists(LABELS, max_size=6), st.lists(LABELS, max_size=6))
+def test_a_node_is_in_the_pool_of_the_most_labels_of_those_that_select_it(
+    selectors: list[dict[str, str]], labels: list[dict[str, str]]
+) -> None:
+    pools = [pool(f"p{i}", nodeSelector=each) for i, each in enumerate(selectors)]
+    found = machines([node(f"n{i}", labels=each) for i, each in enumerate(labels)], ())
+    made = fleet(found, pools)
+    for machine in found:
+        mine = [each for each in pools if observe.selects(each, machine)]
+        first = min(mine, key=lambda p: (-len(p.spec.node_selector), p.metadata.name), default=None)
+        there = [name for name, inside in made.machines.items() if machine in inside]
+        assert there == ([] if first is None else [first.metadata.name])
+
+
+def test_of_many_pools_each_node_is_held_against_those_alone_that_may_select_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # 50 pools that all ask for one label, and each for one of its own: 50 looks, not 2,500.
+    looks: list[str] = []
+    selects = observe.selects
+
+    def counted(of: Any, machine: Machine) -> bool:
+        looks.append(machine.name)
+        return selects(of, machine)
+
+    monkeypatch.setattr(observe, "selects", counted)
+    names = [f"p{i}" for i in range(50)]
+    pools = [pool(name, nodeSelector={"all": "yes", "pool": name}) for name in names]
+    nodes = [node(name, labels={"all": "yes", "pool": name}) for name in names]
+    made = fleet(machines(nodes, ()), pools)
+    assert {name: [m.name for m in made.machines[name]] for name in names} == {
+        name: [name] for name in names
+    }
+    assert len(looks) == 50

@@ -49,7 +49,7 @@ def launch(made: GpuJob, *gangs: Gang, **more: Any) -> Launch:
 
 
 def workload(made: GpuJob, *gangs: Gang, can: Capabilities | None = None) -> dict[str, Any]:
-    *_, last = manifests(launch(made, *gangs), can=can or Capabilities(job_sets=True))
+    *_, last = manifests(launch(made, *gangs), can=can or Capabilities())
     return last
 
 
@@ -66,7 +66,6 @@ def hosts(pod_spec: dict[str, Any]) -> list[str]:
         ({"task": TASK, "run": RAY}, 1, "RayJob"),
         ({"task": TASK, "run": RAY | POD}, 2, "RayJob"),
         ({"task": TASK, "run": POD}, 1, "Job"),
-        ({"task": TASK, "run": POD}, 2, "JobSet"),
         ({"task": TASK}, 1, "RayCluster"),
         ({"inference": CHAT | {"requestsPerSecond": 3}}, 2, "RayService"),
         ({"inference": CHAT | {"requestsPerSecond": 3}, "run": POD}, 1, "RayService"),
@@ -362,19 +361,6 @@ def test_a_template_without_a_container_is_refused_by_name() -> None:
         workload(job(task=TASK, run={"podTemplate": {"spec": {"priorityClassName": "x"}}}))
 
 
-def test_several_pools_are_a_job_set_that_restarts_as_one() -> None:
-    made = workload(job(task=TASK, run=POD), gang(pool="one"), gang(pool="two"))
-    spec = made["spec"]
-    assert (spec["suspend"], spec["failurePolicy"]) == (True, {"maxRestarts": 0})
-    assert [(part["name"], part["replicas"]) for part in spec["replicatedJobs"]] == [
-        ("one", 1),
-        ("two", 1),
-    ]
-    assert spec["replicatedJobs"][0]["template"]["spec"]["backoffLimit"] == 0
-    with pytest.raises(Unsupported, match="no JobSet"):
-        workload(job(task=TASK, run=POD), gang(pool="a"), gang(pool="b"), can=Capabilities())
-
-
 def test_without_kuberay_what_needs_it_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="no KubeRay"):
         workload(job(task=TASK, run=RAY), can=Capabilities(ray=False))
@@ -491,11 +477,8 @@ def test_what_can_be_used_is_read_from_the_cluster_s_definitions() -> None:
     new = [
         crd("rayjobs.ray.io", *fields),
         crd("rayservices.ray.io"),
-        crd("jobsets.jobset.x-k8s.io"),
     ]
-    assert capabilities(new) == Capabilities(
-        auth_options=True, pre_running_deadline=True, job_sets=True
-    )
+    assert capabilities(new) == Capabilities(auth_options=True, pre_running_deadline=True)
     assert capabilities([]) == replace(Capabilities(), ray=False)
     made = workload(job(task=TASK, run=RAY), can=capabilities(new))
     assert made["spec"]["preRunningDeadlineSeconds"] == 900
