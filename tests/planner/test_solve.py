@@ -443,7 +443,7 @@ def test_a_plan_within_the_gap_asked_for_is_feasible_and_its_bound_is_below() ->
 @pytest.mark.usefixtures("large_method")
 def test_progress_is_told_from_no_plan_to_a_proved_one_with_a_gap_that_only_falls() -> None:
     steps: list[Step] = []
-    plan = solve(contended(), Limits(seconds=1), steps.append)
+    plan = solve(contended(), Limits(seconds=5), steps.append)
     assert plan.status is Status.OPTIMAL
     assert plan.costs.objective == pytest.approx(10.0)
     assert (steps[0].doing, steps[0].best_usd, steps[0].gap_fraction) == (
