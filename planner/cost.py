@@ -27,9 +27,13 @@ def mode_of(problem: Problem, segment: Segment) -> Mode:
 def segment_hours(problem: Problem, segment: Segment) -> float:
     """Hours of wall clock that do work: for batch work less than the slots held, rounded up."""
     job = problem.job_by_name[segment.job]
+    return _hours(problem, job, job.modes[segment.mode], segment)
+
+
+def _hours(problem: Problem, job: Job, mode: Mode, segment: Segment) -> float:
     if isinstance(job.need, Demand):
         return (segment.end - segment.start) * problem.grid.slot_hours
-    rate = segment.replicas * mode_of(problem, segment).work_per_replica_hour
+    rate = segment.replicas * mode.work_per_replica_hour
     return segment.work / rate if rate else 0.0
 
 
@@ -84,9 +88,12 @@ def segment_full_usd(problem: Problem, segment: Segment) -> float:
 
 
 def _worked_usd(problem: Problem, segment: Segment, usd_per_replica_hour: float) -> float:
+    job, hours = problem.job_by_name[segment.job], problem.grid.slot_hours
+    mode = job.modes[segment.mode]
     begin = segment.start + segment.restart_seconds / problem.grid.slot_seconds
-    slots = _priced(problem, segment, begin, _work_end(problem, segment))
-    return slots * problem.grid.slot_hours * segment.replicas * usd_per_replica_hour
+    end = begin + _hours(problem, job, mode, segment) / hours
+    slots = priced_slots(problem.pool_by_name[mode.pool], begin, end)
+    return slots * hours * segment.replicas * usd_per_replica_hour
 
 
 def _work_end(problem: Problem, segment: Segment) -> float:
@@ -204,7 +211,9 @@ def lateness_usd(problem: Problem, job: Job, end: int) -> float:
 def costs(problem: Problem, segments: Sequence[Segment], unplaced: Iterable[str]) -> Costs:
     """The objective by its parts."""
     by_node = {p.name for p in problem.pools if p.billing is Billing.NODE}
-    shared = [s for s in segments if mode_of(problem, s).pool not in by_node]
+    shared = segments
+    if by_node:
+        shared = [s for s in segments if mode_of(problem, s).pool not in by_node]
     shares = [segment_usd(problem, s) for s in shared]
     bills = [r.usd for r in rentals(problem, segments)]
     ends: dict[str, int] = {}

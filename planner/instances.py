@@ -21,7 +21,7 @@ def name_instances(problem: Problem, made: Iterable[Segment]) -> tuple[Segment, 
     Instances of one profile on a device over time are an interval graph, as whole GPUs are.
     """
     ordered = tuple(sorted(made, key=lambda s: (s.start, s.job)))
-    if not any(p.geometries for s in ordered for p in s.placement):
+    if not any(pool.mig_geometries for pool in problem.pools):
         return ordered
     busy: dict[tuple[str, int], dict[int, int]] = defaultdict(dict)  # device -> instance -> until
     had: dict[tuple[str, int, str, int], Placement] = {}  # by job, mode, node and until when

@@ -192,7 +192,7 @@ class Pool:
     @property
     def one_price(self) -> bool:
         """Whether an hour of work costs the same in every window."""
-        return all(self.price_ratio(w) == 1.0 for w in self.windows)
+        return len(self.windows) == 1 or all(self.price_ratio(w) == 1.0 for w in self.windows)
 
     def gpu_share(self, amounts: Amounts) -> float:
         """GPUs that a replica of ``amounts`` counts for: in money, queue limits and areas.

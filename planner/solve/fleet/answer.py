@@ -74,15 +74,14 @@ def named(
 
 def segments(problem: Problem, c: Columns, mode: Ints, start: Ints, named: Named) -> list[Segment]:
     """What runs, job by job."""
-    return [
-        segment
-        for j, parts in named.placed.items()
-        for segment in (
-            _changing(problem, c, j, named.cuts[j], parts)
-            if j in named.cuts
-            else _segments(problem, c, j, int(mode[j]), int(start[j]), parts)
-        )
-    ]
+    found: list[Segment] = []
+    chosen, starts = mode.tolist(), start.tolist()
+    for j, parts in named.placed.items():
+        if j in named.cuts:
+            found += _changing(problem, c, j, named.cuts[j], parts)
+        else:
+            found += _segments(problem, c, j, chosen[j], starts[j], parts)
+    return found
 
 
 def _pieces(problem: Problem, c: Columns, j: int, cut: Cut) -> Iterator[Item]:
@@ -156,7 +155,8 @@ def _segments(
     problem: Problem, c: Columns, j: int, i: int, start: int, parts: Parts
 ) -> Iterator[Segment]:
     """One for batch work; for a service one each time that its replicas change, be they none."""
-    job, number = problem.jobs[j], int(c.modes["number"][i])
+    m, job = c.modes[i], problem.jobs[j]
+    number, length, egress = int(m["number"]), int(m["length"]), float(m["egress_usd"])
     running = problem.running_by_job.get(job.name)
     if running is not None and isinstance(job.need, Work):
         kept = _goes_on(c, i)
@@ -165,17 +165,19 @@ def _segments(
             mode=number,
             replicas=job.modes[number].replicas,
             start=start,
-            end=start + int(c.modes["length"][i]),
+            end=start + length,
             work=work_left(problem, job, kept=kept),
             placement=parts[0][1],
             restart_seconds=0.0 if kept else job.interruption.restart_seconds,
             redone_work=0.0 if kept else running.work_since_checkpoint,
-            egress_usd=float(c.modes["egress_usd"][i]),
+            egress_usd=egress,
         )
         return
-    mode, edges = job.modes[number], [start, start + int(c.modes["length"][i])]
-    wanted = _replicas(c, i) if c.modes["profile"][i] >= 0 else [mode.replicas] * edges[1]
-    edges[1:1] = [t for t in range(start + 1, edges[1]) if wanted[t] != wanted[t - 1]]
+    mode, edges = job.modes[number], [start, start + length]
+    wanted = {start: mode.replicas}
+    if m["profile"] >= 0:
+        wanted = dict(enumerate(_replicas(c, i)))
+        edges[1:1] = [t for t in range(start + 1, edges[1]) if wanted[t] != wanted[t - 1]]
     for first, end, places in _stretches(edges, parts):
         yield Segment(
             job=job.name,
@@ -185,7 +187,7 @@ def _segments(
             end=end,
             work=cost.served(problem, job, first, end),
             placement=_first(places, wanted[first], mode.amounts.gpus) if _tied(mode) else places,
-            egress_usd=float(c.modes["egress_usd"][i]) if first == start else 0.0,
+            egress_usd=egress if first == start else 0.0,
         )
 
 
@@ -293,6 +295,8 @@ def unplaced(problem: Problem, c: Columns, placed: Mapping[int, object]) -> tupl
 
 def _impossible(problem: Problem, jobs: Sequence[Job]) -> Iterator[Unplaced]:
     """Jobs without an option have their reason whoever else runs."""
+    if not jobs:
+        return
     alone = tuple(replace(job, after=()) for job in jobs)
     names = {job.name for job in jobs}
     running = tuple(r for r in problem.running if r.job in names)
