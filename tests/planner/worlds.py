@@ -328,6 +328,8 @@ def _random_running(rng: random.Random, made: Problem) -> Problem:
         if nodes:
             done = rng.choice([0.2, 0.4, 0.5])
             lost = rng.choice([0.0, 0.1, 0.2, done])
+            if done >= j.need.amount:  # of little work, half is done
+                done, lost = j.need.amount / 2, min(lost, j.need.amount / 2)
             running.append(
                 Running(
                     job=j.name,
