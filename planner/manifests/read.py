@@ -15,7 +15,7 @@ from planner.collector import paused
 from planner.manifests import wording
 from planner.manifests.errors import Fault, ManifestErrors, found
 from planner.manifests.hourly import TraceError, hourly_rates
-from planner.manifests.references import Entry, Key, Origin, circles, missing, twice
+from planner.manifests.references import Entry, Key, Origin, circles, missing, too_deep, twice
 from planner.manifests.schema import API_VERSION, KINDS, GpuJob, GpuPool, GpuQueue, Manifest, Part
 from planner.manifests.text import MOST_BYTES, Unreadable, documents, oversized
 
@@ -75,6 +75,7 @@ def read(
     faults += (
         *twice(entries),
         *circles(entries),
+        *too_deep(entries),
         *(missing(entries) if references and whole else ()),
     )
     if faults:

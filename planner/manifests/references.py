@@ -9,6 +9,7 @@ from cost_models.names import nearest
 from planner.manifests.errors import Fault, found
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest
 
+MOST_LEVELS = 100  # of a tree of queues: deeper ones are a mistake, and every decision walks them
 MOST_HINTS = 20  # looking for what was meant is slow among thousands of names
 
 Key = tuple[str, str, str]  # kind, namespace (empty: cluster-scoped), name
@@ -66,6 +67,24 @@ def circles(entries: Sequence[Entry]) -> Iterator[Fault]:
         for circle in cycles(edges):
             names = " -> ".join(_shortened([key[2] for key in (*circle, circle[0])]))
             yield at[circle[0]].fault(path, f"found the circle {names}, allowed: none")
+
+
+def too_deep(entries: Sequence[Entry]) -> Iterator[Fault]:
+    """The queue at which each branch of a tree of queues has more levels than it may."""
+    parents = {
+        entry.key[2]: entry.manifest.spec.parent
+        for entry in entries
+        if isinstance(entry.manifest, GpuQueue)
+    }
+    for entry in entries:
+        name, levels = entry.key[2], 0
+        if not isinstance(entry.manifest, GpuQueue):
+            continue
+        while name and levels <= MOST_LEVELS + 1:  # as far, too, as a circle is walked
+            name, levels = parents.get(name, ""), levels + 1
+        if levels == MOST_LEVELS + 1:
+            message = f"found a queue {levels} levels deep, allowed: {MOST_LEVELS} at most"
+            yield entry.fault("spec.parent", message)
 
 
 def _shortened(names: list[str]) -> list[str]:

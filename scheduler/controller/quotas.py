@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from planner.manifests.references import MOST_LEVELS
 from planner.problem import GPU_MILLI, Queue
 from scheduler.controller.state import State, counted_milli
 
@@ -93,6 +94,8 @@ def misplaced(parents: Mapping[str, str]) -> dict[str, str]:
             why = f"found {parent}, which does not exist; allowed: a GpuQueue, or none"
         elif parent and above == name:
             why = f"found {parent}, which is under it; allowed: a GpuQueue that is not"
+        elif len(seen) > MOST_LEVELS:
+            why = f"found {parent}, which is as deep as a queue may be; allowed: one less deep"
         else:
             continue
         found[name] = f"spec.parent: {why}. It is a root meanwhile"

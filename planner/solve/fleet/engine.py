@@ -35,6 +35,7 @@ from planner.solve.fleet.state import insert, restore
 
 MODES = 6000  # from which a problem is a fleet's
 PLAIN_MODES, PLAIN_SLOTS = 600, 1000  # from which it is, and to which, where only GPUs count
+MODE_NODES = 2_000_000  # modes times nodes from which it is: only prices count nodes by pool
 ANNEAL_SHARE = 0.35  # of the time, where there is a proof to be had in the rest
 HANDOVER_SHARE = 0.2  # the same where modes decide what a plan costs: better plans come from there
 ASCENT_SHARE = 0.4  # of the time, at most
@@ -49,13 +50,16 @@ METHOD = "prices by the volume algorithm, annealed ejections"
 
 
 def is_fleet(problem: Problem) -> bool:
-    """Whether the problem is better solved by prices: it is large, or all that counts is GPUs.
+    """Whether the problem is better solved by prices: it is large, or GPUs are all that counts.
 
     Prices know no mixes of a service.
     """
     modes = sum(len(job.modes) for job in problem.jobs)
     mixed = any(job.mixes for job in problem.jobs)
-    return not mixed and (modes > MODES or (modes > PLAIN_MODES and _is_plain(problem)))
+    if mixed:
+        return False
+    large = modes > MODES or modes * len(problem.nodes) > MODE_NODES
+    return large or (modes > PLAIN_MODES and _is_plain(problem))
 
 
 def _is_plain(problem: Problem) -> bool:

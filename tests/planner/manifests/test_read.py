@@ -418,9 +418,9 @@ GARBAGE: dict[str, Callable[[], bytes]] = {
 def test_garbage_is_refused_in_one_short_line_and_about_a_second(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_bytes(GARBAGE[name]())
-    begin = time.perf_counter()
+    begin = time.process_time()  # its own, whoever else uses the machine
     (line,) = errors(path)
-    assert time.perf_counter() - begin < 5  # about 1 s alone; the machine may be shared
+    assert time.process_time() - begin < 10  # about 1 s; a quadratic reader takes hours
     assert len(line.removeprefix(str(path))) < 120
 
 
@@ -503,6 +503,17 @@ def test_a_circle_of_queues_is_printed() -> None:
     assert line == (
         "standard input: document 1 (GpuQueue a): spec.parent: found the circle a -> b -> c -> a, "
         "allowed: none"
+    )
+
+
+def test_a_hundred_levels_of_queues_are_read_and_one_more_is_printed() -> None:
+    chain = [queue("q1"), *(queue(f"q{n}", f"q{n - 1}") for n in range(2, 1500))]
+    fine = read(["-"], io.StringIO(json.dumps([*chain[:100], queue("beside", "q99")])))
+    assert len(fine.queues) == 101
+    (line,) = read_all(*chain)
+    assert line == (
+        "standard input: document 101 (GpuQueue q101): spec.parent: found a queue 101 levels deep, "
+        "allowed: 100 at most"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from planner.problem import Queue
-from scheduler.controller.quotas import Claim, borrowed, covered
+from scheduler.controller.quotas import Claim, borrowed, covered, misplaced
 from tests.planner.worlds import job, mode, pool
 from tests.scheduler.controller.play import SLOTS, Player, at, queue, world
 
@@ -63,3 +63,12 @@ def test_a_queue_above_covers_what_its_guarantee_leaves_beyond_those_below() -> 
 def test_no_queue_covers_nobody() -> None:
     queues = (Queue(name="a", guaranteed=((H100, 8),)),)
     assert covered(queues, [claim("free", "", 1)]) == {}
+
+
+def test_a_queue_deeper_than_a_hundred_levels_is_a_root_meanwhile_and_says_so() -> None:
+    parents = {f"q{n}": f"q{n - 1}" if n > 1 else "" for n in range(1, 103)}
+    assert list(misplaced(parents)) == ["q101", "q102"]
+    assert misplaced(parents)["q101"] == (
+        "spec.parent: found q100, which is as deep as a queue may be; allowed: one less deep. "
+        "It is a root meanwhile"
+    )
