@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -207,9 +206,7 @@ def test_a_missing_matrix_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not GAVEL.is_dir(), reason="the published data is not there: ../shared/data")
 def test_the_700_published_jobs_cost_what_they_should() -> None:
-    begin = time.perf_counter()
     published = jobs([GAVEL / "jobs_700.csv"], start=START)
-    assert time.perf_counter() - begin < 1
     usd = dict(zip((V100, P100, K80), SPOT_USD_PER_GPU_HOUR.values(), strict=True))
     costs = [
         {gpu: usd[gpu] * job.spec.task.replicas * h for gpu, h in hours(job).items()}

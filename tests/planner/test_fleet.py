@@ -73,6 +73,15 @@ def test_a_problem_with_mixes_is_no_fleet(monkeypatch: pytest.MonkeyPatch) -> No
     assert engine.is_fleet(without_mixes(mixed))
 
 
+def test_few_jobs_on_very_many_nodes_are_a_fleet(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = fleet(1, jobs=2)
+    modes = sum(len(j.modes) for j in few.jobs)
+    monkeypatch.setattr(engine, "MODE_NODES", modes * len(few.nodes))
+    assert not engine.is_fleet(few)
+    monkeypatch.setattr(engine, "MODE_NODES", modes * len(few.nodes) - 1)
+    assert engine.is_fleet(few)
+
+
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_the_bound_is_never_above_what_trying_everything_finds_and_plans_are_true(
     first: int,
