@@ -65,13 +65,15 @@ class Cluster:
 
     ``api`` asks it as its administrator, ``kubeconfig`` is the file for others to do so,
     ``processes`` are its programs by name, for those who want to stop and start them.
+    ``environment`` is what they find in theirs besides ours.
     """
 
     kind = "wide"
     address = "127.0.0.1"
     ports: Sequence[str] = ("api", "etcd", "etcd-peers", "ray-metrics", "ray-health")
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = environment
         self.folder: RunFolder = claim(self.kind, self.ports)
         self.path = self.folder.path
         self.logs = self.path / "logs"
@@ -137,7 +139,7 @@ class Cluster:
         self._wait(lambda: self.api.text("/readyz") == "ok", "the API server is ready")
 
     def _run(self, name: str, command: Sequence[str | Path]) -> None:
-        process = Process(name, command, self.logs / f"{name}.log")
+        process = Process(name, command, self.logs / f"{name}.log", self._environment)
         self.processes[name] = process
         process.start()
 

@@ -77,7 +77,9 @@ class Deep(Cluster):
     address = GATEWAY
     ports = (*Cluster.ports, "kubelet", "kubelet-health")
 
-    def __init__(self, say: Say = to_standard_error) -> None:
+    def __init__(
+        self, say: Say = to_standard_error, environment: Mapping[str, str] | None = None
+    ) -> None:
         LOCK.parent.mkdir(parents=True, exist_ok=True)
         self._lock = LOCK.open("w")
         try:
@@ -87,7 +89,7 @@ class Deep(Cluster):
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         _clean_machine()
         self._images = image.folder()
-        super().__init__()
+        super().__init__(environment)
 
     def start(self) -> None:
         """Starts everything; returns when the node is ready and has its GPUs."""
