@@ -9,8 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -21,6 +23,7 @@ pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 PATIENCE_SECONDS = 120.0
+Values = dict[tuple[tuple[str, str], ...], float]
 NOON = datetime(2026, 12, 1, 12, tzinfo=UTC)
 # Two workers of one job: each tells its speed, and counts what it has done.
 JOB = """
@@ -46,65 +49,81 @@ class Worker:
         self.done.inc(tokens)
 
 workers = [Worker.remote(rank) for rank in range(2)]
+done = 0
 while True:
-    ray.get([worker.step.remote(1000 * (rank + 1), 0.25) for rank, worker in enumerate(workers)])
-    time.sleep(0.25)
+    if done < len(open(sys.argv[3]).read()):  # a letter for each step that is asked for
+        ray.get([w.step.remote(1000 * (rank + 1), 0.25) for rank, w in enumerate(workers)])
+        done += 1
+    time.sleep(0.05)
 """
 
 
+class Job(NamedTuple):
+    """A job that runs, and does the steps that it is asked for."""
+
+    url: str  # where its Ray shows its metrics
+    asked: Path
+
+    def step(self, times: int) -> None:
+        with self.asked.open("a") as file:
+            file.write("s" * times)
+
+
 @pytest.fixture(scope="module")
-def page() -> Iterator[str]:
-    """Where a Ray with such a job shows its metrics."""
+def job() -> Iterator[Job]:
+    """Such a job; it has done no step."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:
-        program, log = Path(folder) / "job.py", Path(folder) / "log"
+        program, log, asked = (Path(folder) / name for name in ("job.py", "log", "asked"))
         program.write_text(JOB)
+        asked.write_text("")
         with log.open("wb") as out:
-            job = subprocess.Popen(
-                [sys.executable, program, str(port), folder],
+            runs = subprocess.Popen(
+                [sys.executable, program, str(port), folder, asked],
                 stdout=out,
                 stderr=out,
                 env=os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
             )
             try:
-                url = f"http://127.0.0.1:{port}/metrics"
-                _wait(url, job, log)
-                yield url
+                yield Job(f"http://127.0.0.1:{port}/metrics", asked)
+                assert runs.poll() is None, log.read_text(errors="replace")[-2000:]
             finally:
-                job.terminate()
-                job.wait(timeout=60)
+                runs.terminate()
+                runs.wait(timeout=60)
 
 
-def _wait(url: str, job: subprocess.Popen[bytes], log: Path) -> None:
+def shown(job: Job, metric: str, value_by_rank: dict[str, float]) -> Values:
+    """The metric as the page shows it, once it has these values: each worker tells in its time."""
     until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until and job.poll() is None:
-        try:
-            if len(read_metric(url, "train_tokens_per_second")) == 2:
-                return
-        except ScrapeError:
-            pass  # it starts
-        time.sleep(0.5)
-    raise AssertionError(f"no metric at {url}: {log.read_text(errors='replace')[-2000:]}")
+    found: Values = {}
+    while time.monotonic() < until:
+        with suppress(ScrapeError):  # it starts
+            found = read_metric(job.url, metric)
+            if {dict(labels)["rank"]: value for labels, value in found.items()} == value_by_rank:
+                return found
+        time.sleep(0.2)
+    raise AssertionError(f"not {value_by_rank} but {found}")
 
 
-def test_the_gauge_of_a_jobs_workers_is_the_jobs_speed(page: str) -> None:
+def test_the_gauge_of_a_jobs_workers_is_the_jobs_speed(job: Job) -> None:
     # 1,000 and 2,000 tokens in a quarter of a second: 4,000 and 8,000 a second.
-    (one,) = of_metric(read_metric(page, "train_tokens_per_second"), time=NOON)
+    job.step(1)
+    page = shown(job, "train_tokens_per_second", {"0": 4_000.0, "1": 8_000.0})
+    (one,) = of_metric(page, time=NOON)
     assert (one.job, one.per_second, one.unit) == ("sft", 12_000.0, "tokens")
-    (each,) = of_metric(read_metric(page, "train_tokens_per_second"), time=NOON, per_gpu=True)
+    (each,) = of_metric(page, time=NOON, per_gpu=True)
     assert each.per_second == 6_000.0
 
 
-def test_what_a_counter_rises_by_is_the_jobs_speed(page: str) -> None:
-    before, began = read_metric(page, "train_tokens"), time.monotonic()
-    until = began + PATIENCE_SECONDS
-    while (after := read_metric(page, "train_tokens")) == before and time.monotonic() < until:
-        time.sleep(0.2)
-    (one,) = of_metric(risen(before, after, time.monotonic() - began), time=NOON)
-    assert one.job == "sft"
-    assert one.per_second > 0
-    # Worker 1 does twice what worker 0 does, in each step.
-    totals = {dict(labels)["rank"]: value for labels, value in after.items()}
-    assert totals["1"] == 2 * totals["0"]
+def test_what_a_counter_rises_by_is_the_jobs_speed(job: Job) -> None:
+    # Worker 1 does twice what worker 0 does, in each step: after the first, and after three more.
+    done = len(job.asked.read_text())
+    job.step(1)
+    before = shown(job, "train_tokens", {"0": 1000.0 * (done + 1), "1": 2000.0 * (done + 1)})
+    job.step(3)
+    after = shown(job, "train_tokens", {"0": 1000.0 * (done + 4), "1": 2000.0 * (done + 4)})
+    # In 4 s, 3 steps of 3,000 tokens: 2,250 a second.
+    (one,) = of_metric(risen(before, after, 4.0), time=NOON)
+    assert (one.job, one.per_second, one.unit) == ("sft", 2_250.0, "tokens")
