@@ -47,6 +47,7 @@ from scheduler.kube.crds import CHART_CRDS
 from tests.cluster import build, image, job_sets
 from tests.cluster import deep as real
 from tests.cluster.cluster import WIDE, Cluster
+from tests.flopwise.command import Command, in_process
 
 # The cluster's Go programs collect garbage when they hold five times as much, not twice: a fifth of
 # their work less, for memory that they give back where they come near a gibibyte.
@@ -169,6 +170,12 @@ def _remove_with_pods(cluster: Cluster, names: Sequence[str]) -> None:
             path = f"/api/v1/namespaces/{own['namespace']}/pods/{own['name']}"
             cluster.remove(path, grace_seconds=0)
     cluster.remove_nodes(names)
+
+
+@pytest.fixture
+def flopwise(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """``flopwise("get", "jobs")`` as a shell would run it, in this process."""
+    return in_process(monkeypatch, capsys)
 
 
 # -- Helm -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from tests.cluster.test_operator import (
     plain,
     task,
 )
-from tests.flopwise.command import Ended, on_its_own
+from tests.flopwise.command import Command, Ended, on_its_own
 
 __all__ = ["fleet", "operators"]  # fixtures
 pytestmark = pytest.mark.cluster
@@ -43,11 +43,11 @@ def exists(cluster: Cluster, namespace: str, name: str) -> bool:
 
 
 def test_a_job_is_applied_once_nobody_only_asks(
-    kinds: Cluster, namespace: str, tmp_path: Path
+    kinds: Cluster, namespace: str, flopwise: Command, tmp_path: Path
 ) -> None:
     def submit(*more: str) -> Ended:
         at = ("--kubeconfig", kinds.kubeconfig, "submit", "-f", file, "-n", namespace)
-        return on_its_own(*at, *more)
+        return flopwise(*at, *more)
 
     file = file_of(tmp_path, "train", task("research"))
     for dry, said in (("client", "(client dry run)"), ("server", "(server dry run)")):
@@ -63,33 +63,33 @@ def test_a_job_is_applied_once_nobody_only_asks(
 
     at = ("--kubeconfig", kinds.kubeconfig, "-n", namespace)
     for dry in ("client", "server"):
-        ended = on_its_own("cancel", "train", *at, "--dry-run", dry)
+        ended = flopwise("cancel", "train", *at, "--dry-run", dry)
         assert ended.out == f"train cancelled ({dry} dry run)\n", ended.err
         assert exists(kinds, namespace, "train")
-    assert on_its_own("cancel", "--all", *at).out == "train cancelled\n"
+    assert flopwise("cancel", "--all", *at).out == "train cancelled\n"
     eventually(lambda: not exists(kinds, namespace, "train"), "it is gone")
 
 
 def test_what_the_server_refuses_is_bad_input_and_what_is_not_there_not_found(
-    kinds: Cluster, namespace: str, tmp_path: Path
+    kinds: Cluster, namespace: str, flopwise: Command, tmp_path: Path
 ) -> None:
     at = ("--kubeconfig", kinds.kubeconfig)
     launched = task("research")
-    on_its_own(*at, "submit", "-f", file_of(tmp_path, "train", launched), "-n", namespace)
+    flopwise(*at, "submit", "-f", file_of(tmp_path, "train", launched), "-n", namespace)
     kinds.api.patch(
         f"{FLOPWISE}/namespaces/{namespace}/gpujobs/train/status",
         {"status": {"launched": {"kind": "Job", "name": "train", "attempt": 1}}},
     )
     other = file_of(tmp_path, "train", task("others"))
-    ended = on_its_own(*at, "submit", "-f", other, "-n", namespace)
+    ended = flopwise(*at, "submit", "-f", other, "-n", namespace)
     assert ended.code == 2
     assert "spec.queue" in ended.err
     elsewhere = file_of(tmp_path, "else", launched, namespace="elsewhere")
-    ended = on_its_own(*at, "submit", "-f", elsewhere, "-n", namespace)
+    ended = flopwise(*at, "submit", "-f", elsewhere, "-n", namespace)
     assert ended.code == 2
     assert f"metadata.namespace: found elsewhere, allowed: {namespace}" in ended.err
     for command in ("status", "logs", "cancel"):
-        ended = on_its_own(*at, command, "none", "-n", namespace)
+        ended = flopwise(*at, command, "none", "-n", namespace)
         assert (ended.code, ended.lines) == (
             4,
             [f"flopwise: none: found no such GpuJob in namespace {namespace}"],
@@ -102,33 +102,36 @@ def test_a_job_is_followed_from_the_command_line_to_its_bill(
     nodes: AddNodes,
     operators: Operators,
     fleet: str,
+    flopwise: Command,
     tmp_path: Path,
 ) -> None:
-    def flopwise(*arguments: object) -> Ended:
-        ended = on_its_own("--kubeconfig", kinds.kubeconfig, *arguments)
+    def done(*arguments: object) -> Ended:
+        ended = flopwise("--kubeconfig", kinds.kubeconfig, *arguments)
         assert ended.code == 0, ended.err
         return ended
 
     nodes("h100", 1, **of_pool(fleet))
     spec = task(fleet, run=plain(lasts="2s"))
-    flopwise("submit", "-f", file_of(tmp_path, "short", spec), "-n", namespace)
-    table = flopwise("get", "jobs", "-n", namespace).out.splitlines()
+    submit = ("submit", "-f", file_of(tmp_path, "short", spec), "-n", namespace)
+    ended = on_its_own("--kubeconfig", kinds.kubeconfig, *submit)
+    assert (ended.code, ended.out) == (0, "short\n"), ended.err
+    table = done("get", "jobs", "-n", namespace).out.splitlines()
     assert table[0].split() == [
         *("NAME", "STATE", "QUEUE", "POOL", "GPUS", "START", "END", "COST", "USD", "REASON")
     ]
     assert table[1].split()[:3] == ["short", "Waiting", fleet]
     operators.start()
     eventually(lambda: holds(kinds, namespace, "short", "Succeeded"), "it ends", 60)
-    (row,) = json.loads(flopwise("status", "short", "-n", namespace, "-o", "json").out)
+    (row,) = json.loads(done("status", "short", "-n", namespace, "-o", "json").out)
     assert (row["state"], row["pool"], row["gpus"]) == ("Succeeded", fleet, 8)
-    everywhere = flopwise("get", "-A").out
+    everywhere = done("get", "-A").out
     assert everywhere.startswith("NAMESPACE")
     assert namespace in everywhere
 
-    bill = json.loads(flopwise("report", "json").out)
+    bill = json.loads(done("report", "json").out)
     (line,) = (each for each in bill["lines"] if each["pool"] == fleet)
     # $2 for each of 8 GPUs an hour.
     assert line["costUsd"] == pytest.approx(16.0 * line["gpuHours"] / 8, abs=1e-5)
     assert line["gpuHours"] > 0
     assert row["costUsd"] == pytest.approx(line["costUsd"], abs=1e-5)
-    assert flopwise("cancel", "--all", "-n", namespace).err.startswith("nothing to cancel")
+    assert done("cancel", "--all", "-n", namespace).err.startswith("nothing to cancel")

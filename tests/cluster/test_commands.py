@@ -11,7 +11,7 @@ from planner.manifests.read import of_object
 from planner.manifests.schema import GpuPool
 from tests.cluster.cluster import Cluster
 from tests.cluster.conftest import AddNodes
-from tests.flopwise.command import on_its_own
+from tests.flopwise.command import Command, on_its_own
 
 pytestmark = pytest.mark.cluster
 
@@ -30,21 +30,21 @@ def test_init_drafts_pools_that_read_back(wide: Cluster, nodes: AddNodes) -> Non
 
 
 def test_doctor_fails_where_something_is_missing_and_says_what_to_mend(
-    wide: Cluster, nodes: AddNodes
+    wide: Cluster, nodes: AddNodes, flopwise: Command
 ) -> None:
     nodes("h100", 1)
-    ended = on_its_own("doctor", "-o", "json", "--kubeconfig", wide.kubeconfig)
+    ended = flopwise("doctor", "-o", "json", "--kubeconfig", wide.kubeconfig)
     found = {each["name"]: each for each in json.loads(ended.out)["checks"]}
     missing = found["custom resources"]["verdict"] == "FAIL"  # unless another test installed them
     assert ended.code == int(missing), ended.err
     assert found["API server"]["verdict"] == "ok"
     assert found["KubeRay"]["mend"]
-    text = on_its_own("doctor", "--kubeconfig", wide.kubeconfig)
+    text = flopwise("doctor", "--kubeconfig", wide.kubeconfig)
     assert text.out.startswith("CHECK")
     assert "to mend KubeRay: start the operator" in text.out
 
 
-def test_a_context_that_is_not_there_is_named(wide: Cluster) -> None:
-    ended = on_its_own("doctor", "--kubeconfig", wide.kubeconfig, "--context", "nowhere")
+def test_a_context_that_is_not_there_is_named(wide: Cluster, flopwise: Command) -> None:
+    ended = flopwise("doctor", "--kubeconfig", wide.kubeconfig, "--context", "nowhere")
     assert ended.code == 1
     assert "no context 'nowhere'" in ended.err
