@@ -108,6 +108,10 @@ class JobPlan(PlannedSegment):
     expected_start: ExpectedStart | None = Field(
         default=None, description="When it starts, with its interval."
     )
+    replicas: Count | None = Field(
+        default=None, description="Of a service: how many it is to have now, by its demand."
+    )
+    ready_replicas: Count | None = Field(default=None, description="How many of them are ready.")
     decision: ShortText = Field(default="", description="Id of the decision, as the log has it.")
 
 

@@ -9,6 +9,7 @@ for any more, one that was cut off is. So each action has to be safe to do twice
     Launch    makes the workload of a job that has none, pinned to its nodes and suspended
     Resume    pins a suspended workload to the nodes of this or a later attempt; it stays suspended
     Release   lets the workload run, if it is still that attempt's
+    Scale     gives a service that runs more or fewer replicas, on just these nodes
     Report    writes the job's status
 
 A workload carries the number of its attempt and the `Record` of its launch, so whoever comes after
@@ -28,6 +29,7 @@ from enum import StrEnum
 
 from planner.plan import Placement, Segment
 from planner.problem import GPU_MILLI, Grid, Work, hours_for
+from scheduler.controller import curve
 from scheduler.controller.state import (
     ENDED,
     Cause,
@@ -46,6 +48,8 @@ from scheduler.controller.state import (
     notice_seconds,
     work_left,
 )
+
+Places = tuple[tuple[str, int], ...]
 
 
 class Being(StrEnum):
@@ -74,7 +78,8 @@ class Record:
     not_before: datetime | None = None
     evicted_by: tuple[str, ...] = ()
     mode: int = 0
-    nodes: tuple[tuple[str, int], ...] = ()  # replicas on each node
+    nodes: tuple[tuple[str, int], ...] = ()  # replicas on each node; of a service that scales: most
+    replicas: int = 0  # of a service that scales: how many it holds of these, the first ones
     start: datetime | None = None  # of what the job holds
     end: datetime | None = None
 
@@ -91,6 +96,8 @@ class Status:
     pool: str = ""
     nodes: tuple[str, ...] = ()
     gpus: float = 0.0
+    replicas: int = 0  # of a service that scales
+    ready: int = 0  # of these, as KubeRay counts them
     end: datetime | None = None
     cost_usd: float = 0.0  # money of what it has left to do, where it is to do it
     usd_per_pflop: float = 0.0
@@ -119,6 +126,8 @@ class Workload:
     final: bool = False  # it failed for good
     idle: str = ""  # why it was stopped, where it left its GPUs idle and its owner lets that stand
     lingers: bool = False  # it has ended, and nobody but us will take its pods away
+    placed: Places | None = None  # of a service: the replicas that it is to have on each node
+    ready: int = 0  # of its replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +187,16 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """Give a service that runs the replicas of ``segments``, on their nodes."""
+
+    job: str
+    attempt: int
+    record: Record
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Write a job's status."""
 
@@ -185,8 +204,8 @@ class Report:
     status: Status
 
 
-Action = Stop | Delete | Launch | Resume | Release | Report
-ORDER = (Stop, Delete, Launch, Resume, Release, Report)
+Action = Stop | Delete | Scale | Launch | Resume | Release | Report
+ORDER = (Stop, Delete, Scale, Launch, Resume, Release, Report)
 
 
 def diff(observed: Observed, state: State) -> tuple[Action, ...]:
@@ -196,10 +215,11 @@ def diff(observed: Observed, state: State) -> tuple[Action, ...]:
     """
     found: list[Action] = []
     for name, one in state.jobs.items():
-        found += _workload_actions(
-            observed.workloads.get(name), one, state, observed.waited.get(name)
-        )
+        workload = observed.workloads.get(name)
+        found += _workload_actions(workload, one, state, observed.waited.get(name))
         status = status_of(one, state)
+        if one.scales and workload is not None and workload.attempt == one.attempt:
+            status = replace(status, ready=workload.ready)
         if observed.statuses.get(name) != status:
             found.append(Report(job=name, status=status))
     for name, workload in observed.workloads.items():
@@ -246,7 +266,7 @@ def _to_run(workload: Workload | None, one: Tracked, state: State) -> Iterator[A
     if workload is None:
         if one.phase is Phase.LAUNCHING:
             record = record_of(one, state.grid)
-            yield Launch(job=one.name, attempt=one.attempt, record=record, segments=one.segments)
+            yield Launch(job=one.name, attempt=one.attempt, record=record, segments=_now(one))
     elif workload.attempt < one.attempt:
         yield from _next_attempt(workload, one, state)
     elif workload.being is Being.HELD and one.phase is Phase.LAUNCHING:
@@ -255,6 +275,19 @@ def _to_run(workload: Workload | None, one: Tracked, state: State) -> Iterator[A
             yield Resume(job=one.name, attempt=one.attempt, record=record, segments=one.segments)
         else:
             yield Release(job=one.name, attempt=one.attempt)
+    elif one.scales and workload.being in AWAKE and workload.placed != placed_of(_now(one)):
+        record = record_of(one, state.grid)
+        yield Scale(job=one.name, attempt=one.attempt, record=record, segments=_now(one))
+
+
+def _now(one: Tracked) -> tuple[Segment, ...]:
+    """What a job holds at once: of a service that scales, now."""
+    return one.segments[:1] if one.scales else one.segments
+
+
+def placed_of(segments: tuple[Segment, ...]) -> Places:
+    """The replicas on each node, of what is held at once."""
+    return tuple(sorted((p.node, p.replicas) for s in segments for p in s.placement))
 
 
 def _next_attempt(workload: Workload, one: Tracked, state: State) -> Iterator[Action]:
@@ -304,11 +337,12 @@ def status_of(one: Tracked, state: State) -> Status:
         pool="" if mode is None else mode.pool,
         nodes=one.nodes,
         gpus=gpus_of(one),
+        replicas=one.replicas if one.scales else 0,
         end=state.grid.time(one.segments[-1].end) if one.segments else None,
         cost_usd=cost_usd,
         usd_per_pflop=cost_usd / (flops / 1e15) if flops else 0.0,
-        usd_per_hour=0.0 if mode is None else mode.replicas * mode.usd_per_replica_hour,
-        full_usd_per_hour=(0.0 if mode is None else mode.replicas * mode.full_usd_per_replica_hour),
+        usd_per_hour=0.0 if mode is None else one.replicas * mode.usd_per_replica_hour,
+        full_usd_per_hour=(0.0 if mode is None else one.replicas * mode.full_usd_per_replica_hour),
         started=one.started,
         idle_since=one.idle_since,
         unheard=one.unheard,
@@ -319,6 +353,7 @@ def status_of(one: Tracked, state: State) -> Status:
 def record_of(one: Tracked, grid: Grid) -> Record:
     """What is to be remembered of a job."""
     held = one.segments[0] if one.segments else None
+    places = one.spots if one.scales else () if held is None else held.placement
     return Record(
         attempt=one.attempt,
         failures=one.failures,
@@ -326,9 +361,10 @@ def record_of(one: Tracked, grid: Grid) -> Record:
         not_before=one.not_before,
         evicted_by=one.evicted_by,
         mode=0 if held is None else held.mode,
-        nodes=() if held is None else tuple((p.node, p.replicas) for p in held.placement),
+        nodes=() if held is None else tuple((p.node, p.replicas) for p in places),
+        replicas=one.replicas if one.scales else 0,
         start=None if held is None else grid.time(held.start),
-        end=None if held is None else grid.time(held.end),
+        end=None if held is None else grid.time(one.segments[-1].end),
     )
 
 
@@ -376,7 +412,12 @@ def _remembered(one: Tracked, record: Record, phase: Phase, grid: Grid) -> Track
     )
     if not found.holds or record.start is None or record.end is None:
         return found
-    return replace(found, segments=(_held(one, record, grid),))
+    held = _held(one, record, grid)
+    if not one.scales:
+        return replace(found, segments=(held,))
+    has = record.replicas or held.replicas
+    now = replace(held, replicas=has, placement=curve.first(held.placement, has))
+    return replace(found, segments=(now,), spots=held.placement)
 
 
 def _held(one: Tracked, record: Record, grid: Grid) -> Segment:

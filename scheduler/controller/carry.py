@@ -8,24 +8,34 @@ environment may not change: it is deleted, and made anew by the launch that foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from planner.problem import Job
-from scheduler.controller.actions import Action, Delete, Launch, Release, Report, Resume, Stop
-from scheduler.controller.sight import Known
+from scheduler.controller.actions import (
+    Action,
+    Delete,
+    Launch,
+    Release,
+    Report,
+    Resume,
+    Scale,
+    Stop,
+    placed_of,
+)
+from scheduler.controller.sight import Known, is_of
 from scheduler.controller.state import Cause
-from scheduler.controller.told import record_text
+from scheduler.controller.told import placed_text, record_text
 from scheduler.kube import adopt, names, workloads
 from scheduler.kube import launch as starting
 from scheduler.kube.api import Api
 from scheduler.kube.errors import AlreadyExists, Conflict, NotFound
 from scheduler.kube.informer import key_of
 from scheduler.kube.launch import Capabilities, Settings, gangs
-from scheduler.kube.names import ATTEMPT, DRAIN, IDLE, RECORD, RESOURCES, Resource
+from scheduler.kube.names import ATTEMPT, DRAIN, IDLE, PLACED, RECORD, RESOURCES, Resource
 from scheduler.kube.observe import Fleet
 from scheduler.kube.phases import drain_notice
 from scheduler.kube.ray_status import marked, token_of
@@ -55,6 +65,7 @@ class Hand:
     settings: Settings
     can: Capabilities
     key: bytes  # that the tokens of new Rays are made from
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def carry(self, order: Order) -> tuple[Seen, ...]:
         """Do it; what is now known of the objects that it is about."""
@@ -69,6 +80,8 @@ class Hand:
                 return tuple(self._resume(order, order.action))
             case Release():
                 return tuple(self._release(order, order.action))
+            case Scale():
+                return tuple(self._scale(order, order.action))
             case Report():
                 return ()
 
@@ -79,7 +92,7 @@ class Hand:
         if resource is None or raw is None:
             return
         if action.notice_seconds > 0:
-            notice = drain_notice(datetime.now(UTC) + timedelta(seconds=action.notice_seconds))
+            notice = drain_notice(self.now() + timedelta(seconds=action.notice_seconds))
             if order.known is not None and order.known.manifest.spec.checkpoint.interval_seconds:
                 self._tell_pods(order.known, notice)
             notice["metadata"]["annotations"] |= _why_stopped(order.known, action)
@@ -124,7 +137,7 @@ class Hand:
         for each in made[:-1]:
             self.api.apply(RESOURCES[each["apiVersion"], each["kind"]], each)
         workload = made[-1]
-        workload["metadata"]["annotations"][RECORD] = record_text(action.record)
+        workload["metadata"]["annotations"] |= _notes(resource, action)
         # One that is there is of a launch that was cut off, or somebody else's: it will be seen.
         raw = self.api.create(resource, workload)
         yield resource.plural, key_of(raw), raw
@@ -194,6 +207,28 @@ class Hand:
         if order.resource is not None and order.raw is not None:
             yield self._patched(order.resource, order.raw, _suspension(action.attempt, value=False))
 
+    def _scale(self, order: Order, action: Scale) -> Iterator[Seen]:
+        """First the Ray that is there, then the service: it says so only once both are done.
+
+        A Ray that is made of the service between the two is seen by its notes, and scaled again.
+        """
+        resource, raw = order.resource, order.raw
+        if resource is not names.RAY_SERVICES or raw is None:
+            return
+        service = workloads.manifests(_launch_of(order, action), self.settings, self.can)[-1]
+        service["metadata"]["annotations"] |= _notes(resource, action)
+        namespace, places = raw["metadata"]["namespace"], dict(placed_of(action.segments))
+        for cluster in self.api.list(names.RAY_CLUSTERS, namespace).items:
+            if not is_of(cluster, raw):
+                continue
+            label = f"{names.RAY_CLUSTER}={cluster['metadata']['name']}"
+            pods = self.api.list(names.PODS, namespace, labels=label).items
+            yield self._patched(
+                names.RAY_CLUSTERS, cluster, workloads.scaled(cluster, service, pods, places)
+            )
+        made = self.api.apply(resource, service)
+        yield resource.plural, key_of(made), made
+
     def _patched(self, resource: Resource, raw: Raw, patch: Raw | list[Raw]) -> Seen:
         metadata = raw["metadata"]
         made = self.api.patch(resource, metadata["name"], patch, metadata["namespace"])
@@ -216,7 +251,15 @@ def _suspension(attempt: int, *, value: bool) -> list[Raw]:
     ]
 
 
-def _launch_of(order: Order, action: Launch | Resume) -> starting.Launch:
+def _notes(resource: Resource, action: Launch | Scale) -> dict[str, str]:
+    """What a workload carries of its launch, and a service of where its replicas are to be."""
+    notes = {RECORD: record_text(action.record)}
+    if resource is names.RAY_SERVICES:
+        notes[PLACED] = placed_text(placed_of(action.segments))
+    return notes
+
+
+def _launch_of(order: Order, action: Launch | Resume | Scale) -> starting.Launch:
     if order.known is None or order.job is None:
         raise Conflict(f"{action.job}: found no manifest of it any more")
     return starting.Launch(

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from planner.admit import reduced_usd
 from planner.fast import Case, Placed
 from planner.plan import Reason, Unplaced
-from scheduler.controller import preempt
+from scheduler.controller import preempt, services
 from scheduler.controller.desk import Desk, order_of, phase_without
 from scheduler.controller.intake import take_in
 from scheduler.controller.passes import Pass, class_of
@@ -76,7 +76,10 @@ def run(event: Event, state: State) -> State:
 def _settle(found: Pass) -> None:
     """Decide on all that is open, those ahead first; what gives way to them comes behind them."""
     found.roll()
+    services.straighten(found)
+    services.turn(found)
     found.overruns()
+    services.take_back(found)
     found.free_dependents()
     covered = found.desk.covered(found.jobs.values())
     pools = {n.pool for n in found.state.nodes if n.name in found.freed} if found.freed else set()
@@ -150,7 +153,7 @@ def _decide(found: Pass, one: Tracked, covered: Covered) -> None:
         behind = _make_way(found, one, case, covered)
         answer = found.desk.decide(case, found.slot) if behind else answer
     if not (_crowded(found, answer) and preempt.attempt(found, one, case, answer, covered)):
-        _settle_on(found, one, case, answer)
+        _settle_for(found, one, case, answer)
     for other in found.ranked(behind):
         if found.desk.has_room(other):
             found.desk.book(other)
@@ -222,11 +225,24 @@ def _make_way(found: Pass, one: Tracked, case: Case, covered: Covered) -> list[T
     return behind
 
 
+def _settle_for(found: Pass, one: Tracked, case: Case, answer: Placed | Unplaced) -> None:
+    """Before it waits, a service begins on fewer places, and others borrow what services lend."""
+    if _crowded(found, answer):
+        if (smaller := services.fewer(found, one, case)) is not None:
+            _launch(found, smaller)
+            return
+        before = answer.start if isinstance(answer, Placed) else found.state.grid.slots
+        if (lent := services.borrow(found, one, case, before)) is not None:
+            _launch(found, replace(one, segments=lent.segments))
+            return
+    _settle_on(found, one, case, answer)
+
+
 def _settle_on(found: Pass, one: Tracked, case: Case, answer: Placed | Unplaced) -> None:
     """Launch, reserve or wait; a promise is given up only for an earlier one."""
     held = one.segments
     if isinstance(answer, Placed) and answer.start == found.slot:
-        _launch(found, replace(one, segments=answer.segments))
+        _launch(found, services.at_its_places(one, answer.segments))
     elif held and held[0].start > found.slot and _no_later(held[0].start, answer):
         if found.desk.has_room(one):
             found.desk.book(one)
@@ -245,7 +261,7 @@ def _no_later(start: int, answer: Placed | Unplaced) -> bool:
 def _launch(found: Pass, one: Tracked) -> None:
     found.put(
         replace(
-            one,
+            services.from_now_on(found, one, found.slot),
             phase=Phase.LAUNCHING,
             why=Why(reason=Cause.PLACED),
             since=found.state.now,
@@ -258,9 +274,9 @@ def _launch(found: Pass, one: Tracked) -> None:
 
 def _reserve(found: Pass, one: Tracked, answer: Placed) -> None:
     since = one.since if one.phase is Phase.RESERVED else found.state.now
-    found.put(
-        replace(one, phase=Phase.RESERVED, segments=answer.segments, why=_why(answer), since=since)
-    )
+    placed = services.at_its_places(one, answer.segments)
+    placed = services.from_now_on(found, placed, answer.start)
+    found.put(replace(placed, phase=Phase.RESERVED, why=_why(answer), since=since))
 
 
 def _wait(found: Pass, one: Tracked, why: Why) -> None:
@@ -301,8 +317,12 @@ def _pull_forward(found: Pass, one: Tracked, offer: Offer) -> None:
     was = _promised_usd(found, one, case)
     found.desk.drop(one.name)
     placed = found.desk.start_at(case, found.slot)
-    if placed is not None and (was is None or placed.reduced_usd <= was + 1e-9):
-        _launch(found, replace(one, segments=placed.segments))
+    lent = placed is None
+    if lent:
+        before = one.segments[0].start if one.segments else found.state.grid.slots
+        placed = services.borrow(found, one, case, before)
+    if placed is not None and (lent or was is None or placed.reduced_usd <= was + 1e-9):
+        _launch(found, services.at_its_places(one, placed.segments))
         offer.free = desk.free(offer.free, found.slot)
         return
     if one.segments:

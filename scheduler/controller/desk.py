@@ -17,10 +17,13 @@ from operator import is_
 import numpy as np
 
 from planner.fast import Case, Placed, case_of, decide_case, start_at
+from planner.inventory import Request
 from planner.live import Left, Live
+from planner.place import Refused, place, rooms
 from planner.plan import Placement, Reason, Segment, Unplaced
 from planner.problem import GPU_MILLI, Demand, Job, Mode, Problem, Work, hours_for, hours_of
 from planner.ways import Way, columns_of
+from scheduler.controller import curve
 from scheduler.controller.quotas import Claim, Order, covered
 from scheduler.controller.state import (
     ENDED,
@@ -47,6 +50,7 @@ class Desk:
 
     def __init__(self, state: State) -> None:
         self.grid = state.grid
+        self.now = state.now  # each pass sets it
         pools = tuple(replace(p, startup_seconds=0) for p in state.pools)  # its nodes are up
         queues = tuple(rules.queue for rules in state.queues)
         problem = Problem(grid=state.grid, pools=pools, nodes=state.nodes, jobs=(), queues=queues)
@@ -58,6 +62,7 @@ class Desk:
         self._shapes: dict[object, int] = {}
         self._sizes: dict[str, tuple[Job, float, int, list[Size]]] = {}
         self.resting: set[str] = set()  # jobs that failed, and are not tried before some time
+        self.services: set[str] = set()  # that scale, and hold their nodes
         self.reprice(state)
 
     # -- what is held ------------------------------------------------------------------------------
@@ -81,13 +86,19 @@ class Desk:
         self.live.reprice(state.prices, since=since, queue_prices=tolls)
 
     def _visible(self, s: Segment) -> Segment:
-        """What of a segment is on the grid, and on nodes that could take something."""
-        known = tuple(p for p in s.placement if self._open(p.node))
+        """What of a segment is on the grid, and on nodes and GPUs that could take something."""
+        known = tuple(found for p in s.placement if (found := self._there(p)) is not None)
         return replace(s, start=max(0, s.start), end=min(s.end, self.grid.slots), placement=known)
 
-    def _open(self, node: str) -> bool:
-        where = self._where(node)
-        return where is not None and not where[0].nodes[where[1]].cordoned
+    def _there(self, p: Placement) -> Placement | None:
+        """A place without the GPUs that its node has no more, which its pool has no column for."""
+        where = self._where(p.node)
+        if where is None or where[0].nodes[where[1]].cordoned:
+            return None
+        most = where[0].gpu_milli.shape[2]
+        if max(p.devices, default=0) < most:
+            return p
+        return replace(p, devices=tuple(d for d in p.devices if d < most))
 
     def _where(self, node: str) -> tuple[Left, int] | None:
         for left in self.live.left.values():
@@ -141,6 +152,28 @@ class Desk:
             for d, count in Counter(p.devices).items()
         )
 
+    def is_strained(self, one: Tracked) -> bool:
+        """Whether more is booked somewhere on a service's nodes, from now on, than there is."""
+        slot = max(0, self.grid.floor(self.now))
+        for p in one.spots:
+            if (where := self._where(p.node)) is not None:
+                left, row = where
+                if int(left.gpu_milli[slot:, row].min(initial=0)) < 0:
+                    return True
+        return False
+
+    def is_overtaken(self, one: Tracked, slot: int) -> bool:
+        """Whether more is booked in ``slot`` of what a job holds than there is."""
+        for p in one.segments[-1].placement:
+            if (where := self._where(p.node)) is None:
+                continue
+            left, row = where
+            has = (left.cpu_milli[slot, row], left.memory_bytes[slot, row])
+            most = left.gpu_milli.shape[2]
+            if min(has) < 0 or any(left.gpu_milli[slot, row, d] < 0 for d in p.devices if d < most):
+                return True
+        return False
+
     def renumbered(self, one: Tracked) -> Tracked:
         """The job with other GPU numbers on its nodes, where others have those that it had.
 
@@ -149,11 +182,27 @@ class Desk:
         mode = one.mode
         if mode is None or (left := self.live.left.get(mode.pool)) is None or mode.amounts.mig:
             return one
+        if one.scales:
+            return self._renumbered_places(left, one)
         segments = tuple(
             replace(s, placement=tuple(self._moved(left, one.job, s, p) for p in s.placement))
             for s in one.segments
         )
         return one if segments == one.segments else replace(one, segments=segments)
+
+    def _renumbered_places(self, left: Left, one: Tracked) -> Tracked:
+        """The same of a service, for all the time that it has its places."""
+        ahead = [self._visible(s) for s in one.segments]
+        spans = ((s, max(0, s.start), min(s.end, self.grid.slots)) for s in ahead)
+        if all(
+            a >= b or self._free(left, one.job, s, p, a, b)
+            for s, a, b in spans
+            for p in s.placement
+        ):
+            return one
+        whole = replace(one.segments[0], end=one.segments[-1].end)
+        spots = tuple(self._moved(left, one.job, whole, p) for p in one.spots)
+        return one if spots == one.spots else curve.moved(one, spots)
 
     def _moved(self, left: Left, job: Job, s: Segment, p: Placement) -> Placement:
         a, b = max(0, s.start), min(s.end, self.grid.slots)
@@ -182,7 +231,7 @@ class Desk:
         """
         slot = max(0, self.grid.floor(now))
         job = replace(asked(one, self.grid, slot), after=after)
-        if isinstance(job.need, Demand):
+        if isinstance(job.need, Demand) and not one.scales:
             job = _at_its_peak(job)
         found = self._case_of(one, job)
         if isinstance(found, Unplaced):
@@ -241,6 +290,49 @@ class Desk:
     def decide(self, case: Case, slot: int) -> Placed | Unplaced:
         """Where the job goes from ``slot`` on."""
         return decide_case(self.live, case, slot)
+
+    def until(self, case: Case, slot: int, end: int) -> Case | None:
+        """Those ways of the case that take longer than to ``end``, cut there; None: there is none.
+
+        What they do not get done then is done later.
+        """
+        ways = [
+            way._replace(length=end - slot, last=max(way.last, slot))
+            for way in case.ways
+            if way.length > end - slot
+        ]
+        if not ways:
+            return None
+        return Case(case.job, ways, columns_of(self.live, case.job, ways), case.latest)
+
+    def places(self, one: Tracked, mode: Mode, most: int, left: Left) -> tuple[Placement, ...]:
+        """Up to ``most`` places more for a service's replicas, free from now on, as they come.
+
+        None for a service whose replicas have to stand together: they have all been placed at once.
+        """
+        start, end = max(0, self.grid.floor(self.now)), min(one.job.deadline, self.grid.slots)
+        if start >= end or mode.together or mode.amounts.mig:
+            return ()
+        inventory = self.live.over(left, start, end)
+        taken = one.nodes if mode.spread else ()
+        allowed = [
+            n.name not in taken and (not one.pinned or n.name in one.pinned) for n in left.nodes
+        ]
+        inventory = replace(inventory, open=inventory.open & np.array(allowed, dtype=bool))
+        each = left.pool.counted_milli(mode.amounts)
+        for row in self.live.cap_rows(one.job.queue, left.pool.accelerator):
+            most = min(most, int(self.live.rows[row, start:end].min()) // max(1, each))
+        wanted = Request(amounts=mode.amounts, replicas=max(1, most), spread=mode.spread)
+        most = min(most, int(rooms(inventory, wanted).sum()))
+        if most < 1:
+            return ()
+        found = place(inventory, replace(wanted, replicas=most))
+        if isinstance(found, Refused):
+            return ()
+        return tuple(
+            Placement(node=left.nodes[s.row].name, replicas=s.replicas, devices=s.devices)
+            for s in sorted(found, key=lambda s: s.row)
+        )
 
     def start_at(self, case: Case, slot: int) -> Placed | None:
         """How the job could start in just that slot, if it can and if that is worth it."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from planner.manifests.schema import IdleAction
 from planner.problem import Queue
 from planner.quotas import too_many_keepers
-from scheduler.controller import planned
+from scheduler.controller import planned, services
 from scheduler.controller.desk import phase_without
 from scheduler.controller.passes import Pass
 from scheduler.controller.state import (
@@ -80,10 +80,19 @@ def _arrived(found: Pass, job: Tracked) -> None:
         found.put(job)
         found.fresh.add(job.name)
         return
+    if job.scales:
+        _service_there(found, job)
+        return
     last = job.segments[-1]  # it is there now, whatever clock said when it began, and however long
     end = min(max(last.end, found.slot + 1), found.state.grid.slots)
     last = replace(last, start=min(last.start, found.slot), end=end)
     found.hold(replace(job, segments=(*job.segments[:-1], last)), (found.slot, last.end))
+
+
+def _service_there(found: Pass, job: Tracked) -> None:
+    """A service that was found running: at its places, with as many replicas as it had."""
+    there = services.from_now_on(found, job, found.slot, job.replicas)
+    found.hold(there, (found.slot, there.segments[-1].end))
 
 
 def _changed(found: Pass, event: JobChanged) -> None:
@@ -185,7 +194,8 @@ def _started(found: Pass, one: Tracked, at: datetime) -> None:
     now = replace(one, phase=phase, started=at, since=at)
     found.put(now)
     if (end := end_of(now)) is not None and phase is Phase.RUNNING:
-        found.extend(now, found.state.grid.ceil(end))
+        until = services.until_a_rise(found, now, found.state.grid.ceil(end))
+        found.extend(now, until)
 
 
 def _stopped(found: Pass, one: Tracked, at: datetime, *, saved: bool) -> None:

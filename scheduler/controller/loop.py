@@ -20,7 +20,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -75,7 +75,14 @@ from scheduler.controller.summary import (
     stocks,
     sums,
 )
-from scheduler.controller.told import EVICTED, idle_in_words, read_status, status_patch, word
+from scheduler.controller.told import (
+    EVICTED,
+    idle_in_words,
+    read_status,
+    scaled_in_words,
+    status_patch,
+    word,
+)
 from scheduler.kube import errors, names
 from scheduler.kube import launch as starting
 from scheduler.kube.client import Kube
@@ -150,18 +157,19 @@ class Operator:
         log: Log | None = None,
         metrics: Metrics | None = None,
         watches: Iterable[Wanted] | None = None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """``watches``: what is looked at; None: all that it needs."""
-        self.settings, self.log = settings, log or Log()
+        self.settings, self.log, self._clock = settings, log or Log(), clock
         self.metrics = metrics or Metrics()
         self.leader: Leads = leader or Alone()
         self.inbox = Inbox()
         self.sight = Sight(replace(settings.sight, looks_on=settings.observe_only))
-        self.state = _nothing(settings, datetime.now(UTC))
+        self.state = _nothing(settings, self._clock())
         self.led = False  # we have acted since we started
         self._api = api
         self._keys = settings.ray_keys or (secrets.token_bytes(32),)
-        self._hand = Hand(api=api, settings=settings.launch, can=can, key=self._keys[0])
+        self._hand = Hand(api=api, settings=settings.launch, can=can, key=self._keys[0], now=clock)
         self._asks_ray = can.ray and not can.auth_options
         self._asked_at = time.monotonic()
         self._decider = Decider()
@@ -289,7 +297,7 @@ class Operator:
         for key, raw in self.sight.raw[GPU_JOBS.plural].items():
             if (status := read_status(raw)) is not None:
                 self._told[key] = status
-        self.state = _nothing(self.settings, datetime.now(UTC))
+        self.state = _nothing(self.settings, self._clock())
         if self.settings.observe_only:
             self._keeper.open(self.sight.raw[names.GPU_QUEUES.plural].values(), self.state.now)
         if self.settings.plan_every_seconds > 0:
@@ -311,7 +319,7 @@ class Operator:
     # -- deciding ----------------------------------------------------------------------------------
 
     def _decide(self, plans: list[Event]) -> None:
-        now = datetime.now(UTC)
+        now = self._clock()
         events = [*self._settled(now), *plans] or [Tick(at=now)]
         for _ in range(4):  # what is decided may be known to have happened already
             self._run(events)
@@ -379,6 +387,7 @@ class Operator:
         """The log, the metrics and the Events of one job that has changed."""
         self._tell_of_idle(old, new)
         self._tell_of_unheard(old, new)
+        self._tell_of_scaling(old, new)
         if new is None or (old is not None and old.phase is new.phase and old.why == new.why):
             return
         if new.phase is Phase.LAUNCHING and (old is None or old.attempt < new.attempt):
@@ -402,6 +411,17 @@ class Operator:
             if known.adopted and new.why.reason == Cause.IDLE:
                 text = f"{text}: its annotation {names.IDLE} taken away"
             self._note(known, word(new.why.reason), text, warning=waits)
+
+    def _tell_of_scaling(self, old: Tracked | None, new: Tracked | None) -> None:
+        """A service has more or fewer replicas than in the slot before, and for which demand."""
+        if old is None or new is None or not new.scales or not (old.holds and new.holds):
+            return
+        if old.replicas == new.replicas:
+            return
+        text = scaled_in_words(old, new, self.state.grid)
+        self.log.say("scaled", job=new.name, what=text)
+        if (known := self.sight.known.get(new.name)) is not None:
+            self._note(known, "Scaled", text)
 
     def _tell_of_idle(self, old: Tracked | None, new: Tracked | None) -> None:
         if new is None or new.idle_since is None or (old is not None and old.idle_since):
@@ -439,7 +459,7 @@ class Operator:
             return []
         self.metrics.gap.set(min(answer.plan.gap_fraction, 1e9))
         self.metrics.solve.set(answer.plan.solve_seconds)
-        return [PlanArrived(at=datetime.now(UTC), plan=answer.plan, grid=answer.grid)]
+        return [PlanArrived(at=self._clock(), plan=answer.plan, grid=answer.grid)]
 
     def _heard(self, reading: Reading) -> list[Event]:
         """What the GPUs do: who leaves theirs idle, and which nodes are given nothing new."""
@@ -453,7 +473,7 @@ class Operator:
             for each in reading.idle
         }
         running = (n for n, one in self.state.jobs.items() if one.phase is Phase.RUNNING)
-        return [JobIdle(at=datetime.now(UTC), name=n, since=since.get(n)) for n in running]
+        return [JobIdle(at=self._clock(), name=n, since=since.get(n)) for n in running]
 
     def _calibrate(self) -> None:
         found = self._measured.changed()
@@ -555,7 +575,7 @@ class Operator:
             patch = status_patch(
                 status,
                 raw.get("status") or {},
-                datetime.now(UTC).replace(microsecond=0),
+                self._clock().replace(microsecond=0),
                 decision=decision,
                 launched=launched,
                 observe_only=self.settings.observe_only,
@@ -594,7 +614,7 @@ class Operator:
             return []
         if one.unheard == answer.refused and not (answer.mends and one.job.may_stop):
             return []
-        at, why, mends = datetime.now(UTC), answer.refused, answer.mends
+        at, why, mends = self._clock(), answer.refused, answer.mends
         return [JobUnheard(at=at, name=key, why=why, mends=mends)]
 
     # -- what became of it -------------------------------------------------------------------------
@@ -644,7 +664,7 @@ class Operator:
         one = self.state.jobs.get(key)
         if one is not None and one.phase is Phase.LAUNCHING and key not in self.sight.workloads:
             final = isinstance(error, Unsupported | errors.Terminating)
-            self._run([JobFailed(at=datetime.now(UTC), name=key, message=str(error), final=final)])
+            self._run([JobFailed(at=self._clock(), name=key, message=str(error), final=final)])
 
     def _trouble(self, resource: names.Resource, why: str) -> None:
         self.metrics.errors.labels("watch").inc()
@@ -717,8 +737,8 @@ class Operator:
         for one in jobs:
             mode = one.mode
             if one.holds and mode is not None:
-                usd += mode.replicas * mode.usd_per_replica_hour
-                flops += mode.replicas * mode.work_per_replica_hour * mode.flops_per_work
+                usd += one.replicas * mode.usd_per_replica_hour
+                flops += one.replicas * mode.work_per_replica_hour * mode.flops_per_work
                 used[mode.pool] += round(gpus_of(one))
         self.metrics.committed.set(usd)
         self.metrics.usd_per_pflop.set(usd / (flops / 1e15) if flops else 0.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from scheduler.controller import curve
 from scheduler.controller.desk import Desk, order_of, phase_without
 from scheduler.controller.state import (
     ENDED,
@@ -34,6 +35,7 @@ class Pass:
     fresh: set[str] = field(default_factory=set)  # to be decided on
     freed: set[str] = field(default_factory=set)  # nodes on which something was given back
     ended: set[str] = field(default_factory=set)  # jobs that others may have waited for
+    rises: dict[str, dict[int, str]] | None = None  # of services, while they stay as they are
     _last_class: tuple[bool, int] | None = None
     _slot: tuple[State, int] | None = None  # of which state, so that it is counted once
 
@@ -41,6 +43,7 @@ class Pass:
     def of(cls, state: State, desk: Desk | None) -> Pass:
         """A pass over ``state``; without the desk that was kept in step, it makes one."""
         made = cls(state=state, desk=desk or Desk(state), jobs=dict(state.jobs))
+        made.desk.now = state.now
         if desk is None:
             made.book_all()
         return made
@@ -73,6 +76,9 @@ class Pass:
             self.desk.book(one)
         if one.not_before is not None:
             self.desk.resting.add(one.name)
+        if one.scales:
+            self.rises = None
+            (self.desk.services.add if one.holds else self.desk.services.discard)(one.name)
         self.jobs[one.name] = one
 
     def forget(self, name: str) -> None:
@@ -90,6 +96,7 @@ class Pass:
         """Give a job that is on its nodes notice; it has them until then, as far as is known."""
         seconds = notice_seconds(one, self.state.settings)
         end = self.first_slot_after(seconds)
+        held = [s for s in one.segments if s.end > self.slot or s is one.segments[-1]][:1]
         self.put(
             replace(
                 one,
@@ -97,7 +104,7 @@ class Pass:
                 why=why,
                 since=self.state.now,
                 evicted_by=(*one.evicted_by, by) if by else one.evicted_by,
-                segments=tuple(replace(s, end=max(end, s.start + 1)) for s in one.segments[:1]),
+                segments=tuple(replace(s, end=max(end, s.start + 1)) for s in held),
             )
         )
 
@@ -116,9 +123,12 @@ class Pass:
     def book_all(self) -> None:
         """What is on its nodes is, wherever they are; promises are kept where there is room."""
         there = {n.name for n in self.state.nodes}
+        takes = {n.name for n in self.state.nodes if not n.cordoned}  # something new
+        self.desk.now, self.rises = self.state.now, None
+        self.desk.services = {n for n, one in self.jobs.items() if one.scales and one.holds}
         self.desk.resting.update(n for n, one in self.jobs.items() if one.not_before is not None)
         for one in self.ranked(one for one in self.jobs.values() if one.holds):
-            numbered = self.desk.renumbered(one)
+            numbered = self.desk.renumbered(curve.without(one, takes) if one.scales else one)
             self.jobs[one.name] = numbered
             self.desk.book(numbered)
             gone = tuple(node for node in numbered.nodes if node not in there)
@@ -147,6 +157,8 @@ class Pass:
         if one.phase not in (Phase.LAUNCHING, Phase.RUNNING) or not one.segments:
             return one
         old_end = self.state.grid.slots - self.slot
+        if one.scales:
+            return curve.reaching(one, state.grid, old_end)
         s = one.segments[-1]
         if s.end < old_end:
             return one
@@ -175,7 +187,7 @@ class Pass:
 
     def hold(self, one: Tracked, over: tuple[int, int]) -> None:
         """A job is on its nodes in the slots ``over`` too: what is promised gives way to it."""
-        nodes = set(one.nodes)
+        nodes = {*one.nodes, *(spot.node for spot in one.spots)}
         for other in self._promised(over):
             if not nodes.isdisjoint(other.nodes):
                 self.unreserve(other)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from planner import churn
 from planner.plan import Plan, Segment, Status, Unplaced
 from planner.problem import Demand, Grid, Problem
+from scheduler.controller import services
 from scheduler.controller.passes import Pass
 from scheduler.controller.state import (
     Cause,
@@ -85,7 +86,8 @@ def _keeps(found: Pass, place: Segment) -> bool:
     last = min(one.job.deadline if one.has_deadline else found.state.grid.slots, place.end + LATER)
     for later in range(last - place.end + 1):
         held = replace(place, start=place.start + later, end=place.end + later)
-        reserved = replace(one, segments=(held,))
+        reserved = services.at_its_places(one, (held,))
+        reserved = services.from_now_on(found, reserved, held.start)
         if found.desk.has_room(reserved):
             why = Why(reason=Cause.PLACED, message="by the plan of the whole queue")
             since = one.since if one.phase is Phase.RESERVED else found.state.now

@@ -190,9 +190,9 @@ def _would_hold(line: Line, one: Tracked | None) -> Line:
     return replace(
         line,
         would_since=line.would_since or one.started,
-        would_usd_per_hour=mode.replicas * mode.usd_per_replica_hour,
+        would_usd_per_hour=one.replicas * mode.usd_per_replica_hour,
         would_gpus=gpus_of(one),
-        would_work_per_hour=mode.replicas * mode.work_per_replica_hour,
+        would_work_per_hour=one.replicas * mode.work_per_replica_hour,
     )
 
 

@@ -24,9 +24,17 @@ from planner.manifests.read import of_object
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue
 from planner.near import Near, UnknownPlace
 from planner.options import Place, place_of
-from planner.problem import Grid, Job
+from planner.problem import Demand, Grid, Job
 from planner.question import job_on
-from scheduler.controller.actions import OVER, Being, Record, Status, Workload, recalled
+from scheduler.controller.actions import (
+    OVER,
+    Being,
+    Places,
+    Record,
+    Status,
+    Workload,
+    recalled,
+)
 from scheduler.controller.onlook import Onlook
 from scheduler.controller.quotas import misplaced
 from scheduler.controller.state import (
@@ -41,9 +49,10 @@ from scheduler.controller.state import (
     State,
     Tracked,
 )
-from scheduler.controller.told import read_record, read_status
-from scheduler.kube import adopt, names, phases
-from scheduler.kube.adopt import Adopted, Declined, Places
+from scheduler.controller.told import read_placed, read_record, read_status
+from scheduler.kube import adopt, names, phases, workloads
+from scheduler.kube.adopt import Adopted, Declined
+from scheduler.kube.adopt import Places as Adopting
 from scheduler.kube.holders import Holders
 from scheduler.kube.names import (
     ATTEMPT,
@@ -176,7 +185,7 @@ class Sight:
         self._near = Near(())
         self._calibration = NONE
         self._bad: Mapping[str, str] = {}  # nodes that get nothing new, and why
-        self._adopting = Places(NO_FLEET)
+        self._adopting = Adopting(NO_FLEET)
 
     # -- taking in ---------------------------------------------------------------------------------
 
@@ -318,7 +327,7 @@ class Sight:
             for manifest, pool in zip(self.fleet.pools, pools, strict=True)
         )
         self._near = Near(self.fleet.pools)
-        self._adopting = Places(self.fleet)
+        self._adopting = Adopting(self.fleet)
         if signature != self._signature:  # jobs have other ways to run now
             self._signature = signature
             self._look_again()
@@ -477,6 +486,7 @@ class Sight:
             pinned=known.pinned,
             uid=known.uid,
             generation=known.generation,
+            scales=not known.adopted and workloads.scales(known.manifest),
         )
         if known.adopted and self.onlook is not None:
             one = self.onlook.in_place(one, self.fleet, state.grid)
@@ -558,6 +568,18 @@ class Sight:
             return
         if plural != names.RAY_CLUSTERS.plural:
             yield from self._adopted(handle, raw, state, now)
+        else:
+            self._see_service_of(raw)
+
+    def _see_service_of(self, cluster: Raw) -> None:
+        """A RayCluster is another than it was: so may be the service that it was made of."""
+        metadata = cluster["metadata"]
+        label = f"{metadata.get('namespace', '')}/{_labels(cluster).get(names.JOB, '')}"
+        name = self._labelled.get(label, "")
+        plural, key = self.carriers.get(name, ("", ""))
+        raw = self.raw[plural].get(key) if plural == names.RAY_SERVICES.plural else None
+        if raw is not None and is_of(cluster, raw):
+            self._see(name, (plural, key), raw)
 
     def _adopted(self, handle: Handle, raw: Raw, state: State, now: datetime) -> Iterator[Event]:
         metadata = raw["metadata"]
@@ -664,14 +686,34 @@ class Sight:
             if being is Being.FAILED
             else "",
             final=known.adopted and being is Being.FAILED,
+            placed=self._placed(raw),
+            ready=sum(_ready(each) for each in self._clusters(raw)),
             lingers=being in OVER and not known.adopted and bool(pods) and _is_unheard(raw),
         )
+
+    def _clusters(self, raw: Raw) -> list[Raw]:
+        """The RayClusters that KubeRay has made of a service."""
+        if raw["kind"] != names.RAY_SERVICES.kind:
+            return []
+        return [each for each in self.raw[names.RAY_CLUSTERS.plural].values() if is_of(each, raw)]
+
+    def _placed(self, raw: Raw) -> Places | None:
+        """Where a service's replicas are to be, if it and its Rays say the same."""
+        said = {_note_placed(each) for each in (raw, *self._clusters(raw))}
+        return read_placed(said.pop()) if len(said) == 1 else None
 
     def _only_lost_pods(self, raw: Raw, record: Record) -> bool:
         """Whether all that is left of a stopped Job are pods on nodes that nobody will end."""
         status = raw.get("status") or {}
         on_lost = any(node in self.lost for node, _ in record.nodes)
         return raw["kind"] == names.JOBS.kind and on_lost and not status.get("active")
+
+
+def is_of(cluster: Raw, service: Raw) -> bool:
+    """Whether a RayCluster was made of a RayService, and is not on its way out."""
+    metadata, uid = cluster["metadata"], service["metadata"].get("uid")
+    owned = any(each.get("uid") == uid for each in metadata.get("ownerReferences") or ())
+    return owned and not metadata.get("deletionTimestamp")
 
 
 # -- small things ----------------------------------------------------------------------------------
@@ -696,6 +738,15 @@ def _is_unheard(raw: Raw) -> bool:
     status = raw.get("status") or {}
     over = ("Complete", "Failed", "Suspended")
     return raw["kind"] == names.RAY_JOBS.kind and status.get("jobDeploymentStatus") not in over
+
+
+def _note_placed(raw: Raw) -> str | None:
+    note: str | None = (raw["metadata"].get("annotations") or {}).get(names.PLACED)
+    return note
+
+
+def _ready(cluster: Raw) -> int:
+    return int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
 
 
 def _labels(raw: Raw) -> Mapping[str, str]:
@@ -753,8 +804,11 @@ def _in_mode(record: Record, job: Job, pool_of: Mapping[str, str]) -> Record:
         return record
     pools = {pool_of.get(node) for node, _ in record.nodes}
     replicas = sum(count for _, count in record.nodes)
+    is_service = isinstance(job.need, Demand)  # it may be there with fewer than its peak takes
     fitting = [
-        i for i, m in enumerate(job.modes) if pools <= {m.pool, None} and m.replicas == replicas
+        i
+        for i, m in enumerate(job.modes)
+        if pools <= {m.pool, None} and (is_service or m.replicas == replicas)
     ]
     if record.mode in fitting:
         return record

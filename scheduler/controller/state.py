@@ -19,8 +19,10 @@ Time is the planner's grid, whose first slots pass: `rolled` moves it on. Bookin
 so what starts inside a slot holds that slot, and ends in the slot that its work ends in.
 
 A state's pools are those of the planner with the nodes that are there: they are up, so no pool has
-a start-up time, and what others use of a node is not in its capacity. A service holds what its peak
-needs.
+a start-up time, and what others use of a node is not in its capacity.
+
+A service that scales has a segment for each number of replicas, the current one first, to the end
+of the grid (`scheduler.controller.curve`). One whose workload cannot holds what its peak needs.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from enum import StrEnum
 
 from planner.guarantees import with_guarantees
 from planner.manifests.schema import IdleAction, Preempts
-from planner.plan import Plan, Price, QueuePrice, Segment
+from planner.plan import Placement, Plan, Price, QueuePrice, Segment
 from planner.problem import (
     GPU_MILLI,
     Demand,
@@ -118,6 +120,8 @@ class Tracked:
     has_deadline: bool = False  # stated; else the end of the grid stands in for one
     pinned: tuple[str, ...] = ()  # nodes that its owner allows; empty: any
     foreign: bool = False  # started by somebody else: it is counted, never touched
+    scales: bool = False  # a service whose workload takes more or fewer replicas as it runs
+    spots: tuple[Placement, ...] = ()  # of one that scales: the places of its peak, in their order
     deleted: bool = False  # its owner wants it gone
     idle_since: datetime | None = None  # all its GPUs do nothing since then
     unheard: str = ""  # why its Ray does not tell us how it does
@@ -140,8 +144,14 @@ class Tracked:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Where it runs, or is to."""
-        return tuple(sorted({p.node for s in self.segments for p in s.placement}))
+        """Where it runs, or is to; a service that scales: now."""
+        segments = self.segments[:1] if self.scales else self.segments
+        return tuple(sorted({p.node for s in segments for p in s.placement}))
+
+    @property
+    def replicas(self) -> int:
+        """How many it holds, or is to; a service that scales: now."""
+        return self.segments[0].replicas if self.segments else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,7 +445,7 @@ def stop_usd(one: Tracked, now: datetime) -> float:
     lost_hours = hours_for(work_at_risk(one, now), mode)
     saving = one.job.interruption
     hours = lost_hours + (saving.save_seconds + saving.restart_seconds) / 3600
-    return hours * mode.replicas * mode.full_usd_per_replica_hour
+    return hours * one.replicas * mode.full_usd_per_replica_hour
 
 
 def counted_milli(mode: Mode, pool: Pool) -> int:
@@ -561,4 +571,4 @@ def _running(one: Tracked, state: State) -> Running | None:
 def gpus_of(one: Tracked) -> float:
     """GPUs that a job holds, or is to."""
     mode = one.mode
-    return 0.0 if mode is None else mode.replicas * mode.amounts.gpu_milli / GPU_MILLI
+    return 0.0 if mode is None else one.replicas * mode.amounts.gpu_milli / GPU_MILLI

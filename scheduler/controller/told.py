@@ -16,8 +16,9 @@ from planner.codec import CodecError, decode, encode
 from planner.manifests.schema import iso
 from planner.manifests.status import JobCondition
 from planner.plan import Reason
-from scheduler.controller.actions import Record, Status
-from scheduler.controller.state import HOLDING, Cause, Phase
+from planner.problem import Demand, Grid
+from scheduler.controller.actions import Places, Record, Status
+from scheduler.controller.state import HOLDING, Cause, Phase, Tracked
 
 Raw = dict[str, Any]
 EVICTED = (
@@ -85,6 +86,20 @@ def read_record(text: str | None) -> Record:
     """A record of an annotation; an empty one where there is none, or not of this form."""
     found: Record | None = _decoded(Record, text)
     return found or Record()
+
+
+def placed_text(places: Places) -> str:
+    """Replicas by node as an annotation has them."""
+    return json.dumps(places, separators=(",", ":"))
+
+
+def read_placed(text: str | None) -> Places | None:
+    """Replicas by node of an annotation; None where there is none, or not of this form."""
+    try:
+        found = tuple((str(node), int(count)) for node, count in json.loads(text or "null"))
+    except (TypeError, ValueError):
+        return None
+    return found
 
 
 def _decoded(kind: Any, text: str | None) -> Any:
@@ -167,6 +182,18 @@ def idle_in_words(status: Status) -> str:
     )
 
 
+def scaled_in_words(old: Tracked, new: Tracked, grid: Grid) -> str:
+    """How many replicas a service has now, and the demand that they are for."""
+    now = new.segments[0]
+    assert isinstance(new.job.need, Demand)
+    asked = new.job.need.per_slot[max(0, now.start) : now.end]
+    return (
+        f"{new.replicas} replicas, {old.replicas} before: for up to "
+        f"{max(asked, default=0.0) / 3600:g} {new.job.need.unit} a second until "
+        f"{iso(grid.time(now.end))}"
+    )
+
+
 def _in_words(status: Status) -> str:
     """What stands in the job's way, and when it is expected to start."""
     why = status.why
@@ -197,6 +224,8 @@ def _plan(status: Status, decision: str) -> Raw | None:
         "usdPerPflop": status.usd_per_pflop,
         "decision": decision,
     }
+    if status.replicas:
+        made |= {"replicas": status.replicas, "readyReplicas": status.ready}
     if status.expected_start is not None:
         made["expectedStart"] = {"at": iso(status.expected_start)}
     return made
@@ -211,15 +240,19 @@ def runs(
     """What the job has held so far: the stretches told before, and what has changed since.
 
     A stretch begins when the job is given nodes and ends when it has left them, or holds them for
-    another attempt. What is told twice changes nothing.
+    another attempt; a service, more or fewer. What is told twice changes nothing.
     """
     holds = status.phase in HOLDING and not observe_only
     attempt = status.record.attempt
     found = [dict(each) for each in old]
     for each in found:
-        if not each.get("end") and not (holds and each["attempt"] == attempt):
+        same = each["attempt"] == attempt
+        if status.replicas:
+            same = same and each.get("gpus") == status.gpus
+        if not each.get("end") and not (holds and same):
             each["end"] = iso(now)
-    if holds and status.pool and all(each["attempt"] != attempt for each in found):
+    goes_on = any(each["attempt"] == attempt and not each.get("end") for each in found)
+    if holds and status.pool and not goes_on:
         found.append(
             {
                 "attempt": attempt,

@@ -22,8 +22,10 @@ ATTEMPT = "flopwise.dev/attempt"
 DRAIN = "flopwise.dev/drain"  # until when a workload has time to save, RFC 3339
 RECORD = "flopwise.dev/record"  # what must outlive an operator of a launch, JSON
 IDLE = "flopwise.dev/idle"  # why an adopted workload was stopped; it goes on once this is gone
+PLACED = "flopwise.dev/placed"  # a service's replicas on each node, JSON
 PINNED = "flopwise.dev/pinned"  # what an adopted workload said before it was pinned, JSON
 # Of others.
+RAY_CLUSTER = "ray.io/cluster"  # the label of its pods
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 HOSTNAME = "kubernetes.io/hostname"
 GPU = "nvidia.com/gpu"

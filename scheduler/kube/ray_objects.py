@@ -7,9 +7,10 @@ said. The head has no CPUs for Ray to give out, so that no task of a job lands b
 
 from __future__ import annotations
 
+import copy
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from cost_models.accelerators import Precision
 from cost_models.architectures import resolve_architecture
@@ -19,6 +20,7 @@ from scheduler.kube.affinity import PREFERRED, with_tolerations
 from scheduler.kube.api import Raw
 from scheduler.kube.launch import Gang, Launch, Settings
 from scheduler.kube.names import HOSTNAME, POOL, child_name, label_value
+from scheduler.kube.quantities import ENDED
 
 HEAD, WORKER, SUBMITTER = "ray-head", "ray-worker", "ray-job-submitter"
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105  # the variable that Ray reads it from
@@ -94,6 +96,36 @@ def cluster_spec(launch: Launch, settings: Settings, *, by_environment: bool) ->
             for gang in launch.gangs
         ],
     }
+
+
+def scaled_group(group: Raw, wanted: Raw, workers: Iterable[Raw], places: Mapping[str, int]) -> Raw:
+    """A worker group of a RayCluster that is there, with as many replicas as are ``wanted``."""
+    made = copy.deepcopy(group)
+    made |= {field: wanted[field] for field in ("replicas", "minReplicas", "maxReplicas")}
+    surplus = _surplus(places, (pod for pod in workers if _group_of(pod) == group["groupName"]))
+    made["scaleStrategy"] = {"workersToDelete": surplus} if surplus else {}
+    made["template"]["spec"] |= {
+        field: wanted["template"]["spec"][field] for field in ("affinity", "tolerations")
+    }
+    return made
+
+
+def _group_of(pod: Raw) -> str:
+    return str((pod["metadata"].get("labels") or {}).get("ray.io/group", ""))
+
+
+def _surplus(places: Mapping[str, int], workers: Iterable[Raw]) -> list[str]:
+    """Pods on a node beyond those that are to be there, the youngest, and those on none."""
+    room = dict(places)
+    found = []
+    for pod in sorted(workers, key=lambda pod: str(pod["metadata"].get("creationTimestamp", ""))):
+        if pod["metadata"].get("deletionTimestamp") or pod["status"].get("phase") in ENDED:
+            continue
+        node = pod["spec"].get("nodeName", "")
+        room[node] = room.get(node, 0) - 1
+        if room[node] < 0:
+            found.append(str(pod["metadata"]["name"]))
+    return sorted(found)
 
 
 def _worker_params(gang: Gang) -> dict[str, str]:

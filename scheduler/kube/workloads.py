@@ -13,7 +13,8 @@ A gang runs whole or not at all: its nodes were chosen with room for all of it, 
 suspended, and has as many replicas at least and at most. It is released in one piece. Names follow
 from the job's, so that a launch that is carried out twice is carried out once.
 
-A RayService cannot be suspended: it is made when it is to run, and deleted to stop it.
+A RayService cannot be suspended: it is made when it is to run, and deleted to stop it. It is given
+more or fewer replicas as it runs by `scaled`, on the RayCluster that KubeRay has made of it.
 
 Ray's dashboard starts programs for whoever reaches it. Where KubeRay's definitions have
 ``authOptions`` it asks for a token; where they do not, our Secret has the token and the environment
@@ -28,6 +29,7 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
+from planner.manifests.schema import GpuJob
 from scheduler.kube import pods, ray_objects
 from scheduler.kube.api import Raw
 from scheduler.kube.launch import Capabilities, Gang, Launch, Settings, Unsupported
@@ -38,6 +40,7 @@ from scheduler.kube.names import (
     JOB,
     JOBS,
     NETWORK_POLICIES,
+    PLACED,
     POOL,
     RAY_CLUSTERS,
     RAY_JOBS,
@@ -65,13 +68,19 @@ class Auth(StrEnum):
 def resource_of(launch: Launch) -> Resource:
     """Which kind of object carries the job out."""
     spec = launch.job.spec
-    if spec.inference is not None and (not spec.run.entrypoint or is_app(spec.run.entrypoint)):
+    if scales(launch.job):
         return RAY_SERVICES
     if spec.run.entrypoint:
         return RAY_JOBS
     if spec.run.pod_template:
         return JOBS
     return RAY_CLUSTERS
+
+
+def scales(job: GpuJob) -> bool:
+    """Whether a job becomes a service that takes more or fewer replicas as it runs."""
+    spec = job.spec
+    return spec.inference is not None and (not spec.run.entrypoint or is_app(spec.run.entrypoint))
 
 
 def is_app(entrypoint: str) -> bool:
@@ -129,6 +138,37 @@ def stops_by_deletion(resource: Resource) -> bool:
 def suspended(*, stop: bool) -> Raw:
     """The merge patch that stops a workload of ours, or lets it run."""
     return {"spec": {"suspend": stop}}
+
+
+def scaled(
+    cluster: Raw, service: Raw, workers: Sequence[Raw], places: Mapping[str, int]
+) -> list[Raw]:
+    """The JSON patch that gives a RayCluster the replicas of ``service``, on its nodes alone.
+
+    ``cluster`` is what KubeRay has made of the RayService, ``workers`` are its pods, ``places`` the
+    replicas that each node is to have. KubeRay holds the two against each other by a hash without
+    ``replicas``, ``minReplicas``, ``maxReplicas`` and ``workersToDelete``, which its autoscaler
+    changes on the RayCluster: a change of these on the RayService reaches no Ray that is there. A
+    worker's template is read when a pod is made, and none that runs is made anew for it. Pods to
+    end are named: those on nodes that are given back, and those that wait for a node, as they wait
+    for one of those of before. It is refused where somebody else has changed the spec since.
+    """
+    wanted = {
+        each["groupName"]: each for each in service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    }
+    groups = [
+        ray_objects.scaled_group(group, wanted[group["groupName"]], workers, places)
+        if group["groupName"] in wanted
+        else group
+        for group in cluster["spec"]["workerGroupSpecs"]
+    ]
+    note = f"/metadata/annotations/{PLACED.replace('/', '~1')}"
+    generation = cluster["metadata"]["generation"]
+    return [
+        {"op": "test", "path": "/metadata/generation", "value": generation},
+        {"op": "add", "path": note, "value": service["metadata"]["annotations"][PLACED]},
+        {"op": "add", "path": "/spec/workerGroupSpecs", "value": groups},
+    ]
 
 
 def _refuse(resource: Resource, can: Capabilities) -> None:

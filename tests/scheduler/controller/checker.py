@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 
 from planner.problem import GPU_MILLI, Node, Queue
 from scheduler.controller.state import HOLDING, Phase, State, Tracked
@@ -75,11 +76,22 @@ def broken(before: State, after: State) -> list[str]:
         if new.attempt > old.attempt + 1 or new.attempt < old.attempt:
             found.append(f"{name} went from attempt {old.attempt} to {new.attempt}")
         both = old.phase in HOLDING and new.phase in HOLDING and old.attempt == new.attempt
-        if both and old.nodes != new.nodes:
+        if both and old.scales:
+            found += _moved(old, new)
+        elif both and old.nodes != new.nodes:
             found.append(f"{name} changed its nodes while it had them")
         if old.phase in (Phase.DONE, Phase.FAILED) and new.phase is not old.phase:
             found.append(f"{name} came back from {old.phase}")
     return found
+
+
+def _moved(old: Tracked, new: Tracked) -> Iterator[str]:
+    """A service takes more nodes or gives some back; it never does both at once."""
+    before = {p.node: p.replicas for p in old.segments[0].placement}
+    after = {p.node: p.replicas for p in new.segments[0].placement}
+    changes = {after.get(node, 0) - before.get(node, 0) for node in before | after}
+    if min(changes) < 0 < max(changes):
+        yield f"{old.name} went from {before} to {after}"
 
 
 def _phases(state: State) -> Iterator[str]:
@@ -91,6 +103,8 @@ def _phases(state: State) -> Iterator[str]:
             yield f"{name} is {one.phase} with {len(one.segments)} segments"
         if one.phase is Phase.RESERVED and one.segments[0].start < state.slot:
             yield f"{name} is promised the past"
+        if one.scales and any(a.end != b.start for a, b in pairwise(one.segments)):
+            yield f"{name} has a gap in its segments"
         if one.phase in HOLDING and one.segments and one.segments[-1].end <= state.slot:
             yield f"{name} is on its nodes, and its segments have ended"
         if one.phase in (Phase.LAUNCHING, Phase.RUNNING) and one.attempt < 1:
@@ -105,7 +119,7 @@ def _gangs(state: State) -> Iterator[str]:
             placed = sum(p.replicas for p in s.placement)
             if placed != s.replicas:
                 yield f"{name}: {placed} of {s.replicas} replicas have a place"
-            if one.job.modes and s.replicas != mode.replicas and one.segments[0] is s:
+            if s.replicas != mode.replicas and one.segments[0] is s and not one.scales:
                 yield f"{name}: {s.replicas} of the gang of {mode.replicas}"
             for p in s.placement:
                 node = nodes.get(p.node)

@@ -66,7 +66,8 @@ def numberless(state: State) -> State:
             replace(s, placement=tuple(replace(p, devices=()) for p in s.placement))
             for s in one.segments
         )
-        return replace(one, segments=tuple(segments))
+        spots = tuple(replace(p, devices=()) for p in one.spots)
+        return replace(one, segments=tuple(segments), spots=spots)
 
     return replace(state, decision=0, jobs={n: bare(one) for n, one in state.jobs.items()})
 

@@ -16,7 +16,7 @@ from scheduler.controller.state import Event, JobArrived, Phase, State
 from scheduler.controller.summary import pool_status, stocks
 from scheduler.controller.told import record_text
 from scheduler.kube.holders import Holders
-from scheduler.kube.names import ATTEMPT, RECORD
+from scheduler.kube.names import ATTEMPT, JOB, PLACED, RECORD
 from tests.scheduler.kube.objects import node, pod
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
@@ -489,3 +489,84 @@ def test_a_job_that_has_ended_by_itself_stays_in_the_world_that_would_be() -> No
     real = world.sight.onlook.real([], world.state.jobs)
     assert real.over == {"ml/theirs:job": Being.SUCCEEDED}
     assert world.sight.onlook.real([], {}).over == {}
+
+
+# -- services --------------------------------------------------------------------------------------
+
+
+def gpu_service() -> dict[str, Any]:
+    hourly = {"hourlyRequestsPerSecond": [30.0] * 6 + [150.0] * 18}
+    chat = {"model": "llama-3.1-8b", "promptTokens": 500, "outputTokens": 100, **hourly}
+    return gpu_job("chat") | {"spec": {"inference": chat}}
+
+
+def ray_service(placed: str, version: int = 1) -> dict[str, Any]:
+    owner = {"apiVersion": "flopwise.dev/v1alpha1", "kind": "GpuJob", "name": "chat"}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {
+            "name": "chat",
+            "namespace": "ml",
+            "uid": "uid-service",
+            "resourceVersion": str(version),
+            "labels": {JOB: "chat"},
+            "annotations": {ATTEMPT: "1", PLACED: placed},
+            "ownerReferences": [{**owner, "uid": "uid-chat"}],
+        },
+        "spec": {"rayClusterConfig": {}},
+    }
+
+
+def ray_cluster(placed: str, ready: int, version: int = 1) -> dict[str, Any]:
+    """The one that KubeRay made of it, with its labels."""
+    owner = {"apiVersion": "ray.io/v1", "kind": "RayService", "name": "chat", "uid": "uid-service"}
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {
+            "name": "chat-abc",
+            "namespace": "ml",
+            "uid": "uid-cluster",
+            "resourceVersion": str(version),
+            "labels": {JOB: "chat"},
+            "annotations": {ATTEMPT: "1", PLACED: placed},
+            "ownerReferences": [owner],
+        },
+        "spec": {},
+        "status": {"readyWorkerReplicas": ready},
+    }
+
+
+NIGHT, DAY = '[["n0",1]]', '[["n0",1],["n1",2]]'
+
+
+def test_a_service_is_where_it_and_its_ray_say_that_it_is_to_be() -> None:
+    world = World()
+    world.sight.take("gpujobs", "ml/chat", gpu_service())
+    world.tell()
+    assert world.state.jobs["ml/chat"].scales
+    world.sight.take("rayservices", "ml/chat", ray_service(NIGHT))
+    world.tell()
+    assert world.sight.workloads["ml/chat"].placed == (("n0", 1),)
+    world.sight.take("rayclusters", "ml/chat-abc", ray_cluster(NIGHT, 1))
+    world.tell()
+    assert world.sight.workloads["ml/chat"].ready == 1
+    # The Ray was scaled and the service not yet, or a Ray was made anew meanwhile: neither counts.
+    world.sight.take("rayclusters", "ml/chat-abc", ray_cluster(DAY, 1, 2))
+    world.tell()
+    assert world.sight.workloads["ml/chat"].placed is None
+    world.sight.take("rayservices", "ml/chat", ray_service(DAY, 2))
+    world.sight.take("rayclusters", "ml/chat-abc", ray_cluster(DAY, 3, 3))
+    world.tell()
+    found = world.sight.workloads["ml/chat"]
+    assert (found.placed, found.ready) == ((("n0", 1), ("n1", 2)), 3)
+
+
+def test_a_service_in_a_program_of_its_own_does_not_scale() -> None:
+    world = World()
+    raw = gpu_service()
+    raw["spec"]["run"] = {"entrypoint": "python serve.py"}
+    world.sight.take("gpujobs", "ml/chat", raw)
+    world.tell()
+    assert not world.state.jobs["ml/chat"].scales

@@ -11,6 +11,8 @@ from scheduler.controller.actions import Record, Status
 from scheduler.controller.state import Cause, Phase, Why
 from scheduler.controller.told import (
     conditions,
+    placed_text,
+    read_placed,
     read_record,
     read_status,
     record_text,
@@ -154,3 +156,46 @@ def test_a_job_that_leaves_its_gpus_idle_is_told_since_when_and_what_they_cost()
     works = status(Phase.RUNNING, Why(reason=Cause.PLACED))
     assert "IdleWorkload" not in said(works)
     assert said(works, (found,))["IdleWorkload"] == ("False", "Works")
+
+
+# -- services --------------------------------------------------------------------------------------
+
+
+def test_a_service_s_bill_has_a_stretch_for_each_number_of_replicas() -> None:
+    # Eight GPUs for an hour at eight dollars, then 32 at 32.
+    record = Record(attempt=1, nodes=(("n0", 1), ("n1", 3)), replicas=1, start=NOW, end=LATER)
+    shared: dict[str, Any] = {"pool": "h100", "end": LATER, "record": record}
+    shared |= {"phase": Phase.RUNNING, "why": Why(reason=Cause.PLACED)}
+    night = status(gpus=8.0, nodes=("n0",), replicas=1, usd_per_hour=8.0, **shared)
+    day = status(gpus=32.0, nodes=("n0", "n1"), replicas=4, usd_per_hour=32.0, **shared)
+    first = runs(night, (), NOW)
+    both = runs(day, first, LATER)
+    assert [(r["gpus"], r["usdPerHour"], r["start"], r.get("end")) for r in both] == [
+        (8.0, 8.0, "2026-12-01T00:00:00Z", "2026-12-01T01:00:00Z"),
+        (32.0, 32.0, "2026-12-01T01:00:00Z", None),
+    ]
+    assert runs(day, both, LATER + timedelta(hours=1)) == both  # told twice, it is the same
+
+
+def test_a_service_is_told_how_many_replicas_it_is_to_have_and_how_many_are_ready() -> None:
+    record = Record(attempt=1, nodes=(("n0", 4),), replicas=4, start=NOW, end=LATER)
+    found = status(
+        Phase.RUNNING,
+        Why(reason=Cause.PLACED),
+        pool="h100",
+        replicas=4,
+        ready=3,
+        end=LATER,
+        record=record,
+    )
+    patch = status_patch(found, {}, NOW)
+    made = GpuJobStatus.model_validate(patch["status"])
+    assert made.plan is not None
+    assert (made.plan.replicas, made.plan.ready_replicas) == (4, 3)
+    assert read_status(patch) == found
+
+
+def test_where_replicas_are_to_be_reads_back_as_it_was() -> None:
+    places = (("n0", 1), ("n1", 3))
+    assert read_placed(placed_text(places)) == places
+    assert [read_placed(text) for text in (None, "", "3", '[["n0"]]', "nonsense")] == [None] * 5

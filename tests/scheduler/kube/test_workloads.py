@@ -22,9 +22,10 @@ from scheduler.kube.launch import (
     Unsupported,
     capabilities,
 )
+from scheduler.kube.names import PLACED
 from scheduler.kube.ray_objects import model_source, parallelism
 from scheduler.kube.ray_status import token_of
-from scheduler.kube.workloads import Auth, auth_of, manifests, resource_of, token
+from scheduler.kube.workloads import Auth, auth_of, manifests, resource_of, scaled, scales, token
 from tests.scheduler.kube.objects import job
 
 START = datetime(2026, 12, 1, tzinfo=UTC)
@@ -482,3 +483,83 @@ def test_what_can_be_used_is_read_from_the_cluster_s_definitions() -> None:
     assert capabilities([]) == replace(Capabilities(), ray=False)
     made = workload(job(task=TASK, run=RAY), can=capabilities(new))
     assert made["spec"]["preRunningDeadlineSeconds"] == 900
+
+
+# -- a service that has more or fewer replicas -----------------------------------------------------
+
+BUSY = {**CHAT, "requestsPerSecond": 3}
+
+
+def worker(name: str, node: str, *, made: str = "01", group: str = "h100", **more: Any) -> Any:
+    """A pod of a Ray of ours."""
+    metadata = {
+        "name": name,
+        "labels": {"ray.io/group": group},
+        "creationTimestamp": f"2026-12-{made}T00:00:00Z",
+        **more,
+    }
+    spec = {"nodeName": node} if node else {}
+    return {"metadata": metadata, "spec": spec, "status": {"phase": "Running"}}
+
+
+def ray_of(service: dict[str, Any]) -> dict[str, Any]:
+    """The RayCluster that KubeRay makes of it."""
+    spec = json.loads(json.dumps(service["spec"]["rayClusterConfig"]))
+    return {"metadata": {"name": "train-abc", "generation": 7}, "spec": spec}
+
+
+def noted(service: dict[str, Any], text: str) -> dict[str, Any]:
+    service["metadata"]["annotations"][PLACED] = text
+    return service
+
+
+def test_a_service_grows_on_the_ray_that_is_there_and_on_just_its_nodes() -> None:
+    made = job(inference=BUSY)
+    one = workload(made, gang(replicas=(("host-a", 1),)))
+    three = noted(workload(made, gang(replicas=(("host-a", 1), ("host-b", 2)))), "text")
+    test, note, groups = scaled(ray_of(one), three, [worker("w0", "a")], {"a": 1, "b": 2})
+    assert test == {"op": "test", "path": "/metadata/generation", "value": 7}
+    assert note["path"] == "/metadata/annotations/flopwise.dev~1placed"
+    assert note["value"] == "text"
+    (group,) = groups["value"]
+    counts = [group[field] for field in ("replicas", "minReplicas", "maxReplicas")]
+    assert counts == [3, 3, 3]
+    assert hosts(group["template"]["spec"]) == ["host-a", "host-b"]
+    assert group["scaleStrategy"] == {}
+
+
+def test_it_shrinks_by_the_pods_on_the_nodes_that_it_gives_back_and_by_those_on_none() -> None:
+    # On `a` stays the older of two; `b` is given back; `pending` waits for `b`; the head is not in
+    # the group, and what is on its way out, or has ended, counts for nothing.
+    made = job(inference=BUSY)
+    many = workload(made, gang(replicas=(("host-a", 2), ("host-b", 1))))
+    one = noted(workload(made, gang(replicas=(("host-a", 1),))), "text")
+    ended = worker("ended", "a")
+    ended["status"]["phase"] = "Failed"
+    pods_of = [
+        worker("young", "a", made="03"),
+        worker("old", "a", made="02"),
+        worker("other", "b"),
+        worker("pending", ""),
+        worker("head", "a", group=""),
+        worker("leaving", "a", deletionTimestamp="2026-12-01T00:00:00Z"),
+        ended,
+    ]
+    *_, groups = scaled(ray_of(many), one, pods_of, {"a": 1})
+    (group,) = groups["value"]
+    assert group["replicas"] == 1
+    assert group["scaleStrategy"] == {"workersToDelete": ["other", "pending", "young"]}
+    assert hosts(group["template"]["spec"]) == ["host-a"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "does"),
+    [
+        ({"inference": BUSY}, True),
+        ({"inference": BUSY, "run": {"entrypoint": "serve:app"}}, True),
+        ({"inference": BUSY, "run": {"entrypoint": "python serve.py"}}, False),
+        ({"task": TASK}, False),
+    ],
+)
+def test_only_a_ray_service_takes_more_or_fewer_replicas(spec: Any, does: bool) -> None:
+    assert scales(job(**spec)) is does
