@@ -555,7 +555,7 @@ def test_a_service_is_where_it_and_its_ray_say_that_it_is_to_be() -> None:
     # The Ray was scaled and the service not yet, or a Ray was made anew meanwhile: neither counts.
     world.sight.take("rayclusters", "ml/chat-abc", ray_cluster(DAY, 1, 2))
     world.tell()
-    assert world.sight.workloads["ml/chat"].placed is None
+    assert [w.placed for w in world.sight.workloads.values()] == [None]
     world.sight.take("rayservices", "ml/chat", ray_service(DAY, 2))
     world.sight.take("rayclusters", "ml/chat-abc", ray_cluster(DAY, 3, 3))
     world.tell()
