@@ -82,11 +82,12 @@ def turn(found: Pass) -> None:
     """In a new slot services hold what it takes, and what they give back is offered."""
     if not found.is_new_slot or not found.desk.services:
         return
+    takes = {n.name for n in found.state.nodes if not n.cordoned}  # something new
     for one in found.ranked(_held(found)):
         left = tuple(s for s in one.segments if s.end > found.slot)
         if not left:
             continue
-        now = _with_more(found, replace(one, segments=left))
+        now = _with_more(found, curve.without(replace(one, segments=left), takes))
         if now != one:
             before = {p.node: p.replicas for p in one.segments[0].placement}
             after = {p.node: p.replicas for p in now.segments[0].placement}
