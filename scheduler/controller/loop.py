@@ -83,6 +83,7 @@ from scheduler.controller.told import (
     status_patch,
     word,
 )
+from scheduler.controller.warm import warm
 from scheduler.kube import errors, names
 from scheduler.kube import launch as starting
 from scheduler.kube.client import Kube
@@ -192,6 +193,7 @@ class Operator:
         self._summaries: dict[str, Any] = {}
         self._checked_at = self._summed_at = time.monotonic()
         self._stopped = threading.Event()
+        self._is_warm = threading.Event()
         self._beat = time.monotonic()
         self._run_id = f"{int(time.time()):x}"
 
@@ -202,6 +204,8 @@ class Operator:
         for informer in self._informers:
             informer.start()
         try:
+            warm()
+            self._is_warm.set()
             while not self._stopped.is_set():
                 self.step(TICK_SECONDS)
                 if self.led and not self.leader.is_leader():
@@ -238,6 +242,8 @@ class Operator:
     def not_ready(self) -> str:
         """What is still waited for; empty: it is ready."""
         waits = [i.wanted.resource.plural for i in self._informers if not i.synced.is_set()]
+        if not self._is_warm.is_set():
+            return "compiling what decides"
         if waits:
             return f"not listed yet: {', '.join(sorted(set(waits)))}"
         if self.leader.is_leader() and not self.led:
