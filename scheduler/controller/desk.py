@@ -75,8 +75,9 @@ class Desk:
 
     def drop(self, name: str) -> None:
         """Give back what the job called ``name`` has, if anything."""
-        if name in self.live.booked:
-            self.live.release(name)
+        for each in (name, _moved_name(name)):
+            if each in self.live.booked:
+                self.live.release(each)
 
     def reprice(self, state: State) -> None:
         """Use the prices of a state's last plan from now on."""
@@ -424,6 +425,16 @@ class Desk:
                 takes = counted_milli(mode, pool)
                 milli[pool.accelerator] = min(takes, milli.get(pool.accelerator, takes))
         return Claim(job=one.name, queue=one.job.queue, order=order_of(one), milli=milli)
+
+
+def afterwards(one: Tracked) -> Tracked:
+    """A job that is moved, as what it is promised once it has stopped: beside what it holds."""
+    job = replace(one.job, name=_moved_name(one.name))
+    return replace(one, job=job, phase=Phase.RESERVED, segments=one.then, then=())
+
+
+def _moved_name(name: str) -> str:
+    return f"{name} (moved)"
 
 
 def order_of(one: Tracked) -> Order:

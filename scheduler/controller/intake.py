@@ -202,7 +202,10 @@ def _stopped(found: Pass, one: Tracked, at: datetime, *, saved: bool) -> None:
     if one.deleted:
         found.forget(one.name)
         return
-    found.put(_resting(one, at, saved=saved))
+    resting = _resting(one, at, saved=saved)
+    if one.then:  # it was moved, and what it was promised stands
+        resting = replace(resting, phase=Phase.RESERVED, segments=one.then)
+    found.put(resting)
     found.fresh.add(one.name)
 
 
@@ -213,6 +216,7 @@ def _resting(one: Tracked, at: datetime, *, saved: bool) -> Tracked:
         one,
         phase=Phase.SUSPENDED,
         segments=(),
+        then=(),
         since=at,
         started=None,
         checkpointed=None,
@@ -231,7 +235,8 @@ def _ended(found: Pass, event: JobFinished | JobFailed) -> None:
         return
     if isinstance(event, JobFinished):
         why = Why(reason=Cause.FINISHED)
-        done = replace(one, phase=Phase.DONE, segments=(), since=event.at, why=why, unheard="")
+        done = replace(one, phase=Phase.DONE, segments=(), then=(), since=event.at, why=why)
+        done = replace(done, unheard="")
         found.put(done)
         found.ended.add(one.name)
     elif one.phase is Phase.STOPPING and not event.final:

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
+from planner.plan import Segment
 from scheduler.controller import curve
-from scheduler.controller.desk import Desk, order_of, phase_without
+from scheduler.controller.desk import Desk, afterwards, order_of, phase_without
 from scheduler.controller.state import (
     ENDED,
     HOLDING,
@@ -74,6 +75,8 @@ class Pass:
                 self.freed.update(old.nodes)
         if one.segments:
             self.desk.book(one)
+        if one.then:
+            self.desk.book(afterwards(one))
         if one.not_before is not None:
             self.desk.resting.add(one.name)
         if one.scales:
@@ -83,7 +86,7 @@ class Pass:
 
     def forget(self, name: str) -> None:
         """The job is no more."""
-        self.put(replace(self.jobs[name], phase=Phase.DONE, segments=()))
+        self.put(replace(self.jobs[name], phase=Phase.DONE, segments=(), then=()))
         del self.jobs[name]
         self.fresh.discard(name)
 
@@ -92,8 +95,11 @@ class Pass:
         self.put(replace(one, phase=phase_without(one), segments=()))
         self.fresh.add(one.name)
 
-    def stop(self, one: Tracked, why: Why, by: str = "") -> None:
-        """Give a job that is on its nodes notice; it has them until then, as far as is known."""
+    def stop(self, one: Tracked, why: Why, by: str = "", then: tuple[Segment, ...] = ()) -> None:
+        """Give a job that is on its nodes notice; it has them until then, as far as is known.
+
+        ``then``: what it is promised from that slot on.
+        """
         seconds = notice_seconds(one, self.state.settings)
         end = self.first_slot_after(seconds)
         held = [s for s in one.segments if s.end > self.slot or s is one.segments[-1]][:1]
@@ -105,6 +111,7 @@ class Pass:
                 since=self.state.now,
                 evicted_by=(*one.evicted_by, by) if by else one.evicted_by,
                 segments=tuple(replace(s, end=max(end, s.start + 1)) for s in held),
+                then=then,
             )
         )
 
@@ -134,6 +141,11 @@ class Pass:
             gone = tuple(node for node in numbered.nodes if node not in there)
             if gone and one.phase is not Phase.STOPPING:
                 self._lost(numbered, gone)
+        for one in self.ranked(one for one in self.jobs.values() if one.then):
+            if self.desk.has_room(afterwards(one)):
+                self.desk.book(afterwards(one))
+            else:
+                self.jobs[one.name] = replace(one, then=())
         for one in self.ranked(one for one in self.jobs.values() if one.phase is Phase.RESERVED):
             if self.desk.has_room(one):
                 self.desk.book(one)
@@ -182,8 +194,24 @@ class Pass:
         end = min(max(end, last.end), self.state.grid.slots)
         if end <= last.end:
             return
+        one = self._put_off(one, end)
         longer = replace(one, segments=(*one.segments[:-1], replace(last, end=end)))
         self.hold(longer, (max(last.end, self.slot), end))
+
+    def _put_off(self, one: Tracked, end: int) -> Tracked:
+        """What a job is promised once it has stopped begins no sooner than in slot ``end``; what is
+        promised to others, who were not stopped for it, gives way."""
+        later = max((end - s.start for s in one.then), default=0)
+        if later <= 0:
+            return one
+        moved = tuple(replace(s, start=s.start + later, end=s.end + later) for s in one.then)
+        put_off = afterwards(replace(one, then=moved))
+        nodes, over = set(put_off.nodes), (one.then[0].start, moved[-1].end)
+        self.put(replace(one, then=()))
+        for other in self._promised(over):
+            if not nodes.isdisjoint(other.nodes):
+                self.unreserve(other)
+        return replace(one, then=moved if self.desk.has_room(put_off) else ())
 
     def hold(self, one: Tracked, over: tuple[int, int]) -> None:
         """A job is on its nodes in the slots ``over`` too: what is promised gives way to it."""
@@ -191,6 +219,10 @@ class Pass:
         for other in self._promised(over):
             if not nodes.isdisjoint(other.nodes):
                 self.unreserve(other)
+        for other in [other for other in self.jobs.values() if other.then]:
+            there = afterwards(other)
+            if not nodes.isdisjoint(there.nodes) and _is_in(there, over):
+                self.put(replace(other, then=()))
         self.put(self.desk.renumbered(one) if one.name not in self.jobs else one)
         if not self.desk.is_over_cap(one, over):
             return  # as mostly: nobody is looked for
@@ -211,10 +243,7 @@ class Pass:
     def _promised(self, over: tuple[int, int]) -> list[Tracked]:
         """Jobs with a promise in some of the slots ``over``."""
         return [
-            one
-            for one in self.jobs.values()
-            if one.phase is Phase.RESERVED
-            and any(s.start < over[1] and over[0] < s.end for s in one.segments)
+            one for one in self.jobs.values() if one.phase is Phase.RESERVED and _is_in(one, over)
         ]
 
     # -- order -------------------------------------------------------------------------------------
@@ -242,6 +271,11 @@ class Pass:
             for one in self.jobs.values()
             if one.phase in HOLDING and one.phase is not Phase.STOPPING
         )
+
+
+def _is_in(one: Tracked, over: tuple[int, int]) -> bool:
+    """Whether a job has something in some of the slots ``over``."""
+    return any(s.start < over[1] and over[0] < s.end for s in one.segments)
 
 
 def class_of(one: Tracked, covered: Mapping[str, frozenset[str]]) -> tuple[bool, int]:

@@ -6,7 +6,7 @@ started meanwhile; the rest is decided on one by one, as new arrivals are. A job
 several stretches is decided on so too.
 
 What runs is moved only where the plan has it elsewhere, the move pays by `planner.churn`, and there
-is room for it where it is to go: it is stopped with notice, and goes on by the prices of the plan.
+is room for it where it is to go: it is stopped with notice, and promised that room from then on.
 """
 
 from __future__ import annotations
@@ -154,9 +154,9 @@ def _move(found: Pass, plan: Plan, places: Places) -> None:
     new = replace(plan, segments=ahead)
     for move in churn.moved(old, new, problem):
         one = found.jobs[move.job]
-        if move.pays and _has_where_to_go(found, one):
+        if move.pays and (to := _where_to_go(found, one)):
             message = f"it costs ${move.saving_usd - move.price_usd:,.2f} less elsewhere"
-            found.stop(one, Why(reason=Cause.MOVED, message=message))
+            found.stop(one, Why(reason=Cause.MOVED, message=message), then=to)
 
 
 def _elsewhere(one: Tracked, places: Places) -> bool:
@@ -178,12 +178,12 @@ def _now(found: Pass, problem: Problem, name: str) -> Segment:
     return replace(held, start=0, end=max(1, end), work=need.amount - done)
 
 
-def _has_where_to_go(found: Pass, one: Tracked) -> bool:
-    """Whether the job could go on elsewhere as soon as it was stopped."""
+def _where_to_go(found: Pass, one: Tracked) -> tuple[Segment, ...]:
+    """Where the job could go on as soon as it was stopped; nothing: nowhere else."""
     resting = replace(one, segments=(), phase=Phase.SUSPENDED)
     case = found.desk.case(resting, (), found.state.now)
     if isinstance(case, Unplaced):
-        return False
+        return ()
     slot = found.first_slot_after(notice_seconds(one, found.state.settings))
     placed = found.desk.start_at(case, slot)  # beside what it holds itself: not there again
-    return placed is not None
+    return () if placed is None else placed.segments

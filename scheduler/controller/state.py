@@ -108,6 +108,7 @@ class Tracked:
     arrived: datetime
     phase: Phase = Phase.WAITING
     segments: tuple[Segment, ...] = ()
+    then: tuple[Segment, ...] = ()  # what it is promised once it has stopped, where it is moved
     why: Why = Why(reason=Cause.ARRIVED)
     since: datetime | None = None  # in this phase; None: since it arrived
     started: datetime | None = None  # of this run: None until it is seen to work
@@ -500,8 +501,13 @@ def _later_job(one: Tracked, slots: int, grid: Grid) -> Tracked:
             deadline=deadline,
             due=None if job.due is None else job.due - slots,
         ),
-        segments=tuple(replace(s, start=s.start - slots, end=s.end - slots) for s in one.segments),
+        segments=_later(one.segments, slots),
+        then=_later(one.then, slots),
     )
+
+
+def _later(segments: tuple[Segment, ...], slots: int) -> tuple[Segment, ...]:
+    return tuple(replace(s, start=s.start - slots, end=s.end - slots) for s in segments)
 
 
 def _later_demand(per_slot: tuple[float, ...], slots: int, grid: Grid) -> tuple[float, ...]:

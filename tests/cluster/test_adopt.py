@@ -87,7 +87,7 @@ def runs_on(kube: Kube, raw: Raw, host: str) -> bool:
 
 def nodes_of(kube: Kube, raw: Raw) -> list[str]:
     """Where its pods with GPUs are, those that run and are not about to end."""
-    label = f"{JOB}={adopt.adopted_name(raw)}"
+    label = f"{JOB}={adopt.adopted_label(raw)}"
     found = kube.list(names.PODS, raw["metadata"]["namespace"], labels=label).items
     return sorted(
         pod["spec"]["nodeName"]

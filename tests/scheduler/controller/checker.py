@@ -107,6 +107,10 @@ def _phases(state: State) -> Iterator[str]:
             yield f"{name} has a gap in its segments"
         if one.phase in HOLDING and one.segments and one.segments[-1].end <= state.slot:
             yield f"{name} is on its nodes, and its segments have ended"
+        if one.then and one.phase is not Phase.STOPPING:
+            yield f"{name} is {one.phase} and promised something for when it has stopped"
+        if one.then and one.then[0].start < one.segments[0].end:
+            yield f"{name} is promised something for before it has stopped"
         if one.phase in (Phase.LAUNCHING, Phase.RUNNING) and one.attempt < 1:
             yield f"{name} runs and was never launched"
 
@@ -150,7 +154,7 @@ def _taken(state: State) -> tuple[Taken, dict[tuple[int, str], list[str]]]:
     taken: Taken = Counter()
     who: dict[tuple[int, str], list[str]] = defaultdict(list)
     for one in state.jobs.values():
-        for s in one.segments:
+        for s in (*one.segments, *one.then):
             amounts = one.job.modes[s.mode].amounts
             for t in range(max(s.start, state.slot), min(s.end, state.grid.slots)):
                 for p in s.placement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import datetime
 
 import pytest
 
@@ -11,7 +12,7 @@ from planner.plan import Placement, Plan, Price, Segment, Status
 from planner.problem import Grid, Interruption, Job
 from planner.solve.clock import Limits
 from planner.solve.pick import solve
-from scheduler.controller.state import Cause, Phase, PlanArrived, rolled
+from scheduler.controller.state import Cause, JobDeleted, NodeLost, Phase, PlanArrived, rolled
 from tests.planner.worlds import START, grid, job, mode, pool
 from tests.scheduler.controller.play import SLOTS, Player, at, world
 from tests.scheduler.controller.test_preempt import random_world, until_it_rests
@@ -131,6 +132,73 @@ def test_what_runs_is_moved_where_that_pays(hours: float, moves: bool) -> None:
         play.stop("train", 2.92, saved=True)
         assert play.phase("train") is Phase.LAUNCHING
         assert play.state.jobs["train"].nodes[0].startswith("cheap")
+
+
+def moved_play() -> Player:
+    """`train` is on the row, and is being moved to a cheap node: it was given notice at 2.9."""
+    play = Player(world(ROW, CHEAP))
+    play.run(job("x", mode(CHEAP, hours=21, replicas=2, gpus=8), slots=SLOTS))
+    play.run(moving("train", 10.0))
+    play.finish("x", 2.5)
+    tell(play, plan(place("train", 2, 12, "cheap-0", mode=1)), 2.9)
+    assert play.phase("train") is Phase.STOPPING
+    return play
+
+
+def on_cheap(name: str, hours: float, nodes: int = 1) -> Job:
+    made = mode(CHEAP, hours=hours, replicas=nodes, gpus=8)
+    return job(name, made, slots=SLOTS, interruption=SAVES, unplaced_usd=1e5)
+
+
+def test_where_a_moved_job_is_to_go_is_kept_for_it_while_it_saves() -> None:
+    # Two jobs of 5 hours come during the notice: one cheap node is theirs, the other is not.
+    play = moved_play()
+    assert [play.arrive(on_cheap(name, 5.0), 2.91).phase for name in "ab"] == [
+        Phase.LAUNCHING,
+        Phase.RESERVED,
+    ]
+    play.stop("train", 2.92, saved=True)
+    (there,) = play.state.jobs["train"].nodes
+    assert there.startswith("cheap")
+    assert there not in play.state.jobs["a"].nodes
+    play.tick(3.0)
+    assert play.phase("train") is Phase.LAUNCHING
+    assert play.state.jobs["train"].nodes == (there,)
+
+
+def then_at(play: Player) -> datetime:
+    """When `train` is promised to go on."""
+    return play.state.grid.time(play.state.jobs["train"].then[0].start)
+
+
+def test_the_place_of_a_moved_job_that_takes_long_to_stop_is_put_off_and_nobody_s() -> None:
+    # Its notice ends in the slot of 2.9; it stops at 4.5.
+    play = moved_play()
+    play.tick(3.5)
+    assert then_at(play) == at(4)
+    assert play.arrive(on_cheap("wide", 3.0, nodes=2), 3.5).phase is Phase.RESERVED
+    play.tick(4.2)
+    assert then_at(play) == at(5)
+    play.stop("train", 4.5, saved=True)
+    play.tick(5.0)
+    assert play.phase("train") is Phase.LAUNCHING
+    assert play.state.jobs["train"].nodes[0].startswith("cheap")
+
+
+def test_a_moved_job_whose_place_is_lost_goes_on_where_it_can() -> None:
+    play = moved_play()
+    (there,) = {p.node for s in play.state.jobs["train"].then for p in s.placement}
+    play.tell(NodeLost(at=at(2.91), node=there))
+    assert play.state.jobs["train"].then == ()
+    play.stop("train", 2.92, saved=True)
+    assert play.phase("train") is Phase.LAUNCHING
+    assert there not in play.state.jobs["train"].nodes
+
+
+def test_a_moved_job_that_is_deleted_keeps_nothing() -> None:
+    play = moved_play()
+    play.tell(JobDeleted(at=at(2.91), name="train"))
+    assert play.arrive(on_cheap("wide", 3.0, nodes=2), 2.91).phase is Phase.LAUNCHING
 
 
 def test_a_job_planned_in_several_stretches_is_decided_on_by_itself() -> None:
