@@ -28,6 +28,7 @@ LOCK = Path(__file__).parents[2] / "requirements" / "all.txt"
 SUITE, PYTHON = "bookworm", "3.11"  # the Debian, and the Python it has
 WHEELS = ("2014", "_2_17", "_2_28", "_2_34")
 PACKAGES = ("python3", "wget", "ca-certificates", "procps")  # wget: KubeRay's probes call it
+COMPILE = "python3 -m compileall -q --invalidation-mode unchecked-hash"
 PAUSE = "localhost/flopwise-pause:test"
 RAY = "localhost/flopwise-ray:test"
 ENVIRONMENT = {
@@ -65,7 +66,17 @@ def locked_for(name: str, lock: str) -> list[str]:
 def folder() -> Path:
     """Where the images are, or will be."""
     how = [inspect.getsource(function) for function in (_install_ray, _debian, pack)]
-    what = [SUITE, PYTHON, *WHEELS, *PACKAGES, PAUSE, RAY, repr(ENVIRONMENT), build.key_of("node")]
+    what = [
+        SUITE,
+        PYTHON,
+        *WHEELS,
+        *PACKAGES,
+        COMPILE,
+        PAUSE,
+        RAY,
+        repr(ENVIRONMENT),
+        build.key_of("node"),
+    ]
     text = "\n".join([*how, *what, *locked_for("ray", LOCK.read_text())])
     return cache_folder() / "images" / hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -141,6 +152,8 @@ def _debian(layer: Path, packages: Path) -> None:
         f"--customize-hook=mkdir -p {place} && cp -a {packages}/. {place}",
         f'--customize-hook=mv {place}/bin/* "$1/usr/local/bin/" && rmdir {place}/bin',
         '--customize-hook=ln -s python3 "$1/usr/bin/python"',
+        # Compiled here, or by each container anew. By hash: a layer may keep no times.
+        f'--customize-hook=chroot "$1" {COMPILE} /usr/local/lib/python{PYTHON}/dist-packages',
         *(SUITE, str(layer.with_suffix(".tar"))),
     )
     layer.with_suffix(".tar").rename(layer)
