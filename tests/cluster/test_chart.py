@@ -307,7 +307,9 @@ def test_it_is_installed_upgraded_and_uninstalled(
     on_cluster: Helm, wide: Cluster, namespace: str
 ) -> None:
     remove_our_kinds(wide)
+    before = of_the_release(wide, namespace)  # a release in another namespace may be there
     notes = done_well(on_cluster("install", RELEASE, CHART, "--wait", "--timeout=60s"))
+    assert of_the_release(wide, namespace) > before
     assert f"kubectl -n {namespace} rollout status deployment/{FULL_NAME}" in notes
     assert f"{namespace}-{FULL_NAME}-manager" in notes
     status = operators(wide, namespace)["status"]
@@ -322,19 +324,25 @@ def test_it_is_installed_upgraded_and_uninstalled(
     assert operators(wide, namespace)["spec"]["replicas"] == 2
 
     done_well(on_cluster("uninstall", RELEASE, "--wait"))
-    left = [
-        each["metadata"]["name"]
-        for path in (
-            f"/apis/apps/v1/namespaces/{namespace}/deployments",
-            f"/api/v1/namespaces/{namespace}/services",
-            "/apis/rbac.authorization.k8s.io/v1/clusterroles",
-            "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
-        )
-        for each in wide.api.get(path)["items"]
-        if FULL_NAME in each["metadata"]["name"]
-    ]
-    assert left == []
+    assert of_the_release(wide, namespace) == before
     assert is_served(wide, "gpujobs")  # people's jobs outlive the operator
+
+
+def of_the_release(cluster: Cluster, namespace: str) -> set[str]:
+    """What a release has made in its namespace and for the whole cluster, by kind and name."""
+    rbac = "/apis/rbac.authorization.k8s.io/v1"
+    paths = (
+        f"/apis/apps/v1/namespaces/{namespace}/deployments",
+        f"/api/v1/namespaces/{namespace}/services",
+        f"{rbac}/clusterroles",
+        f"{rbac}/clusterrolebindings",
+    )
+    return {
+        f"{path} {each['metadata']['name']}"
+        for path in paths
+        for each in cluster.api.get(path)["items"]
+        if FULL_NAME in each["metadata"]["name"]
+    }
 
 
 def test_the_audit_log_tells_which_rights_were_used_and_which_were_missing(
