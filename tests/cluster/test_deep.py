@@ -101,9 +101,15 @@ def test_a_ray_job_gets_its_gpu_computes_and_succeeds(deep: Deep, deep_space: st
     assert status["jobStatus"] == "SUCCEEDED", status.get("message")
     pods = f"/api/v1/namespaces/{deep_space}/pods"
     submitter = deep.api.get(pods, labelSelector=f"{SUBMITTER}=squares")["items"][0]
-    log = deep.api.text(f"{pods}/{submitter['metadata']['name']}/log")
+    log = eventually(  # the job has ended a moment before its submitter has told of it
+        lambda: (
+            (text := deep.api.text(f"{pods}/{submitter['metadata']['name']}/log"))
+            and "sum 2470" in text
+            and text
+        ),
+        "its submitter has told the sum",
+    )
     assert "seen ([0], 'GPU-test-" in log
-    assert "sum 2470" in log
 
 
 def test_nodes_that_do_not_exist_keep_pods_off(deep: Deep, deep_space: str) -> None:
