@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from planner import cost
+from planner.collector import paused
 from planner.instances import name_instances
 from planner.plan import Bound, Plan, Status
 from planner.problem import GPU_MILLI, Billing, Job, Problem, Work
@@ -174,6 +175,7 @@ class _Answer:
     clock: Clock
     known: Known  # where the last plan has whom
 
+    @paused()
     def plan(self, improver: Improver) -> tuple[Plan, Memory]:
         """The best plan found, on nodes, and what it leaves."""
         problem, c = self.problem, self.columns

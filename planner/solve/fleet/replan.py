@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from planner.churn import promise_usd
+from planner.collector import paused
 from planner.problem import Pool, Problem
 from planner.solve.fleet.columns import Columns, Floats, Ints
 from planner.solve.fleet.naming import Known
@@ -34,6 +35,7 @@ class Memory:
     known: Known  # and its nodes
 
 
+@paused()
 def remembered(memory: Memory, problem: Problem) -> Columns:
     """The columns of ``problem``, with where the last plan has the jobs that are as they were."""
     old = memory.problem
