@@ -14,6 +14,7 @@ from planner.problem import Demand, Job, Mix, Mode, Pool, halves, replicas_for
 
 MOST = 6  # of a service
 MOST_JOBS = 300  # of a problem in which mixes are offered: beyond, each is a mode more to look at
+FEW_NODES = 20_000  # of its fleet, at most: larger ones are planned by prices, which know no mixes
 
 
 def offered(job: Job, pools: Mapping[str, Pool], slot_hours: float = 1.0) -> tuple[Mix, ...]:

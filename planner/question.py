@@ -17,7 +17,7 @@ from planner.guarantees import with_guarantees
 from planner.manifests.errors import Fault, ManifestErrors
 from planner.manifests.read import Manifests
 from planner.manifests.schema import GpuJob, GpuPool, GpuQueue, Manifest, Preempts
-from planner.mixes import MOST_JOBS, offered
+from planner.mixes import FEW_NODES, MOST_JOBS, offered
 from planner.near import Near, UnknownPlace, no_price
 from planner.options import Place, draft, place_of
 from planner.problem import Billing, Demand, Grid, Job, Mode, Pool, Problem, Work, hours_of
@@ -75,12 +75,13 @@ def build(
     by_name = {p.name: p for p in pools}
     for i, manifest in enumerate(manifests.jobs):
         jobs[i] = _timed(jobs[i], manifest, grid, by_name)
-    if len(jobs) <= MOST_JOBS:
+    nodes = tuple(n for m, p in zip(manifests.pools, pools, strict=True) for n in nodes_of(m, p))
+    if len(jobs) <= MOST_JOBS and len(nodes) <= FEW_NODES:
         jobs = [replace(job, mixes=offered(job, by_name, grid.slot_hours)) for job in jobs]
     problem = Problem(
         grid=grid,
         pools=pools,
-        nodes=tuple(n for m, p in zip(manifests.pools, pools, strict=True) for n in nodes_of(m, p)),
+        nodes=nodes,
         jobs=tuple(jobs),
         queues=tuple(queue_of(q) for q in manifests.queues),
     )

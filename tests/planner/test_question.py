@@ -158,7 +158,7 @@ CHAT = (
 )
 
 
-def test_a_service_is_offered_mixes_of_its_pools_unless_there_are_many_jobs(
+def test_a_service_is_offered_mixes_of_its_pools_unless_there_are_many_jobs_or_nodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     two = "}\n---\n" + (POOL % "").replace("name: p", "name: q").strip().removesuffix("}")
@@ -169,5 +169,8 @@ def test_a_service_is_offered_mixes_of_its_pools_unless_there_are_many_jobs(
         ("q", "p"),
     }
     assert task.mixes == ()
-    monkeypatch.setattr(module, "MOST_JOBS", 1)
-    assert question(tmp_path, CHAT, CHAT, pool=two, horizon=day).jobs[0].mixes == ()
+    with monkeypatch.context() as many:
+        many.setattr(module, "MOST_JOBS", 1)
+        assert question(tmp_path, CHAT, CHAT, pool=two, horizon=day).jobs[0].mixes == ()
+    monkeypatch.setattr(module, "FEW_NODES", 1)
+    assert question(tmp_path, CHAT, pool=two, horizon=day).jobs[0].mixes == ()
