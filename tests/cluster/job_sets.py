@@ -38,6 +38,12 @@ def controller(cluster: Cluster, folder: Path) -> Iterator[Process]:
         eventually(lambda: _is_ready(process, health), "JobSet's controller is ready", PATIENCE)
         for hook, made in _webhooks(cluster, webhooks):
             cluster.api.apply(hook, made)
+        probe = job_set("probe", "none")  # it says that it is ready before its webhooks answer
+        eventually(
+            lambda: cluster.api.post(path("default"), probe, dryRun="All"),
+            "JobSet's webhooks answer",
+            PATIENCE,
+        )
         yield process
     finally:
         process.kill()
