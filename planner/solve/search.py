@@ -168,15 +168,19 @@ def _best_order(
     worth: npt.NDArray[np.float64],
     first: list[int],
 ) -> Bookings:
-    """The cheapest of the insertions in every order."""
-    wanted, shared = _wanted(state.table, share), _shared(state.table, share)
-    made = (
-        build.construct(
-            state.table, wanted, opportunity=worth, first=first, hardest=hardest, shared=shared
+    """The cheapest of the insertions in every order, or in those that there is time for."""
+    table = state.table
+    wanted, shared = _wanted(table, share), _shared(table, share)
+    made: list[Bookings] = []
+    for hardest in build.HARDEST:
+        if made and state.clock.left <= 0:
+            break
+        made.append(
+            build.construct(
+                table, wanted, opportunity=worth, first=first, hardest=hardest, shared=shared
+            )
         )
-        for hardest in build.HARDEST
-    )
-    return min(made, key=lambda b: state.key(b, build.evaluate(state.table, b)))
+    return min(made, key=lambda b: state.key(b, build.evaluate(table, b)))
 
 
 def _wanted(table: Table, share: npt.NDArray[np.float64]) -> dict[int, int]:

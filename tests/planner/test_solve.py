@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from planner.booking import Booking
 from planner.check import violations
 from planner.plan import Plan, Reason, Status, gap_of
 from planner.problem import Amounts, Billing, Demand, Job, Pool, Problem, Queue, Window
-from planner.solve import exact, pick, search
+from planner.solve import build, exact, pick, search
+from planner.solve.build import HARDEST, Bookings
 from planner.solve.clock import Clock, Limits, Step, Stop
 from planner.solve.pick import WrongPlan, solve
 from planner.table import Unsupported
@@ -457,6 +459,24 @@ def test_progress_is_told_from_no_plan_to_a_proved_one_with_a_gap_that_only_fall
         assert after.best_usd <= before.best_usd
         assert after.gap_fraction <= before.gap_fraction
     assert steps[-1].gap_fraction == plan.gap_fraction == 0.0
+
+
+@pytest.mark.usefixtures("large_method")
+@pytest.mark.parametrize(("seconds", "orders"), [(0.0, 1), (30.0, len(HARDEST))])
+def test_once_its_time_is_up_jobs_are_put_in_in_no_other_order(
+    seconds: float, orders: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    construct = build.construct
+
+    def heard(*given: Any, hardest: str, **named: Any) -> Bookings:
+        tried.append(hardest)
+        return construct(*given, hardest=hardest, **named)
+
+    monkeypatch.setattr(build, "construct", heard)
+    plan = solve(contended(), Limits(seconds=seconds, gap=1.0))
+    assert plan.segments
+    assert tried == list(HARDEST)[:orders]
 
 
 def test_the_same_question_has_the_same_answer() -> None:
