@@ -84,6 +84,8 @@ def main(path: Path, kills: int, seed: int) -> None:
         # So many ticks, however slow the machine, and at any moment of the next.
         least = there + drawn.randrange(MOST_TICKS)
         while int.from_bytes(said[:8], "little", signed=True) < least:
+            if os.waitpid(child, os.WNOHANG)[0]:
+                sys.exit("the writer has ended by itself")
             time.sleep(0.0005)
         time.sleep(drawn.uniform(0, 0.005))
         os.kill(child, signal.SIGKILL)
